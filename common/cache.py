@@ -1,0 +1,101 @@
+"""A cache of decoded samples: memory-mapped arrays on disk, built once, with all cores and a progress bar.
+
+Decoding a dozen PNGs for each sample of each epoch costs more than training on it. The cache is keyed by everything that
+went into it, so that a changed file, size or part list gives another cache; a broken one is built again.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.cli import InputError
+
+
+def cache_key(files: Iterable[Path], *facts) -> str:
+    """24 hex digits from the paths, sizes and modification times of `files` and from `facts` (size, parts, version)."""
+    digest = hashlib.sha256(json.dumps(facts, default=str).encode())
+    for path in files:
+        status = os.stat(path)
+        digest.update(f"{os.path.abspath(path)}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]
+
+
+def open_cache(
+    folder: Path,
+    key: str,
+    n: int,
+    fields: dict[str, tuple[tuple[int, ...], str]],
+    decode: Callable[[int], dict[str, np.ndarray]],
+    description: str = "decoding",
+) -> dict[str, np.ndarray]:
+    """The arrays `folder`/`key`/NAME.npy, memory-mapped read-only, each n x shape; built by decode(0), ..., decode(n - 1).
+
+    fields: NAME -> (shape of one sample, dtype). decode(i) returns one array per field; it runs in threads (Pillow
+    decodes without holding the interpreter) and may raise InputError, which is passed on and leaves no cache behind.
+    Two processes that build at once are safe: each writes a folder of its own, and the first to finish is kept.
+    """
+    final = folder / key
+    cached = _load(final, n, fields)
+    if cached is not None:
+        return cached
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder))
+    except OSError as error:
+        raise InputError(f"--cache {folder}: {error.strerror}; choose a folder that can be written") from None
+    try:
+        arrays = {
+            name: np.lib.format.open_memmap(building / f"{name}.npy", "w+", dtype, (n, *shape))
+            for name, (shape, dtype) in fields.items()
+        }
+
+        def fill(i: int) -> None:
+            for name, value in decode(i).items():
+                arrays[name][i] = value
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            try:
+                for _ in tqdm(pool.map(fill, range(n)), description, n, disable=None, unit="face"):
+                    pass
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        for array in arrays.values():
+            array.flush()
+        del arrays
+        if final.exists():  # there, but _load refused it
+            os.replace(final, building / "broken")
+        try:
+            os.rename(building, final)
+            shutil.rmtree(final / "broken", ignore_errors=True)
+        except OSError:
+            pass  # another process was first; its cache holds the same
+    except OSError as error:
+        raise InputError(f"--cache {folder}: {error.strerror}; free some space or choose another folder") from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    cached = _load(final, n, fields)
+    if cached is None:
+        raise InputError(f"{final}: cannot be read back; remove it or choose another --cache")
+    return cached
+
+
+def _load(final: Path, n: int, fields: dict) -> dict[str, np.ndarray] | None:
+    """The cache at `final`, or None if it is missing, truncated or of another shape."""
+    arrays = {}
+    for name, (shape, dtype) in fields.items():
+        try:
+            arrays[name] = np.load(final / f"{name}.npy", mmap_mode="r")
+        except (OSError, ValueError):
+            return None
+        if arrays[name].shape != (n, *shape) or arrays[name].dtype != dtype:
+            return None
+    return arrays

@@ -1,0 +1,61 @@
+"""CelebAMask-HQ's layout on disk, which most of the five papers' data comes in or can be tried on.
+
+    CelebAMask-HQ/
+      CelebA-HQ-img/0.jpg ... 29999.jpg                            photos, 1024 x 1024
+      CelebAMask-HQ-mask-anno/0/00000_skin.png ... 14/29999_*.png  masks, 512 x 512, black and white, folder id // 2000
+
+A part that a face lacks has no file. The raw masks overlap: skin lies under eyes, brows, nose and lips.
+Get it from https://github.com/switchablenorms/CelebAMask-HQ; non-commercial research and education only, and the data may
+not be passed on. Lee et al., "MaskGAN", CVPR 2020.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from common.cli import InputError
+from common.faces import PARTS
+
+# (index, index) of the left/right pairs in PARTS: a mirrored left eye is a right eye
+FLIP_PAIRS = tuple((PARTS.index(f"l_{part}"), PARTS.index(f"r_{part}")) for part in ("eye", "brow", "ear"))
+
+
+class FaceFiles(NamedTuple):
+    id: int
+    photo: Path
+    masks: dict[str, Path]  # part -> file, only the parts that this face has
+
+
+def list_celebamask(folder: Path) -> list[FaceFiles]:
+    """The faces of a CelebAMask-HQ folder (or of the folder that holds it), sorted by id.
+
+    Raises InputError if there are no photos or no masks. Faces without any mask are listed with an empty dict; masks
+    without a photo are left out.
+    """
+    if (folder / "CelebAMask-HQ").is_dir():
+        folder = folder / "CelebAMask-HQ"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder that holds CelebA-HQ-img/ and CelebAMask-HQ-mask-anno/")
+    photos = {}
+    for name in listdir(folder / "CelebA-HQ-img"):
+        stem, suffix = os.path.splitext(name)
+        if stem.isdecimal() and suffix.lower() in (".jpg", ".jpeg", ".png"):
+            photos[int(stem)] = folder / "CelebA-HQ-img" / name
+    if not photos:
+        raise InputError(f"{folder}: looked for CelebA-HQ-img/0.jpg, 1.jpg, ... and found none; is this CelebAMask-HQ's folder?")
+    masks: dict[int, dict[str, Path]] = {id: {} for id in photos}
+    annotations = folder / "CelebAMask-HQ-mask-anno"
+    for sub in listdir(annotations):
+        for name in listdir(annotations / sub):
+            id, _, part = os.path.splitext(name)[0].partition("_")
+            if id.isdecimal() and int(id) in masks and part in PARTS and name.lower().endswith(".png"):
+                masks[int(id)][part] = annotations / sub / name
+    if not any(masks.values()):
+        raise InputError(f"{folder}: has photos, but looked for CelebAMask-HQ-mask-anno/0/00000_skin.png, ... and found no "
+                         "mask of any of them; unpack the annotations too")
+    return [FaceFiles(id, photos[id], masks[id]) for id in sorted(photos)]
+
+
+def listdir(folder: Path) -> list[str]:
+    """Sorted names in `folder`; none if it is not a folder."""
+    return sorted(os.listdir(folder)) if folder.is_dir() else []

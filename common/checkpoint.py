@@ -1,0 +1,130 @@
+"""Checkpoints and the run folder: last.pt, best.pt, log.csv, curves.png, run.json.
+
+Every file is written whole to a temporary name in the same folder, flushed to disk and moved into place, so that a killed
+process or a full disk leaves the previous version. Checkpoints are plain dicts of tensors and primitives.
+"""
+
+import csv
+import io
+import json
+import os
+import pickle
+import platform
+import random
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.cli import InputError, jsonable
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`; raises InputError (with the path) if it cannot, and the old file stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: {error.strerror}; nothing was overwritten, free some space or choose another --out") from None
+
+
+def save_checkpoint(path: Path, checkpoint: dict) -> None:
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, paper: str) -> dict:
+    """The checkpoint at `path` on the CPU; raises InputError unless it is one of `paper` (the folder's name).
+
+    Loaded with weights_only=True: a file with anything but tensors and primitives in it is refused, not run.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; give the last.pt or best.pt of a run folder")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().split("\n")[0][:100]
+        raise InputError(f"{path}: not a checkpoint that can be loaded safely ({reason}); use another file") from None
+    found = checkpoint.get("paper") if isinstance(checkpoint, dict) else None
+    if found != paper:
+        raise InputError(f"{path}: a checkpoint of {found or 'something else'}, not of {paper}; use a file from {paper}/runs")
+    return checkpoint
+
+
+def rng_state(device: torch.device) -> dict:
+    """The states of Python's, NumPy's and PyTorch's generators, as tensors and primitives."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": [name, keys.tolist(), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state: dict, device: torch.device) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+# ---- The run folder ------------------------------------------------------------------------------------------------
+
+
+def new_run_folder(out: Path | None, runs: Path, name: str) -> Path:
+    """`out`, or the first free of runs/name, runs/name-2, ...; raises InputError if `out` already holds a run."""
+    folder = out or runs / name
+    number = 2
+    while out is None and folder.exists():
+        folder, number = runs / f"{name}-{number}", number + 1
+    if (folder / "last.pt").exists():
+        raise InputError(f"{folder} already holds a run; go on with --resume {folder / 'last.pt'} or choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "log.csv", b"")
+    except OSError as error:
+        raise InputError(f"--out {folder}: {error.strerror}; choose a folder that can be written") from None
+    return folder
+
+
+def write_log(path: Path, rows: list[dict]) -> None:
+    """All epochs so far as CSV, header first. The rows live in the checkpoint, so a resumed log has none twice."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def write_run_json(path: Path, args: dict, **facts) -> None:
+    """The command, its arguments and the environment, beside whatever `facts` the script knows (weights, split, ...)."""
+    commit = None
+    try:
+        here = Path(__file__).parent
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        pass  # no git on this machine
+    environment = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git_commit": commit or None,
+    }
+    arguments = {name: jsonable(value) for name, value in args.items()}
+    record = {"command": " ".join(sys.argv), "arguments": arguments, **facts, "environment": environment}
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())

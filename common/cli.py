@@ -1,0 +1,100 @@
+"""What the five command lines share: the argument group of the run, one-line errors, and resuming with the same arguments."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class InputError(Exception):
+    """Bad input. The message is one line that names the file or flag, the value and the remedy; exit code 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the module's docstring as the head of --help, and errors of a single line."""
+
+    def __init__(self, doc: str):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str):
+        self.exit(2, f"{Path(sys.argv[0]).name}: error: {message} (--help lists the flags)\n")
+
+
+def number(kind: type, low: float, high: float = float("inf"), *, above: bool = False) -> Callable[[str], float]:
+    """An argparse type: `kind` (int or float) with low <= value <= high, or low < value where `above`."""
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole' if kind is int else 'a'} number") from None
+        if not (low < value if above else low <= value) or not value <= high:  # also false for nan
+            limit = f" and at most {high:g}" if high != float("inf") else ""
+            raise argparse.ArgumentTypeError(f"{text} must be {'above' if above else 'at least'} {low:g}{limit}")
+        return value
+
+    return parse
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """--workers, --device, --amp, --cache: the same in train.py, eval.py and predict.py of every folder."""
+    group = parser.add_argument_group("machine (ours)")
+    group.add_argument("--workers", type=number(int, 0), default=0, metavar="N", help="loader processes (default 0)")
+    group.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto", help="auto: CUDA, MPS, CPU")
+    group.add_argument("--amp", choices=["auto", "bf16", "off"], default="auto",
+                       help="bf16 autocast; auto: where the hardware computes bf16 natively, else off")
+    return group
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The arguments of a training run that do not come from a paper: the same in every folder's train.py."""
+    group = add_machine_arguments(parser)
+    group.add_argument("--limit", type=number(int, 1), metavar="N", help="use only N images, for a quick try")
+    group.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="seeds everything (default 0)")
+    group.add_argument("--deterministic", action="store_true", help="deterministic kernels, slower on CUDA")
+    group.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: a new one in the folder's runs/)")
+    group.add_argument("--resume", type=Path, metavar="PATH", help="go on from this last.pt, with its arguments")
+    return group
+
+
+def given_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> set[str]:
+    """The names of the arguments that stand on the command line, as against those that have their default."""
+    sentinel = object()
+    blank = argparse.Namespace(**{action.dest: sentinel for action in parser._actions if action.dest != "help"})
+    return {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not sentinel}
+
+
+def resume_arguments(args: argparse.Namespace, given: set[str], saved: dict, may_change: set[str]) -> None:
+    """Fill `args` from the checkpoint's arguments, in place.
+
+    `may_change` (epochs, device, ...) may be given anew. Any other flag on the command line that differs from the
+    checkpoint's value raises InputError: it would silently not be the run that is resumed.
+    """
+    for name, value in saved.items():
+        if name in given and name in may_change:
+            continue
+        if name in given and jsonable(getattr(args, name)) != value:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(
+                f"{flag} {getattr(args, name)} differs from {value} in {args.resume}; leave {flag} out to go on with "
+                "that run, or start a new one without --resume"
+            )
+        setattr(args, name, value)
+
+
+def jsonable(value):
+    """Paths as text; everything else as it is (arguments are numbers, text, lists and None)."""
+    return str(value) if isinstance(value, Path) else value
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call main(); bad input becomes one line and exit code 2, Ctrl-C one line and exit code 130."""
+    try:
+        main()
+    except InputError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\n{Path(sys.argv[0]).name}: stopped; last.pt of the run folder holds the last whole epoch, "
+              "go on with --resume", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,62 @@
+"""Which sample comes when: splits and batches that depend on the seed and the epoch alone."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from common.device import world
+
+
+def split_in_two(n: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices 0..n-1 at random in two sorted lists, the second with round(fraction * n) of them."""
+    order = np.random.default_rng(seed).permutation(n)
+    cut = n - round(fraction * n)
+    return sorted(order[:cut].tolist()), sorted(order[cut:].tolist())
+
+
+class TrainBatches(Sampler[list[int]]):
+    """Shuffled batches of indices for one epoch; `epoch` is set by the loop, so a resumed run sees the same order.
+
+    `batch_size` is the global batch: under torchrun every process gets its share of each batch. A last batch of a single
+    image would break batch norm, so it joins the batch before it; under torchrun an incomplete last batch is filled up
+    from the start of the shuffled list, so that all processes make the same steps.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int):
+        self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
+        self.rank, self.world_size = world()
+
+    def __len__(self) -> int:
+        if self.world_size > 1:
+            return -(-self.n // self.batch_size)
+        return max(1, -(-self.n // self.batch_size) - (self.n % self.batch_size == 1))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
+        if self.world_size > 1:
+            order = np.resize(order, len(self) * self.batch_size)
+        for step in range(len(self)):
+            last = step == len(self) - 1
+            batch = order[step * self.batch_size : None if last else (step + 1) * self.batch_size]
+            yield batch[self.rank :: self.world_size].tolist()
+
+
+class EvalBatches(Sampler[list[int]]):
+    """Batches of indices in order; under torchrun each process takes whole batches in turn, so none counts twice."""
+
+    def __init__(self, n: int, batch_size: int):
+        self.n, self.batch_size = n, batch_size
+        self.rank, self.world_size = world()
+
+    def __len__(self) -> int:
+        return len(range(self.rank * self.batch_size, self.n, self.world_size * self.batch_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(self.rank * self.batch_size, self.n, self.world_size * self.batch_size):
+            yield list(range(start, min(start + self.batch_size, self.n)))
+
+
+def loader(dataset: Dataset, batches: Sampler[list[int]], workers: int, pin_memory: bool = False) -> DataLoader:
+    """A DataLoader that asks `dataset` for a whole batch at a time: dataset[[3, 1, 4, 1]] -> tensors with B in front."""
+    return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=workers, pin_memory=pin_memory)

@@ -1,0 +1,58 @@
+"""Reading photos and masks from disk, with errors that name the file."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from common.cli import InputError
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def read_photo(path: Path) -> Image.Image:
+    """The photo as RGB, turned upright by its EXIF orientation; raises InputError if it cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: cannot be read as an image ({reason(error)}); replace or remove it") from None
+
+
+def read_mask(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """A black and white mask -> H x W bool. Grey, palette and three-channel files are all accepted.
+
+    Raises InputError if the file cannot be decoded, holds a value besides 0 and 255, or is not of `shape` (H, W).
+    """
+    try:
+        with Image.open(path) as image:
+            mask = np.asarray(image.convert("L"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: cannot be read as an image ({reason(error)}); replace or remove it") from None
+    if shape is not None and mask.shape != shape:
+        raise InputError(f"{path}: is {mask.shape[1]} x {mask.shape[0]} px, the folder's other masks are {shape[1]} x "
+                         f"{shape[0]}; resize it (nearest) or remove it")
+    white = mask == 255
+    grey = mask[~white & (mask != 0)]
+    if grey.size:
+        raise InputError(f"{path}: has the value {grey[0]}; a mask holds 0 and 255 alone (was it saved as JPEG or resized "
+                         "smoothly? save it as PNG, resize with nearest)")
+    return white
+
+
+def list_photos(path: Path) -> list[Path]:
+    """The photo itself, or the photos of a folder, sorted by name; raises InputError if there is none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder; give a photo or a folder of photos")
+    photos = sorted(p for p in path.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and not p.name.startswith("."))
+    if not photos:
+        raise InputError(f"{path}: holds no photo ({', '.join(PHOTO_SUFFIXES)}); give another folder")
+    return photos
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error without the path that Pillow puts into it."""
+    text = str(error).split("\n")[0]
+    return "not an image file" if "cannot identify" in text else text[:80] or type(error).__name__

@@ -1,0 +1,150 @@
+"""Metrics: counts are pooled over a whole set as int64 tensors and divided once, at the end.
+
+    counts = multilabel_counts(logits > 0, masks)      # C x 4, per batch, summed over the set
+    scores = scores_from_counts(counts)                # IoU, precision, recall, F1, accuracy, support per class
+
+A class of which the truth holds no pixel is absent: its recall is nan, and its IoU, precision and F1 too unless something
+was predicted (then they are 0). A class that is present but never predicted has precision 0. `mean_of_present` leaves nan
+out and says how many it left out.
+"""
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+# ---- Counts --------------------------------------------------------------------------------------------------------
+
+
+def multilabel_counts(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Two B x C x H x W tensors (bool, or 0/1) -> C x 4 int64: TP, FP, FN, TN over batch, height and width."""
+    prediction, truth = prediction.bool(), truth.bool()
+    B, C, H, W = truth.shape
+    tp = (prediction & truth).sum((0, 2, 3))
+    fp = prediction.sum((0, 2, 3)) - tp
+    fn = truth.sum((0, 2, 3)) - tp
+    return torch.stack([tp, fp, fn, B * H * W - tp - fp - fn], dim=1)
+
+
+def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int) -> Tensor:
+    """Two B x H x W integer tensors of class ids -> C x C int64, row = truth, column = prediction.
+
+    Pixels whose truth is outside 0..C-1 (255, say) are left out. Stays on the device without waiting for it: a bincount
+    on the CPU, elsewhere a product of one-hot rows, exact in float32 up to 2^24 pixels an image.
+    """
+    C = num_classes
+    if truth.device.type == "cpu":
+        keep = (truth >= 0) & (truth < C)
+        return torch.bincount(truth[keep].long() * C + prediction[keep].long(), minlength=C * C).reshape(C, C)
+    classes = torch.arange(C, device=truth.device)
+    truth_rows = (truth.flatten(1)[:, None] == classes[None, :, None]).float()  # B C HW
+    prediction_rows = (prediction.flatten(1)[:, None] == classes[None, :, None]).float()
+    return (truth_rows @ prediction_rows.transpose(1, 2)).round().long().sum(0)
+
+
+def counts_from_confusion(matrix: Tensor) -> Tensor:
+    """C x C confusion matrix (row = truth) -> C x 4 int64: TP, FP, FN, TN of each class against the rest."""
+    tp = matrix.diagonal()
+    fp = matrix.sum(0) - tp
+    fn = matrix.sum(1) - tp
+    return torch.stack([tp, fp, fn, matrix.sum() - tp - fp - fn], dim=1)
+
+
+# ---- Scores --------------------------------------------------------------------------------------------------------
+
+
+def scores_from_counts(counts: Tensor) -> dict[str, np.ndarray]:
+    """C x 4 counts -> iou, precision, recall, f1, accuracy (float64, length C, nan where absent) and support (int64)."""
+    tp, fp, fn, tn = counts.cpu().numpy().astype(np.float64).T
+    support = tp + fn
+
+    def ratio(above, below):
+        value = np.full_like(above, np.nan)
+        np.divide(above, below, out=value, where=below > 0)
+        return value
+
+    precision = ratio(tp, tp + fp)
+    precision[(tp + fp == 0) & (support > 0)] = 0.0  # present, never predicted
+    return {
+        "iou": ratio(tp, tp + fp + fn),
+        "precision": precision,
+        "recall": ratio(tp, support),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+        "accuracy": ratio(tp + tn, tp + fp + fn + tn),
+        "support": support.astype(np.int64),
+    }
+
+
+def mean_of_present(values: np.ndarray) -> tuple[float, int]:
+    """Mean over the values that are not nan (nan if none), and how many were left out."""
+    present = values[~np.isnan(values)]
+    return (float(present.mean()) if present.size else float("nan")), int(values.size - present.size)
+
+
+def batch_convention(counts: Tensor, smooth: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """N x C x 4 counts of N batches -> IoU and F1 of each batch (N, float32), the `segmentation_models` convention.
+
+    Per class over the batch, `smooth` above and below, then the mean over all classes: a class that is absent from truth
+    and prediction scores 1. Averaged over batches this is what that library prints; it is not the pooled IoU.
+    """
+    tp, fp, fn, _ = counts.float().unbind(-1)
+    iou = (tp + smooth) / (tp + fp + fn + smooth)
+    f1 = (2 * tp + smooth) / (2 * tp + fp + fn + smooth)
+    return iou.mean(-1), f1.mean(-1)
+
+
+def auroc(scores: Tensor | np.ndarray, truth: Tensor | np.ndarray) -> float:
+    """Area under the ROC curve over all elements, exact, ties counted half; nan if the truth holds one class only.
+
+    `scores`: any shape, read as float32 (logits or probabilities). `truth`: same shape, bool or 0/1. Raises ValueError
+    for nan. The score's bits are mapped to an integer of the same order with the truth in the lowest bit, so that one plain
+    sort replaces an argsort and a gather.
+    """
+    scores = torch.as_tensor(scores).detach().float().cpu().numpy().ravel() + 0.0  # + 0.0: -0 and 0 are a tie
+    truth = torch.as_tensor(truth).cpu().numpy().ravel() > 0
+    if scores.shape != truth.shape:
+        raise ValueError(f"scores and truth differ in size: {scores.size} and {truth.size}")
+    if np.isnan(scores).any():
+        raise ValueError("scores hold nan")
+    bits = scores.view(np.int32).astype(np.int64)
+    ordered = np.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
+    keys = np.sort(ordered * 2 + truth)
+    positive = (keys & 1).astype(bool)
+    last_of_tie = np.append(np.diff(keys >> 1) != 0, True)
+    tps = np.cumsum(positive)[last_of_tie]  # positives and negatives with a score up to here
+    fps = np.flatnonzero(last_of_tie) + 1 - tps
+    P, N = int(tps[-1]) if tps.size else 0, int(fps[-1]) if fps.size else 0
+    if P == 0 or N == 0:
+        return float("nan")
+    d_tp, d_fp = np.diff(tps, prepend=0), np.diff(fps, prepend=0)
+    # pairs (negative, positive) in the right order, half for ties
+    wins = (d_tp.astype(np.float64) * (fps - d_fp)).sum() + 0.5 * (d_tp.astype(np.float64) * d_fp).sum()
+    return float(wins / (float(P) * float(N)))
+
+
+# ---- One mask against another --------------------------------------------------------------------------------------
+
+
+def jaccard(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Jaccard index of two H x W bool masks, in 0..1; 1 if both are empty."""
+    union = np.logical_or(prediction, truth).sum()
+    return float(np.logical_and(prediction, truth).sum() / union) if union else 1.0
+
+
+def contour(mask: np.ndarray) -> np.ndarray:
+    """H x W bool mask -> H x W bool: its pixels with a background 4-neighbour; the picture's edge counts as background."""
+    return mask & ~ndimage.binary_erosion(mask)
+
+
+def hausdorff(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Symmetric Hausdorff distance in pixels between the contours of two H x W bool masks.
+
+    0 if both are empty; if one is, the picture's diagonal, which no two contours can exceed.
+    """
+    if not prediction.any() and not truth.any():
+        return 0.0
+    if not prediction.any() or not truth.any():
+        return float(np.hypot(*truth.shape))
+    a, b = contour(prediction), contour(truth)
+    to_a, to_b = ndimage.distance_transform_edt(~a), ndimage.distance_transform_edt(~b)
+    return float(max(to_b[a].max(), to_a[b].max()))

@@ -1,0 +1,115 @@
+"""Pictures: label PNGs with a palette, overlays, grids and curves. Nothing here needs a display."""
+
+import io
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+from matplotlib.patches import Patch  # noqa: E402
+
+from common.checkpoint import write_atomically  # noqa: E402
+
+
+def merge_masks(masks: np.ndarray) -> np.ndarray:
+    """C x H x W bool masks -> H x W uint8 labels: 0 background, c + 1 for mask c, later masks over earlier ones."""
+    label = np.zeros(masks.shape[1:], np.uint8)
+    for c, mask in enumerate(masks):
+        label[mask.astype(bool)] = c + 1
+    return label
+
+
+def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """H x W labels, K x 3 uint8 palette -> H x W x 3 uint8."""
+    return palette[label]
+
+
+def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:
+    """H x W x 3 uint8 photo with its labels painted over; background (0) stays clear."""
+    mixed = (1 - opacity) * image + opacity * palette[label]
+    return np.where(label[..., None] > 0, mixed, image).astype(np.uint8)
+
+
+def save_label(path: Path, label: np.ndarray, palette: np.ndarray) -> None:
+    """H x W uint8 labels as a palette PNG: the file holds the class ids and still shows colours."""
+    image = Image.fromarray(label, mode=None).convert("L")
+    image.putpalette(palette.astype(np.uint8).tobytes())
+    save_image(path, image)
+
+
+def save_image(path: Path, image: np.ndarray | Image.Image) -> None:
+    """A PNG, written whole or not at all."""
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def save_figure(path: Path, figure: plt.Figure, dpi: int = 100) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    plt.close(figure)
+    write_atomically(path, buffer.getvalue())
+
+
+def save_grid(
+    path: Path,
+    rows: list[list[np.ndarray | None]],
+    *,
+    column_titles: list[str] | None = None,
+    row_titles: list[str] | None = None,
+    titles: list[list[str]] | None = None,
+    legend: dict[str, np.ndarray] | None = None,
+    cell: float = 1.5,
+) -> None:
+    """Rows of pictures (H x W x 3 uint8, H x W bool, or None for a gap) with titles and a legend of names and colours.
+
+    `cell`: the side of a picture in inches, at 100 dots per inch.
+    """
+    n_columns = max(len(row) for row in rows)
+    height = cell * len(rows) + 0.3 + (0.22 * -(-len(legend) // 6) + 0.1 if legend else 0)
+    figure, axes = plt.subplots(
+        len(rows), n_columns, figsize=(cell * n_columns + 0.6, height), squeeze=False, layout="constrained"
+    )
+    for r, row in enumerate(rows):
+        for c in range(n_columns):
+            axis = axes[r, c]
+            axis.set_xticks([])
+            axis.set_yticks([])
+            picture = row[c] if c < len(row) else None
+            if picture is None:
+                axis.axis("off")
+                continue
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=1 if picture.dtype == bool else 255, interpolation="nearest")
+            if column_titles and r == 0:
+                axis.set_title(column_titles[c], fontsize=8)
+            if titles:
+                axis.set_title(titles[r][c], fontsize=7)
+            if row_titles and c == 0:
+                axis.set_ylabel(row_titles[r], fontsize=8)
+    if legend:
+        patches = [Patch(facecolor=np.asarray(color) / 255, edgecolor="gray", label=name) for name, color in legend.items()]
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=7, frameon=False)
+    save_figure(path, figure)
+
+
+def save_curves(path: Path, rows: list[dict], panels: dict[str, dict[str, str]], log_scale: tuple[str, ...] = ()) -> None:
+    """One panel per entry of `panels` (title -> {column of rows: label}), over the column `epoch`."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False, layout="constrained")
+    epochs = [row["epoch"] for row in rows]
+    for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
+        for column, label in columns.items():
+            axis.plot(epochs, [row[column] for row in rows], label=label, marker="." if len(rows) < 10 else None)
+        axis.set_title(title)
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if title in log_scale:
+            axis.set_yscale("log")
+        if len(columns) > 1:
+            axis.legend()
+    save_figure(path, figure)
