@@ -1,7 +1,7 @@
 """A cache of decoded samples: memory-mapped arrays on disk, built once, with all cores and a progress bar.
 
-Decoding a dozen PNGs for each sample of each epoch costs more than training on it. The cache is keyed by everything that
-went into it, so that a changed file, size or part list gives another cache; a broken one is built again.
+Decoding a dozen PNGs for each sample of each epoch costs more than training on it. The cache is keyed by everything
+that went into it, so that a changed file, size or part list gives another cache; a broken one is built again.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def open_cache(
     decode: Callable[[int], dict[str, np.ndarray]],
     description: str = "decoding",
 ) -> dict[str, np.ndarray]:
-    """The arrays `folder`/`key`/NAME.npy, memory-mapped read-only, each n x shape; built by decode(0), ..., decode(n - 1).
+    """The arrays `folder`/`key`/NAME.npy, memory-mapped read-only, each n x shape; built by decode(0 ... n - 1).
 
     fields: NAME -> (shape of one sample, dtype). decode(i) returns one array per field; it runs in threads (Pillow
     decodes without holding the interpreter) and may raise InputError, which is passed on and leaves no cache behind.
@@ -70,7 +70,7 @@ def open_cache(
                 raise
         for array in arrays.values():
             array.flush()
-        del arrays
+        arrays.clear()  # Windows renames no open file
         if final.exists():  # there, but _load refused it
             os.replace(final, building / "broken")
         try:

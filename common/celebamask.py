@@ -5,11 +5,12 @@
       CelebAMask-HQ-mask-anno/0/00000_skin.png ... 14/29999_*.png  masks, 512 x 512, black and white, folder id // 2000
 
 A part that a face lacks has no file. The raw masks overlap: skin lies under eyes, brows, nose and lips.
-Get it from https://github.com/switchablenorms/CelebAMask-HQ; non-commercial research and education only, and the data may
-not be passed on. Lee et al., "MaskGAN", CVPR 2020.
+Get it from https://github.com/switchablenorms/CelebAMask-HQ; non-commercial research and education only, and the data
+may not be passed on. Lee et al., "MaskGAN", CVPR 2020.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,32 +31,55 @@ def list_celebamask(folder: Path) -> list[FaceFiles]:
     """The faces of a CelebAMask-HQ folder (or of the folder that holds it), sorted by id.
 
     Raises InputError if there are no photos or no masks. Faces without any mask are listed with an empty dict; masks
-    without a photo are left out.
+    without a photo are left out (`masks_without_photo` names them).
     """
-    if (folder / "CelebAMask-HQ").is_dir():
-        folder = folder / "CelebAMask-HQ"
+    folder = _root(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder that holds CelebA-HQ-img/ and CelebAMask-HQ-mask-anno/")
+        raise InputError(
+            f"{folder}: no such folder; give the one with CelebA-HQ-img/ and CelebAMask-HQ-mask-anno/ in it"
+        )
     photos = {}
-    for name in listdir(folder / "CelebA-HQ-img"):
+    for name in _listdir(folder / "CelebA-HQ-img"):
         stem, suffix = os.path.splitext(name)
         if stem.isdecimal() and suffix.lower() in (".jpg", ".jpeg", ".png"):
             photos[int(stem)] = folder / "CelebA-HQ-img" / name
     if not photos:
-        raise InputError(f"{folder}: looked for CelebA-HQ-img/0.jpg, 1.jpg, ... and found none; is this CelebAMask-HQ's folder?")
+        raise InputError(
+            f"{folder}: looked for CelebA-HQ-img/0.jpg, 1.jpg, ... and found none; give CelebAMask-HQ's folder"
+        )
     masks: dict[int, dict[str, Path]] = {id: {} for id in photos}
-    annotations = folder / "CelebAMask-HQ-mask-anno"
-    for sub in listdir(annotations):
-        for name in listdir(annotations / sub):
-            id, _, part = os.path.splitext(name)[0].partition("_")
-            if id.isdecimal() and int(id) in masks and part in PARTS and name.lower().endswith(".png"):
-                masks[int(id)][part] = annotations / sub / name
+    for id, part, path in _mask_files(folder):
+        if id in masks:
+            masks[id][part] = path
     if not any(masks.values()):
-        raise InputError(f"{folder}: has photos, but looked for CelebAMask-HQ-mask-anno/0/00000_skin.png, ... and found no "
-                         "mask of any of them; unpack the annotations too")
+        raise InputError(
+            f"{folder}: has photos, but of CelebAMask-HQ-mask-anno/0/00000_skin.png, ... not a mask of any of them; "
+            "unpack the annotations too"
+        )
     return [FaceFiles(id, photos[id], masks[id]) for id in sorted(photos)]
 
 
-def listdir(folder: Path) -> list[str]:
+def masks_without_photo(folder: Path, faces: list[FaceFiles]) -> list[Path]:
+    """The mask files whose face is not among `faces`."""
+    ids = {face.id for face in faces}
+    return [path for id, _, path in _mask_files(_root(folder)) if id not in ids]
+
+
+def _root(folder: Path) -> Path:
+    return folder / "CelebAMask-HQ" if (folder / "CelebAMask-HQ").is_dir() else folder
+
+
+def _mask_files(folder: Path) -> Iterator[tuple[int, str, Path]]:
+    """id, part, path of every file that is named like a mask, whatever subfolder it is in."""
+    annotations = folder / "CelebAMask-HQ-mask-anno"
+    for sub in _listdir(annotations):
+        for name in _listdir(annotations / sub):
+            stem, suffix = os.path.splitext(name)
+            id, _, part = stem.partition("_")
+            if id.isdecimal() and part in PARTS and suffix.lower() == ".png":
+                yield int(id), part, annotations / sub / name
+
+
+def _listdir(folder: Path) -> list[str]:
     """Sorted names in `folder`; none if it is not a folder."""
     return sorted(os.listdir(folder)) if folder.is_dir() else []

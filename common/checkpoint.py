@@ -1,7 +1,7 @@
 """Checkpoints and the run folder: last.pt, best.pt, log.csv, curves.png, run.json.
 
-Every file is written whole to a temporary name in the same folder, flushed to disk and moved into place, so that a killed
-process or a full disk leaves the previous version. Checkpoints are plain dicts of tensors and primitives.
+Every file is written whole to a temporary name in the same folder, flushed to disk and moved into place, so that a
+killed process or a full disk leaves the previous version. Checkpoints are plain dicts of tensors and primitives.
 """
 
 import csv
@@ -33,7 +33,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: {error.strerror}; nothing was overwritten, free some space or choose another --out") from None
+        raise InputError(
+            f"{path}: {error.strerror}; nothing was overwritten, free some space or choose another --out"
+        ) from None
+
+
+def make_folder(folder: Path) -> Path:
+    """`folder`, created with its parents; raises InputError if it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder}: {error.strerror}; choose a folder that can be written") from None
+    return folder
 
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
@@ -56,7 +67,9 @@ def load_checkpoint(path: Path, paper: str) -> dict:
         raise InputError(f"{path}: not a checkpoint that can be loaded safely ({reason}); use another file") from None
     found = checkpoint.get("paper") if isinstance(checkpoint, dict) else None
     if found != paper:
-        raise InputError(f"{path}: a checkpoint of {found or 'something else'}, not of {paper}; use a file from {paper}/runs")
+        raise InputError(
+            f"{path}: a checkpoint of {found or 'something else'}, not of {paper}; use a file from {paper}/runs"
+        )
     return checkpoint
 
 
@@ -92,12 +105,10 @@ def new_run_folder(out: Path | None, runs: Path, name: str) -> Path:
     while out is None and folder.exists():
         folder, number = runs / f"{name}-{number}", number + 1
     if (folder / "last.pt").exists():
-        raise InputError(f"{folder} already holds a run; go on with --resume {folder / 'last.pt'} or choose another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "log.csv", b"")
-    except OSError as error:
-        raise InputError(f"--out {folder}: {error.strerror}; choose a folder that can be written") from None
+        raise InputError(
+            f"{folder} already holds a run; go on with --resume {folder / 'last.pt'} or choose another --out"
+        )
+    write_atomically(make_folder(folder) / "log.csv", b"")
     return folder
 
 
@@ -111,11 +122,13 @@ def write_log(path: Path, rows: list[dict]) -> None:
 
 
 def write_run_json(path: Path, args: dict, **facts) -> None:
-    """The command, its arguments and the environment, beside whatever `facts` the script knows (weights, split, ...)."""
+    """The command, its arguments and the environment, beside `facts` that the script knows (weights, split)."""
     commit = None
     try:
-        here = Path(__file__).parent
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True).stdout.strip()
+        git = ["git", "rev-parse", "HEAD"]
+        commit = subprocess.run(
+            git, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ).stdout.strip()
     except OSError:
         pass  # no git on this machine
     environment = {

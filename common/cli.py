@@ -1,4 +1,4 @@
-"""What the five command lines share: the argument group of the run, one-line errors, and resuming with the same arguments."""
+"""What the command lines share: the arguments of a run, one-line errors, and resuming with the same arguments."""
 
 import argparse
 import sys
@@ -36,13 +36,20 @@ def number(kind: type, low: float, high: float = float("inf"), *, above: bool = 
     return parse
 
 
-def add_machine_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """--workers, --device, --amp, --cache: the same in train.py, eval.py and predict.py of every folder."""
+def add_machine_arguments(parser: argparse.ArgumentParser, *, workers: bool = True) -> argparse._ArgumentGroup:
+    """--workers, --device, --amp: the same in every script that runs a network; `workers` where it reads a data set."""
     group = parser.add_argument_group("machine (ours)")
-    group.add_argument("--workers", type=number(int, 0), default=0, metavar="N", help="loader processes (default 0)")
+    if workers:
+        group.add_argument(
+            "--workers", type=number(int, 0), default=0, metavar="N", help="loader processes (default 0)"
+        )
     group.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto", help="auto: CUDA, MPS, CPU")
-    group.add_argument("--amp", choices=["auto", "bf16", "off"], default="auto",
-                       help="bf16 autocast; auto: where the hardware computes bf16 natively, else off")
+    group.add_argument(
+        "--amp",
+        choices=["auto", "bf16", "off"],
+        default="auto",
+        help="bf16 autocast; auto: where the hardware computes bf16 natively, else off",
+    )
     return group
 
 
@@ -95,6 +102,9 @@ def run(main: Callable[[], None]) -> None:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"\n{Path(sys.argv[0]).name}: stopped; last.pt of the run folder holds the last whole epoch, "
-              "go on with --resume", file=sys.stderr)
+        print(
+            f"\n{Path(sys.argv[0]).name}: stopped; last.pt of the run folder holds the last whole epoch, "
+            "go on with --resume",
+            file=sys.stderr,
+        )
         sys.exit(130)

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.device import world
+from common.cli import InputError
+from common.distributed import world
 
 
 def split_in_two(n: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -18,7 +21,7 @@ def split_in_two(n: int, fraction: float, seed: int) -> tuple[list[int], list[in
 class TrainBatches(Sampler[list[int]]):
     """Shuffled batches of indices for one epoch; `epoch` is set by the loop, so a resumed run sees the same order.
 
-    `batch_size` is the global batch: under torchrun every process gets its share of each batch. A last batch of a single
+    `batch_size` is the global batch: under torchrun every process gets its share of each. A last batch of a single
     image would break batch norm, so it joins the batch before it; under torchrun an incomplete last batch is filled up
     from the start of the shuffled list, so that all processes make the same steps.
     """
@@ -28,9 +31,9 @@ class TrainBatches(Sampler[list[int]]):
         self.rank, self.world_size = world()
 
     def __len__(self) -> int:
-        if self.world_size > 1:
-            return -(-self.n // self.batch_size)
-        return max(1, -(-self.n // self.batch_size) - (self.n % self.batch_size == 1))
+        whole, rest = divmod(self.n, self.batch_size)
+        joins = rest == 1 and whole > 0 and self.world_size == 1
+        return whole if joins else whole + (rest > 0)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
@@ -58,5 +61,20 @@ class EvalBatches(Sampler[list[int]]):
 
 
 def loader(dataset: Dataset, batches: Sampler[list[int]], workers: int, pin_memory: bool = False) -> DataLoader:
-    """A DataLoader that asks `dataset` for a whole batch at a time: dataset[[3, 1, 4, 1]] -> tensors with B in front."""
+    """A DataLoader that asks `dataset` for a whole batch at a time: dataset[[3, 1, 4]] -> tensors with B in front."""
     return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=workers, pin_memory=pin_memory)
+
+
+def check_finite(losses: list[Tensor], batches: DataLoader, where: str) -> None:
+    """Raise InputError with the names of the images (dataset.name(i)) in the first batch whose loss is nan or inf.
+
+    `losses`: one scalar for each batch so far. Waits for the device, so call it now and then, not at every step.
+    """
+    finite = torch.stack(losses).isfinite().tolist() if losses else [True]
+    if not all(finite):
+        step = finite.index(False)
+        names = ", ".join(batches.dataset.name(i) for i in list(batches.sampler)[step])
+        raise InputError(
+            f"{where}, batch {step + 1}: the loss is not finite; its images are {names}; look at them, or try a lower "
+            "--lr or --amp off"
+        )

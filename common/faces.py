@@ -16,6 +16,7 @@ l_ and r_ are the person's own left and right, as in CelebAMask-HQ: l_eye lies i
 Lengths are fractions of the picture's side, so that a seed shows the same face at every size.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-VERSION = 1  # raise it whenever a seed no longer gives the same bytes
+VERSION = 2  # raise it whenever a seed no longer gives the same bytes
 PARTS = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip",
          "hair", "hat", "ear_r", "neck_l", "neck", "cloth")  # fmt: skip
 EXTRA_PARTS = ("teeth", "facial_hair", "torso")
@@ -42,7 +43,7 @@ DYES = ((200, 70, 130), (60, 90, 190), (110, 60, 160), (40, 140, 120))
 
 
 class Hair(NamedTuple):
-    """One haircut, in the head's frame: origin between the cheeks, brows at y = -0.15, chin at 0.37, ears at x = 0.3."""
+    """A haircut in the head's frame: origin between the cheeks, brows at y = -0.15, chin at 0.37, ears at x = 0.3."""
 
     made_up: float  # how frequent it is with make-up on
     plain: float  # and without
@@ -60,24 +61,24 @@ class Hair(NamedTuple):
 
 HAIR_STYLES = {
     "bald": Hair(0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0),
-    "receding": Hair(0, 8, 0.01, 0.01, 0.0, -0.1, -0.41, 0.24, 0.252, 0.3, 0.1),
-    "buzz": Hair(0.5, 14, 0.005, 0.0, -0.02, -0.1, -0.31, 0.2, 0.25, 0.3, 0.5),
-    "side_part": Hair(3, 26, 0.05, 0.02, 0.0, -0.05, -0.3, 0.19, 0.25, 0.3, 0.0),
-    "spiky": Hair(1, 14, 0.07, 0.02, -0.03, -0.05, -0.27, 0.2, 0.25, 0.3, 0.0, 0.03),
-    "short_curls": Hair(2, 10, 0.07, 0.04, -0.02, 0.0, -0.26, 0.19, 0.245, 0.3, 1.0, 0.015),
-    "afro": Hair(4, 4, 0.15, 0.15, 0.12, 0.3, -0.29, 0.2, 0.25, 0.4, 1.0, 0.01),
-    "mop": Hair(4, 7, 0.06, 0.05, 0.08, 0.2, -0.18, 0.21, 0.225, 0.3, 0.2, 0.035),
-    "bob": Hair(10, 1, 0.06, 0.08, 0.33, 0.3, -0.32, 0.17, 0.23, 0.21, 0.0),
-    "bob_fringe": Hair(8, 1, 0.06, 0.08, 0.3, 0.3, -0.165, 0.23, 0.235, 0.21, 0.0, 0.02),
-    "long_straight": Hair(20, 3, 0.05, 0.09, 1.0, 1.0, -0.34, 0.16, 0.22, 0.21, 0.0),
-    "long_fringe": Hair(13, 1, 0.05, 0.1, 1.0, 1.0, -0.165, 0.22, 0.225, 0.2, 0.0, 0.02),
-    "long_wavy": Hair(22, 2, 0.07, 0.13, 1.0, 1.0, -0.33, 0.16, 0.225, 0.2, 0.4),
-    "long_curls": Hair(12, 2, 0.09, 0.16, 1.0, 1.0, -0.3, 0.17, 0.22, 0.2, 1.0, 0.015),
-    "long_behind": Hair(14, 3, 0.05, 0.04, -0.06, 1.0, -0.33, 0.19, 0.245, 0.4, 0.1),
-    "bun": Hair(7, 1, 0.02, 0.01, -0.06, 0.0, -0.33, 0.2, 0.25, 0.3, 0.0),
-    "braids": Hair(5, 0, 0.03, 0.02, -0.02, 0.0, -0.33, 0.18, 0.245, 0.3, 0.3),
+    "receding": Hair(0, 8, 0.01, 0.01, 0.0, -0.1, -0.43, 0.25, 0.252, 0.3, 0.1),
+    "buzz": Hair(0.5, 14, 0.012, 0.0, -0.02, -0.1, -0.36, 0.22, 0.25, 0.3, 0.6),
+    "side_part": Hair(3, 26, 0.06, 0.02, 0.0, -0.05, -0.36, 0.21, 0.25, 0.3, 0.0),
+    "spiky": Hair(1, 14, 0.08, 0.02, -0.03, -0.05, -0.34, 0.22, 0.25, 0.3, 0.1, 0.035),
+    "short_curls": Hair(2, 10, 0.08, 0.04, -0.02, 0.0, -0.33, 0.21, 0.245, 0.3, 1.0, 0.015),
+    "afro": Hair(4, 4, 0.14, 0.15, 0.16, 0.2, -0.34, 0.21, 0.25, 0.4, 1.0, 0.01),
+    "mop": Hair(4, 7, 0.07, 0.06, 0.08, 0.2, -0.2, 0.22, 0.235, 0.3, 0.2, 0.035),
+    "bob": Hair(10, 1, 0.07, 0.1, 0.33, 0.3, -0.37, 0.2, 0.238, 0.23, 0.0),
+    "bob_fringe": Hair(8, 1, 0.07, 0.1, 0.3, 0.3, -0.18, 0.235, 0.24, 0.23, 0.0, 0.02),
+    "long_straight": Hair(22, 3, 0.07, 0.11, 1.0, 1.0, -0.38, 0.19, 0.232, 0.22, 0.0),
+    "long_fringe": Hair(14, 1, 0.07, 0.12, 1.0, 1.0, -0.18, 0.23, 0.235, 0.22, 0.0, 0.02),
+    "long_wavy": Hair(27, 2, 0.09, 0.15, 1.0, 1.0, -0.37, 0.19, 0.235, 0.22, 0.35),
+    "long_curls": Hair(12, 2, 0.1, 0.18, 1.0, 1.0, -0.35, 0.19, 0.23, 0.22, 1.0, 0.015),
+    "long_behind": Hair(14, 3, 0.07, 0.06, -0.06, 1.0, -0.37, 0.21, 0.245, 0.4, 0.1),
+    "bun": Hair(7, 1, 0.03, 0.01, -0.06, 0.0, -0.38, 0.22, 0.25, 0.3, 0.0),
+    "braids": Hair(5, 0, 0.03, 0.02, -0.02, 0.0, -0.36, 0.2, 0.245, 0.3, 0.3),
 }
-# Crown: height above the skull, half width below and above; brim: half width, half height, y; how often.
+# How often; crown: height above the skull, half width below and above; brim: half width, half height, y.
 HATS = {
     "none": (0.945,),
     "beanie": (0.012, 0.07, 0.31, 0.17, 0, 0, -0.17),
@@ -91,22 +92,26 @@ GLASSES = {"none": 0.915, "glasses": 0.06, "sunglasses": 0.025}
 EARRINGS = ("stud", "hoop", "drop")
 BEARDS = {"none": 0.42, "stubble": 0.25, "moustache": 0.07, "goatee": 0.12, "full": 0.14}
 CLOTHES = {"crew": 0.2, "v_neck": 0.16, "scoop": 0.14, "shirt": 0.12, "suit": 0.14, "turtleneck": 0.07, "hoodie": 0.07,
-           "straps": 0.06, "bare": 0.04}  # fmt: skip
+           "straps": 0.08, "bare": 0.16}  # fmt: skip
 BACKGROUNDS = ("gradient", "bokeh", "wall", "letters", "leaves", "horizon", "room", "stripes")
 FACE_CENTRE = (0.497, 0.555)
 EYE_DEPTH = 0.235  # how far the eyes lie before the head's axis; turning the head keeps them in place, as in CelebA
 WORD = {part: np.uint32(1 << k) for k, part in enumerate(PARTS + EXTRA_PARTS)}
 
 
+Rng = np.random.Generator
+Mask = Image.Image  # of mode "L", 0 or 255
+
+
 class Face(NamedTuple):
-    """image: uint8 (H, W, 3); masks: bool (21, H, W) in the order PARTS + EXTRA_PARTS; attributes: str and int/float."""
+    """image: uint8 (H, W, 3); masks: bool (21, H, W) in the order PARTS + EXTRA_PARTS; attributes: primitives."""
 
     image: np.ndarray
     masks: np.ndarray
     attributes: dict[str, str | int | float]
 
 
-def _pick(rng: np.random.Generator, table: dict) -> str:
+def _pick(rng: Rng, table: dict) -> str:
     """A key, drawn with its value as weight (the first of it if it is a tuple)."""
     weights = np.array([w[0] if isinstance(w, tuple) else w for w in table.values()], dtype=float)
     return list(table)[int(rng.choice(len(weights), p=weights / weights.sum()))]
@@ -120,7 +125,7 @@ def _mix(a, b, t: float) -> tuple[int, int, int]:
     return tuple(int(x + (y - x) * t) for x, y in zip(a, b))
 
 
-def _random_colour(rng: np.random.Generator) -> tuple[int, int, int]:
+def _random_colour(rng: Rng) -> tuple[int, int, int]:
     """From almost black to bright, most of it of low saturation, as clothes and walls are."""
     grey = rng.uniform(15, 240)
     return _mix((grey, grey, grey), rng.uniform(10, 250, 3), rng.uniform(0.1, 0.8))
@@ -147,7 +152,7 @@ def _oval(x: float, y: float, rx: float, ry: float, n: int = 28) -> np.ndarray:
     return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], 1)
 
 
-def _ruffle(points: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
+def _ruffle(points: np.ndarray, rng: Rng, amount: float) -> np.ndarray:
     """Push the points of an outline in and out at random, to make locks and curls of it."""
     middle = points.mean(0)
     return middle + (points - middle) * (1 + rng.uniform(-amount, amount, (len(points), 1)))
@@ -156,14 +161,14 @@ def _ruffle(points: np.ndarray, rng: np.random.Generator, amount: float) -> np.n
 class _Pose:
     """Where the head's and the body's points come to lie in the picture."""
 
-    def __init__(self, rng: np.random.Generator):
+    def __init__(self, rng: Rng):
         self.yaw = float(np.clip(rng.normal(0, 13), -35, 35))  # degrees, positive: towards the viewer's right
         self.roll = float(np.clip(rng.normal(0, 6), -20, 20))  # degrees, positive: clockwise
-        self.scale = float(np.clip(rng.normal(1, 0.05), 0.84, 1.12))
+        self.scale = float(np.clip(rng.normal(1.025, 0.05), 0.86, 1.14))
         self.centre = np.array(FACE_CENTRE) + np.clip(rng.normal(0, 0.014, 2), -0.035, 0.035)
         self.sin, self.cos = np.sin(np.radians(self.yaw)), np.cos(np.radians(self.yaw))
 
-    def _turn(self, points: np.ndarray, share: float) -> np.ndarray:
+    def turn(self, points: np.ndarray, share: float) -> np.ndarray:
         angle = np.radians(self.roll) * share
         return points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
@@ -172,24 +177,24 @@ class _Pose:
         x, y = np.asarray(points, dtype=float).T
         z = 0.24 * np.sqrt(np.clip(1 - (x / 0.3) ** 2 - (y / 0.52) ** 2, 0, 1)) + lift
         x = x * self.cos + (z - EYE_DEPTH) * self.sin
-        return self.centre + self.scale * self._turn(np.stack([x, y], 1), 1)
+        return self.centre + self.scale * self.turn(np.stack([x, y], 1), 1)
 
     def outline(self, points, z=0.0) -> np.ndarray:
         """(N, 2) points of a silhouette at depth z -> in the picture."""
         points = np.asarray(points, dtype=float)
         shift = np.broadcast_to((z - EYE_DEPTH) * self.sin, len(points))
-        return self.centre + self.scale * self._turn(points + np.stack([shift, 0 * shift], 1), 1)
+        return self.centre + self.scale * self.turn(points + np.stack([shift, 0 * shift], 1), 1)
 
     def body(self, points) -> np.ndarray:
         """(N, 2) points of neck and torso, which follow the head's tilt and turn only in part."""
         nape = np.array([[0, 0.2]])
-        moved = self._turn(nape - (0.75 * EYE_DEPTH * self.sin, 0), 1) + self._turn(np.asarray(points) - nape, 0.3)
+        moved = self.turn(nape - (0.75 * EYE_DEPTH * self.sin, 0), 1) + self.turn(np.asarray(points) - nape, 0.3)
         return self.centre + self.scale * moved
 
     def grid(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Two (n, n) arrays: every cell's x and y in the frame of `outline` at the depth of the eyes."""
-        y, x = np.mgrid[0:n, 0:n] / n + 0.5 / n
-        inverse = self._turn(np.eye(2), 1).T / self.scale
+        y, x = np.mgrid[0:n, 0:n].astype(np.float32) / n + 0.5 / n
+        inverse = self.turn(np.eye(2), 1).T / self.scale
         x, y = x - self.centre[0], y - self.centre[1]
         return (x * inverse[0, 0] + y * inverse[1, 0]), (x * inverse[0, 1] + y * inverse[1, 1])
 
@@ -202,34 +207,34 @@ class _Canvas:
         self.image = background.resize((self.side, self.side), Image.BICUBIC)
         self.words = np.zeros((self.side, self.side), dtype=np.uint32)
 
-    def shape(self, points: np.ndarray, hole: np.ndarray | None = None, inside: Image.Image | None = None):
+    def shape(self, points: np.ndarray, hole: np.ndarray | None = None, inside: Mask | None = None) -> Mask:
         """(N, 2) picture points -> mask of the polygon, less the hole, within another mask."""
         mask = Image.new("L", self.image.size)
         draw = ImageDraw.Draw(mask)
         draw.polygon((points * self.side).ravel().tolist(), fill=255)
         if hole is not None:
             draw.polygon((hole * self.side).ravel().tolist(), fill=0)
-        return mask if inside is None else ImageChops.multiply(mask, inside)
+        return mask if inside is None else ImageChops.darker(mask, inside)
 
-    def stroke(self, points: np.ndarray, width: float, inside: Image.Image | None = None) -> Image.Image:
+    def stroke(self, points: np.ndarray, width: float, inside: Mask | None = None) -> Mask:
         mask = Image.new("L", self.image.size)
         line = (points * self.side).ravel().tolist()
         ImageDraw.Draw(mask).line(line, fill=255, width=max(1, round(width * self.side)), joint="curve")
-        return mask if inside is None else ImageChops.multiply(mask, inside)
+        return mask if inside is None else ImageChops.darker(mask, inside)
 
-    def paint(self, mask: Image.Image, fill, parts: str = "", keep: str = "", alpha: float = 1.0) -> None:
+    def paint(self, mask: Mask, fill, parts: str = "", keep: str = "", alpha: float = 1.0) -> None:
         """Fill the mask with a colour or a picture. Named parts begin there; all others but those to keep end there."""
         box = mask.getbbox()
         if box is None:
             return
         mask = mask.crop(box)
         if parts:
-            word = sum(WORD[part] for part in parts.split())
+            word = np.uint32(sum(WORD[part] for part in parts.split()))
             kept = np.uint32(sum(WORD[part] for part in keep.split()))
             words = self.words[box[1] : box[3], box[0] : box[2]]
             np.copyto(words, (words & kept) | word, where=np.asarray(mask) > 0)
         if alpha < 1:
-            mask = mask.point([round(alpha * v) for v in range(256)])
+            mask = mask.point([0] * 255 + [round(255 * alpha)])  # masks hold 0 and 255 only
         self.image.paste(fill.crop(box) if isinstance(fill, Image.Image) else fill, box, mask)
 
     def masks(self) -> np.ndarray:
@@ -245,10 +250,10 @@ def _field(values: np.ndarray, side: int) -> Image.Image:
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).resize((side, side), Image.BICUBIC)
 
 
-def _background(rng: np.random.Generator) -> tuple[str, Image.Image]:
-    """Drawn small and enlarged: the fewer the pixels, the further it is out of focus."""
+def _background(rng: Rng) -> tuple[str, Image.Image]:
+    """Kind and picture. It ends small and is enlarged later: the fewer the pixels, the further it is out of focus."""
     kind = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
-    n = int(rng.integers(24, 110))
+    n = 144
     a, b = np.array(_random_colour(rng)), np.array(_random_colour(rng))
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[-1 : 1 : n * 1j, -1 : 1 : n * 1j]
@@ -277,7 +282,7 @@ def _background(rng: np.random.Generator) -> tuple[str, Image.Image]:
         ink = _random_colour(rng)
         for x0, y0 in np.mgrid[0:1:0.1, 0:1:0.17].reshape(2, -1).T * n:
             corners = rng.integers(0, 2, (4, 2)) * (0.06 * n, 0.11 * n) + (x0, y0)
-            draw.line(corners.ravel().tolist(), fill=ink, width=1 + n // 50)
+            draw.line(corners.ravel().tolist(), fill=ink, width=3)
     elif kind == "horizon":
         level = rng.uniform(0.3, 0.8) * n
         draw.rectangle((0, level, n, n), fill=_random_colour(rng))
@@ -290,22 +295,24 @@ def _background(rng: np.random.Generator) -> tuple[str, Image.Image]:
             x0 = k * width
             lean = 0.8 * n * np.cos(angle)
             draw.polygon([(x0, 0), (x0 + width, 0), (x0 + width + lean, n), (x0 + lean, n)], fill=_tint(a, 0.75))
-    return kind, image
+    sharpness = int(rng.integers(14, 110))
+    return kind, image.resize((sharpness, sharpness), Image.BOX)
 
 
-def _identity(rng: np.random.Generator, tone: int | None) -> dict:
+def _identity(rng: Rng, tone: int | None) -> dict:
     """What stays the same from picture to picture."""
-    drawn_tone = int(rng.integers(1, 11))
-    tone = drawn_tone if tone is None else tone
+    drawn_tone = int(rng.integers(1, len(MONK) + 1))
     made_up = bool(rng.random() < 0.6)
     style = _pick(rng, {name: hair.made_up if made_up else hair.plain for name, hair in HAIR_STYLES.items()})
-    dark = tone >= 6
+    dark = drawn_tone >= 6
+    tone = drawn_tone if tone is None else tone  # replaced this late, it leaves all else as it was
     colour = _pick(rng, {"black": 55 if dark else 16, "brown": 30 if dark else 34, "blond": 4 if dark else 24,
                          "red": 2 if dark else 8, "grey": 6, "white": 3, "dyed": 4})  # fmt: skip
     hair = HAIR_COLOURS[colour] or DYES[rng.integers(len(DYES))]
     monk = MONK[tone - 1]
-    skin = np.array([int(monk[i : i + 2], 16) for i in (0, 2, 4)]) * rng.uniform(0.97, 1.03, 3)
+    skin = np.array([int(monk[i : i + 2], 16) for i in (0, 2, 4)]) * rng.uniform((0.97, 0.92, 0.87), (1.03, 0.98, 0.96))
     beard = _pick(rng, BEARDS)
+    lip_colour = rng.uniform((140, 10, 30), (225, 70, 110)) * (0.5 + 0.5 * skin.mean() / 240)
     return {
         "tone": tone,
         "makeup": made_up,
@@ -315,25 +322,24 @@ def _identity(rng: np.random.Generator, tone: int | None) -> dict:
         "skin": skin,
         "hair": _tint(hair, rng.uniform(0.85, 1.15)),
         "brow": _tint(_mix(hair if colour != "dyed" else HAIR_COLOURS["brown"], skin * 0.4, 0.4), 0.75),
-        "iris": ((70, 45, 25), (90, 60, 30), (70, 110, 150), (80, 120, 80))[0 if dark else rng.integers(4)],
-        "lips": _mix(skin * 0.8, rng.uniform((140, 10, 30), (225, 70, 110)) * (0.5 + 0.5 * skin.mean() / 240),
-                     rng.uniform(0.55, 0.95) if made_up else rng.uniform(0.2, 0.4)),
+        "iris": ((70, 45, 25), (90, 60, 30), (70, 110, 150), (80, 120, 80))[rng.integers(4) % (2 if dark else 4)],
+        "lips": _mix(skin * 0.8, lip_colour, rng.uniform(0.55, 0.95) if made_up else rng.uniform(0.2, 0.4)),
         "wrinkles": float(rng.uniform(0, 0.35) + 0.3 * (colour in ("grey", "white"))),
         "width": rng.uniform(0.94, 1.06),
-        "jaw": rng.uniform(0.19, 0.215) if made_up else rng.uniform(0.2, 0.235),
-        "chin": rng.uniform(0.08, 0.13),
-        "chin_y": rng.uniform(0.345, 0.39),
-        "eye": rng.uniform((0.098, 0.038, 0.015), (0.11, 0.045, 0.022)),  # half distance, half width, half height
+        "jaw": rng.uniform(0.165, 0.19) if made_up else rng.uniform(0.175, 0.215),
+        "chin": rng.uniform(0.07, 0.115),
+        "chin_y": rng.uniform(0.345, 0.385),
+        "eye": rng.uniform((0.098, 0.04, 0.016), (0.11, 0.046, 0.021)),  # half distance, half width, half height
         "nose": rng.uniform((0.062, 0.1), (0.088, 0.125)),  # half width, y of the tip
-        "mouth": rng.uniform((0.08, 0.02, 0.034), (0.1, 0.034, 0.052)),  # half width, heights of the lips
-        "brows": rng.uniform((0.016, 0.062), (0.026, 0.078)) * ((0.85, 1) if made_up else (1.2, 1)),
-        "neck": rng.uniform(0.125, 0.145) if made_up else rng.uniform(0.145, 0.175),
+        "mouth": rng.uniform((0.084, 0.026, 0.042), (0.102, 0.042, 0.062)),  # half width, heights of the lips
+        "brows": rng.uniform((0.02, 0.066), (0.03, 0.082)) * ((0.85, 1) if made_up else (1.2, 1)),
+        "neck": rng.uniform(0.135, 0.155) if made_up else rng.uniform(0.155, 0.185),
         "part": rng.uniform(-0.1, 0.1),
-        "hair_scale": rng.uniform(0.85, 1.15),
-    }  # fmt: skip
+        "hair_scale": rng.uniform(0.9, 1.3),
+    }
 
 
-def _picture(rng: np.random.Generator, who: dict, expression: str | None) -> dict:
+def _picture(rng: Rng, who: dict, expression: str | None) -> dict:
     """What changes from picture to picture."""
     drawn_expression = _pick(rng, EXPRESSIONS)
     expression = drawn_expression if expression is None else expression
@@ -353,7 +359,7 @@ def _picture(rng: np.random.Generator, who: dict, expression: str | None) -> dic
         "teeth": rng.random() < {"neutral": 0.5, "happy": 0.95, "sad": 0.3, "angry": 0.85}[expression],
         "smile": {"neutral": 0.0, "happy": 0.03, "sad": -0.025, "angry": -0.014}[expression] + rng.normal(0, 0.003),
         "lids": {"neutral": 1.0, "happy": 0.8, "sad": 0.75, "angry": 0.8}[expression] * rng.uniform(0.85, 1.15),
-        "shut": rng.random() < 0.025,
+        "shut": rng.random() < 0.012,
         "brow_inner": {"neutral": 0.0, "happy": -0.006, "sad": -0.026, "angry": 0.03}[expression],
         "brow_outer": {"neutral": 0.0, "happy": -0.004, "sad": 0.014, "angry": -0.008}[expression],
         "gaze": rng.normal(0, 0.006, 2) * (1, 0.4),
@@ -362,8 +368,8 @@ def _picture(rng: np.random.Generator, who: dict, expression: str | None) -> dic
     }
 
 
-def _skin_field(pose: _Pose, who: dict, shot: dict, n: int = 96) -> np.ndarray:
-    """(n, n, 3) skin with the shadows and the blush that the form of the face puts on it."""
+def _skin_fields(pose: _Pose, who: dict, n: int = 80) -> tuple[np.ndarray, np.ndarray]:
+    """(n, n, 3) skin of the face, with the shadows and the blush of its form, and of the body, in the chin's shadow."""
     x, y = pose.grid(n)
     eye_x, nose_y, blush = who["eye"][0], who["nose"][1], 0.10 if who["makeup"] else 0.05
     lids = 0.26 if who["makeup"] else 0.14
@@ -377,29 +383,32 @@ def _skin_field(pose: _Pose, who: dict, shot: dict, n: int = 96) -> np.ndarray:
         (-0.14, 0.03, 0.05, 0.035, -0.08, 0), (0.14, 0.03, 0.05, 0.035, -0.08, 0),
         (0, -0.26, 0.12, 0.07, -0.07, 0), (0, 0.32, 0.04, 0.025, -0.06, 0),
     ])  # fmt: skip
-    flat = pose.surface(blobs[:, :2], blobs[:, 5])
-    centre = pose._turn((flat - pose.centre) / pose.scale, -1)
-    dx = (x[..., None] - centre[:, 0]) / blobs[:, 2]
-    dy = (y[..., None] - centre[:, 1]) / blobs[:, 3]
-    shade = 1 - np.exp(-(dx**2 + dy**2)) @ blobs[:, 4]
+    cheeks = np.array([(-0.15, 0.08), (0.15, 0.08)])
+    points = np.concatenate([pose.surface(blobs[:, :2], blobs[:, 5]), pose.surface(cheeks)])
+    points = pose.turn((points - pose.centre) / pose.scale, -1)  # now in the frame of x and y
+    dx, dy = x[..., None] - points[:, 0], y[..., None] - points[:, 1]
+    bells = np.exp(-((dx[..., :-2] / blobs[:, 2]) ** 2) - (dy[..., :-2] / blobs[:, 3]) ** 2)
+    shade = 1 - (bells * blobs[:, 4]).sum(-1)
     edge = np.clip(np.hypot((x + EYE_DEPTH * pose.sin) / 0.29, (y + 0.03) / 0.46), 0, 1.25)
     shade *= 1.04 - 0.22 * edge**4
-    cheeks = pose.surface([(-0.15, 0.08), (0.15, 0.08)])
-    cheeks = pose._turn((cheeks - pose.centre) / pose.scale, -1)
-    red = sum(np.exp(-(((x - cx) / 0.07) ** 2) - ((y - cy) / 0.06) ** 2) for cx, cy in cheeks) * blush
+    red = blush * np.exp(-((dx[..., -2:] / 0.07) ** 2) - (dy[..., -2:] / 0.06) ** 2).sum(-1)
+    # the gloss does not take the skin's colour, so that the form of dark faces shows as well
+    gloss = 60 * np.clip(shade - 0.97, 0, 1) + 20 * np.clip(1 - edge, 0, 1)
     # in shadow, light that went through the skin dominates: less blue than red is left
-    return who["skin"] * np.stack([shade**0.85, shade - red, shade**1.1 - red], -1)
+    face = 0.94 * who["skin"] * np.stack([shade**0.85, shade - red, shade**1.1 - red], -1) + gloss[..., None]
+    shade = 0.5 + 0.4 * np.clip((y - who["chin_y"] + 0.04) / 0.13, 0, 1)
+    return face, who["skin"] * np.stack([shade**0.85, shade, shade**1.1], -1)
 
 
-def _hair_field(pose: _Pose, who: dict, rng: np.random.Generator, n: int = 144) -> np.ndarray:
+def _hair_field(pose: _Pose, who: dict, rng: Rng, n: int = 144) -> np.ndarray:
     """(n, n, 3) hair: strands that run from the parting down, or curls."""
     x, y = pose.grid(n)
     x = x + EYE_DEPTH * pose.sin - who["part"]
     curl = HAIR_STYLES[who["hair_style"]].curl
     radius = np.hypot(x, y + 0.62)
     angle = np.arctan2(x, y + 0.62) + 0.1 * curl * np.sin(radius * 30 + rng.uniform(0, 6))
-    strands = np.interp(angle, np.linspace(-np.pi, np.pi, 260), rng.uniform(0.55, 1.25, 260))
-    knots = Image.fromarray(rng.uniform(0.4, 1.4, (40, 40)).astype(np.float32))
+    strands = np.interp(angle, np.linspace(-np.pi, np.pi, 600), rng.uniform(0.65, 1.2, 600))
+    knots = Image.fromarray(rng.uniform(0.6, 1.3, (72, 72)).astype(np.float32))
     curls = np.asarray(knots.resize((n, n), Image.BICUBIC))
     shine = 0.3 * np.exp(-(((radius - 0.3) / 0.06) ** 2)) * (1 - curl)
     value = (1 - curl) * strands + curl * curls + shine
@@ -407,11 +416,8 @@ def _hair_field(pose: _Pose, who: dict, rng: np.random.Generator, n: int = 144) 
     return np.array(who["hair"]) * value[..., None] + 12
 
 
-def _paint_hair_back(canvas: _Canvas, pose: _Pose, who: dict, hat: bool, rng: np.random.Generator) -> None:
+def _paint_hair_back(canvas: _Canvas, pose: _Pose, who: dict, hat: bool, field: np.ndarray, rng: Rng) -> None:
     hair = HAIR_STYLES[who["hair_style"]]
-    if hair.back <= 0.25 and who["hair_style"] not in ("bun", "braids"):
-        return
-    dark = _tint(who["hair"], 0.55)
     if who["hair_style"] == "bun":
         bun = _ruffle(_oval(who["part"], -0.52, 0.12 * who["hair_scale"], 0.1), rng, 0.03)
         canvas.paint(canvas.shape(pose.outline(bun)), _tint(who["hair"], 0.85), "hair")
@@ -420,43 +426,45 @@ def _paint_hair_back(canvas: _Canvas, pose: _Pose, who: dict, hat: bool, rng: np
             for k, y in enumerate(np.arange(0.1, 0.7, 0.07)):
                 knot = _oval(side * (0.3 + 0.012 * k), y, 0.055, 0.05)
                 canvas.paint(canvas.shape(pose.outline(knot)), _tint(who["hair"], 0.6 + 0.25 * (k % 2)), "hair")
-    else:
-        wide = (0.29 + (0.04 if hat else hair.side)) * who["hair_scale"]
-        right = [(0, -0.3), (0.2, -0.3), (wide, -0.1), (wide * 1.05, hair.back * 0.5), (wide, hair.back), (0, hair.back)]
+    elif hair.back > 0.25:
+        wide = 0.29 + (0.04 if hat else hair.side) * who["hair_scale"]
+        right = [(0, -0.3), (0.2, -0.3), (wide, -0.1), (1.05 * wide, 0.5 * hair.back), (wide, hair.back)]
         curtain = _ruffle(_smooth(_mirror(right)), rng, 0.01 + 0.025 * hair.curl)
-        canvas.paint(canvas.shape(pose.outline(curtain)), dark, "hair")
+        canvas.paint(canvas.shape(pose.outline(curtain)), _field(0.6 * field, canvas.side), "hair")
 
 
-def _paint_hair_front(canvas: _Canvas, pose: _Pose, who: dict, hat: bool, fill: Image.Image, rng) -> None:
-    hair = HAIR_STYLES[who["hair_style"]]
-    scale = who["hair_scale"]
-    volume, side = (0.0, min(0.03, hair.side)) if hat else (hair.volume * scale, hair.side * scale)
-    wide = 0.275 + side
-    right = [(0, -0.445 - volume), (0.16, -0.415 - 0.9 * volume), (0.25 + 0.7 * side, -0.3 - 0.4 * volume), (wide, -0.12)]
-    if hair.front > 0.05:
-        right += [(wide * 1.03, hair.front * 0.5), (wide * (1.12 if hair.front > 0.5 else 1), hair.front)]
-        right += [(hair.fall * 0.9, hair.front + 0.03)]
+def _paint_hair_front(canvas: _Canvas, pose: _Pose, who: dict, hat: bool, fill: Image.Image, rng: Rng) -> None:
+    hair, part = HAIR_STYLES[who["hair_style"]], who["part"]
+    if hat:
+        volume, side = 0.0, min(0.03, hair.side)
     else:
-        right += [(0.272 + side * 0.4, hair.front), (0.255, hair.front + 0.03)]
+        volume, side = hair.volume * who["hair_scale"], hair.side * who["hair_scale"]
+    wide = 0.275 + side
+    right = [(0, -0.445 - volume), (0.16, -0.415 - 0.9 * volume), (0.25 + 0.7 * side, -0.3 - 0.4 * volume)]
+    if hair.front > 0.05:
+        bottom = wide * (1.12 if hair.front > 0.5 else 1)
+        right += [(wide, -0.12), (1.03 * wide, 0.5 * hair.front), (bottom, hair.front)]
+        right += [(0.9 * hair.fall, hair.front + 0.03)]
+    else:
+        right += [(wide, -0.12), (0.272 + 0.4 * side, hair.front), (0.255, hair.front + 0.03)]
     outer = _ruffle(_smooth(_mirror(right)), rng, 0.004 + 0.03 * hair.curl + 0.5 * hair.jag)
-    part = who["part"]
-    top = [(-0.6 * hair.temple + 0.5 * part, hair.hairline + 0.035), (part, hair.hairline), (0.6 * hair.temple + 0.5 * part, hair.hairline + 0.035)]
+
+    top, half = hair.hairline, 0.6 * hair.temple
+    top = [(0.5 * part - half, top + 0.035), (part, top), (0.5 * part + half, top + 0.035)]
     right = [(hair.temple, -0.17), (hair.cheek, 0.0), (hair.cheek, 0.1), (hair.fall, 0.32), (hair.fall * 1.15, 1.3)]
-    left = [(-x, y) for x, y in right[::-1]]
-    opening = _smooth(top + right + left)
+    opening = _smooth(top + right + [(-x, y) for x, y in right[::-1]])
     opening[:, 1] += rng.uniform(-1, 1, len(opening)) * hair.jag * (opening[:, 1] < -0.1)
     canvas.paint(canvas.shape(pose.outline(outer), pose.surface(opening)), fill, "hair")
 
 
-def _paint_body(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, skin: Image.Image, rng) -> None:
+def _paint_body(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, skin: Image.Image, rng: Rng) -> None:
     neck = who["neck"]
-    right = [(neck, 0.0), (neck, 0.25), (neck * 1.1, 0.34), (0.26, 0.4), (0.42, 0.45), (0.55, 0.54), (0.6, 0.8), (0.6, 1.4)]
+    right = [(neck, 0.0), (neck, 0.25), (neck * 1.1, 0.34), (0.27, 0.39), (0.42, 0.435), (0.55, 0.53),
+             (0.6, 0.8), (0.6, 1.4)]  # fmt: skip
     body = canvas.shape(pose.body(_mirror(right)))
     canvas.paint(body, skin, "neck")
     chest = [(-0.8, 0.3), (-neck, 0.38), (0, 0.44), (neck, 0.38), (0.8, 0.3), (0.8, 1.6), (-0.8, 1.6)]
     canvas.paint(canvas.shape(pose.body(chest), inside=body), skin, "torso", keep="neck")
-    under_chin = pose.body(_oval(0, 0.32, 0.19, 0.12))
-    canvas.paint(canvas.shape(under_chin, inside=body), _tint(who["skin"], 0.5), alpha=0.55)
     if shot["necklace"] != "none":
         drop = rng.uniform(0.36, 0.43)
         arc = [(neck * np.cos(t), drop - 0.05 + 0.06 * np.sin(t)) for t in np.linspace(0.1, np.pi - 0.1, 13)]
@@ -468,15 +476,17 @@ def _paint_body(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, skin: Image
     _paint_clothes(canvas, pose, neck, shot, rng)
 
 
-def _paint_clothes(canvas: _Canvas, pose: _Pose, neck: float, shot: dict, rng: np.random.Generator) -> None:
+def _paint_clothes(canvas: _Canvas, pose: _Pose, neck: float, shot: dict, rng: Rng) -> None:
     kind, colour, accent = shot["clothes"], shot["cloth"], shot["accent"]
     if kind == "bare":
         return
-    right = [(neck + 0.012, 0.2), (neck + 0.015, 0.32), (0.27, 0.385), (0.43, 0.435), (0.57, 0.53), (0.62, 0.8), (0.62, 1.4)]
-    body = canvas.shape(pose.body(_mirror(right)))
+    right = [(neck + 0.012, 0.2), (neck + 0.015, 0.32), (0.27, 0.37), (0.43, 0.415), (0.57, 0.51), (0.62, 0.8),
+             (0.62, 1.4)]  # fmt: skip
+    outline = pose.body(_mirror(right))
+    body = canvas.shape(outline)
     # half width at the shoulder, its y, and the deepest point
     width, y, depth = {
-        "crew": (neck + 0.03, 0.36, 0.44), "v_neck": (neck + 0.04, 0.36, 0.62), "scoop": (neck + 0.12, 0.39, 0.52),
+        "crew": (neck + 0.05, 0.38, 0.47), "v_neck": (neck + 0.07, 0.38, 0.64), "scoop": (neck + 0.15, 0.41, 0.56),
         "shirt": (neck + 0.01, 0.32, 0.47), "suit": (neck + 0.01, 0.33, 0.42), "turtleneck": (neck + 0.1, 0.25, 0.27),
         "hoodie": (neck + 0.03, 0.31, 0.45), "straps": (0.9, 0.49, 0.49),
     }[kind]  # fmt: skip
@@ -486,7 +496,7 @@ def _paint_clothes(canvas: _Canvas, pose: _Pose, neck: float, shot: dict, rng: n
     hole = pose.body(np.concatenate([rim, [(-1.5, y - 0.04), (-1.5, -1), (1.5, -1), (1.5, y - 0.04)]]))
     if kind == "straps":
         hole = pose.body([(-1.5, -1), (1.5, -1), (1.5, y), (-1.5, y)])
-    cloth = canvas.shape(pose.body(_mirror(right)), hole)
+    cloth = canvas.shape(outline, hole)
     canvas.paint(cloth, colour, "cloth torso")
     pattern = rng.integers(4)
     for k in np.arange(-0.7, 0.7, 0.08):
@@ -499,11 +509,11 @@ def _paint_clothes(canvas: _Canvas, pose: _Pose, neck: float, shot: dict, rng: n
             strap = canvas.stroke(pose.body([(side * 0.3, 0.38), (side * 0.26, 0.6)]), 0.04, inside=body)
             canvas.paint(strap, colour, "cloth torso")
         elif kind in ("shirt", "suit"):
-            tip = [(side * (neck + 0.02), 0.29), (side * (neck + 0.04), 0.36), (side * 0.1, 0.47), (0, 0.42)]
+            tip = np.array([(neck + 0.02, 0.29), (neck + 0.04, 0.36), (0.1, 0.47), (0, 0.42)]) * (side, 1)
             collar = canvas.shape(pose.body(tip))
             canvas.paint(collar, _tint(colour, 1.15) if kind == "shirt" else (235, 235, 238), "cloth torso")
             if kind == "suit":
-                lapel = [(side * (neck + 0.05), 0.35), (side * 0.26, 0.42), (side * 0.14, 0.6), (0, 0.8), (side * 0.06, 0.5)]
+                lapel = np.array([(neck + 0.05, 0.35), (0.26, 0.42), (0.14, 0.6), (0, 0.8), (0.06, 0.5)]) * (side, 1)
                 canvas.paint(canvas.shape(pose.body(lapel), inside=body), _tint(colour, 0.75), "cloth torso")
     if kind == "suit":
         tie = canvas.shape(pose.body([(-0.03, 0.42), (0.03, 0.42), (0.05, 0.9), (-0.05, 0.9)]))
@@ -515,7 +525,7 @@ def _paint_clothes(canvas: _Canvas, pose: _Pose, neck: float, shot: dict, rng: n
 
 def _paint_ear(canvas: _Canvas, pose: _Pose, who: dict, side: int, skin: Image.Image) -> None:
     """side: 1 for the viewer's right, the person's left."""
-    ear = [(-0.03, -0.08), (0.01, -0.105), (0.042, -0.07), (0.038, 0.0), (0.018, 0.06), (-0.005, 0.095), (-0.03, 0.07)]
+    ear = [(-0.03, -0.08), (0.01, -0.105), (0.047, -0.07), (0.042, 0.0), (0.022, 0.06), (-0.005, 0.097), (-0.025, 0.07)]
     middle = (0.275 * who["width"] * pose.cos, -0.005)
     shape = pose.outline((np.array(_smooth(ear)) + middle) * (side, 1))
     canvas.paint(canvas.shape(shape), skin, "l_ear" if side == 1 else "r_ear")
@@ -536,19 +546,19 @@ def _paint_earring(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, side: in
     canvas.paint(mask, metal, "ear_r")
 
 
-def _paint_eyes(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, face: Image.Image) -> None:
+def _paint_eyes(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, face: Mask) -> None:
     distance, wide, high = who["eye"]
     high = high * shot["lids"]
     thick, long = who["brows"]
     for side, left in ((1, True), (-1, False)):
         middle = np.array([distance, -0.08])
-        corners = np.array([(-wide, 0.004), (-wide * 0.4, -high), (wide * 0.3, -high), (wide, -0.004), (wide * 0.35, high * 0.8),
-                            (-wide * 0.4, high * 0.85)])  # fmt: skip
-        lid = pose.surface((_smooth(corners) + middle) * (side, 1))
+        corners = [(-1, 0.2), (-0.4, -1), (0.3, -1), (1, -0.2), (0.35, 0.8), (-0.4, 0.85)]
+        almond = _smooth(corners) * (wide, high)
+        lid = pose.surface((almond + middle) * (side, 1))
         eye = canvas.shape(lid, inside=face)
         upper = lid[:19]
         if shot["shut"]:
-            lower = pose.surface((_smooth(corners * (1, -0.7)) + middle) * (side, 1))
+            lower = pose.surface((almond * (1, -0.7) + middle) * (side, 1))
             canvas.paint(canvas.stroke(lower[:19], 0.008, inside=face), (35, 25, 25))
         else:
             canvas.paint(eye, (238, 234, 230), "l_eye" if left else "r_eye", keep="skin")
@@ -560,7 +570,7 @@ def _paint_eyes(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, face: Image
             lash = 0.011 if who["makeup"] else 0.007
             rim = ImageChops.subtract(canvas.stroke(upper, lash, inside=face), eye)
             canvas.paint(rim, (30, 22, 22))
-            crease = pose.surface((_smooth(corners)[:19] * (1.05, 1.4) + middle + (0, -0.006)) * (side, 1))
+            crease = pose.surface((almond[:19] * (1.05, 1.4) + middle + (0, -0.006)) * (side, 1))
             canvas.paint(canvas.stroke(crease, 0.005, inside=face), _tint(who["skin"], 0.5), alpha=0.5)
         inner, outer = -0.138 + shot["brow_inner"], -0.138 + shot["brow_outer"]
         start = distance - long * 0.85
@@ -571,23 +581,24 @@ def _paint_eyes(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, face: Image
         canvas.paint(shape, who["brow"], "l_brow" if left else "r_brow", keep="skin")
 
 
-def _paint_nose(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, skin: Image.Image, face: Image.Image) -> None:
+def _paint_nose(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, skin: Image.Image, face: Mask) -> None:
     half, tip = who["nose"]
-    right = [(0, -0.095), (0.024, -0.09), (0.026, -0.03), (0.045, 0.04), (half, tip - 0.035), (half * 0.95, tip - 0.005),
-             (half * 0.5, tip), (0, tip + 0.012)]  # fmt: skip
+    right = [(0, -0.095), (0.024, -0.09), (0.026, -0.03), (0.045, 0.04), (half, tip - 0.035),
+             (half * 0.95, tip - 0.005), (half * 0.5, tip), (0, tip + 0.012)]  # fmt: skip
     nose = canvas.shape(pose.surface(_smooth(_mirror(right), 4), 0.02), inside=face)
     canvas.paint(nose, skin, "nose", keep="skin")
+    canvas.paint(nose, (255, 245, 235), alpha=0.04)
     for side in (-1, 1):
         nostril = pose.surface(_oval(side * half * 0.48, tip - 0.006, half * 0.24, 0.008, 12), 0.02)
         canvas.paint(canvas.shape(nostril, inside=nose), _tint(who["skin"], 0.3), alpha=0.8)
-        wing = pose.surface([(side * half * 0.85, tip - 0.05), (side * half * 1.0, tip - 0.03), (side * half * 0.92, tip - 0.004)], 0.02)
-        canvas.paint(canvas.stroke(wing, 0.007, inside=face), _tint(who["skin"], 0.5), alpha=0.5)
+        wing = np.array([(0.85 * half, tip - 0.05), (half, tip - 0.03), (0.92 * half, tip - 0.004)]) * (side, 1)
+        canvas.paint(canvas.stroke(pose.surface(wing, 0.02), 0.007, inside=face), _tint(who["skin"], 0.5), alpha=0.5)
         fold = pose.surface([(side * half * 1.1, tip - 0.03), (side * 0.115, tip + 0.05), (side * 0.125, tip + 0.1)])
-        strength = min(1, who["wrinkles"] + 8 * max(0, shot["smile"]))
+        strength = min(0.7, who["wrinkles"] + 6 * max(0, shot["smile"]))
         canvas.paint(canvas.stroke(fold, 0.006, inside=face), _tint(who["skin"], 0.55), alpha=strength)
 
 
-def _paint_beard(canvas: _Canvas, pose: _Pose, who: dict, fill: Image.Image, face: Image.Image) -> None:
+def _paint_beard(canvas: _Canvas, pose: _Pose, who: dict, fill: Image.Image, face: Mask) -> None:
     kind = who["beard"]
     if kind == "none":
         return
@@ -598,13 +609,14 @@ def _paint_beard(canvas: _Canvas, pose: _Pose, who: dict, fill: Image.Image, fac
         chin = canvas.shape(pose.surface(_oval(0, 0.275, 0.095, 0.105)), inside=face)
         mask = ImageChops.lighter(mask, chin)
     elif kind in ("stubble", "full"):
-        cheeks = [(0, under_nose), (0.075, under_nose), (0.12, 0.13), (0.17, 0.1), (0.225, -0.03), (0.4, -0.03), (0.4, -0.6)]
+        cheeks = [(0, under_nose), (0.075, under_nose), (0.12, 0.13), (0.17, 0.1), (0.225, -0.03), (0.4, -0.03),
+                  (0.4, -0.6)]  # fmt: skip
         jaw = [(-0.5, -0.03), (0.5, -0.03), (0.5, 0.6), (-0.5, 0.6)]
         mask = canvas.shape(pose.outline(jaw), pose.surface(_mirror(cheeks)), inside=face)
     canvas.paint(mask, fill, "facial_hair", keep="skin", alpha={"stubble": 0.35, "full": 0.95}.get(kind, 0.85))
 
 
-def _paint_mouth(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, face: Image.Image) -> None:
+def _paint_mouth(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, face: Mask) -> None:
     half, upper, lower = who["mouth"]
     half = half * (1 + 3 * max(0, shot["smile"]))
     x = np.linspace(-1, 1, 21)
@@ -619,7 +631,8 @@ def _paint_mouth(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, face: Imag
         return canvas.shape(pose.surface(line), inside=inside)
 
     canvas.paint(between(inner_bottom, bottom), who["lips"], "l_lip", keep="skin")
-    canvas.paint(between(bottom - 0.6 * lower * bulge, bottom - 0.25 * lower * bulge), _tint(who["lips"], 1.15), alpha=0.5)
+    gloss = between(bottom - 0.6 * lower * bulge, bottom - 0.25 * lower * bulge)
+    canvas.paint(gloss, _tint(who["lips"], 1.15), alpha=0.5)
     canvas.paint(between(top, inner_top), _tint(who["lips"], 0.86), "u_lip", keep="skin")
     if shot["gape"] == 0:
         seam = pose.surface(np.stack([half * x, middle], 1))
@@ -638,27 +651,26 @@ def _paint_mouth(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, face: Imag
             canvas.paint(canvas.stroke(line, 0.003, inside=teeth), (190, 180, 170), alpha=0.6)
 
 
-def _paint_glasses(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, rng: np.random.Generator) -> None:
+def _paint_glasses(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, rng: Rng) -> None:
     if shot["glasses"] == "none":
         return
     dark = shot["glasses"] == "sunglasses"
     distance = who["eye"][0] + 0.004
     wide, high = rng.uniform(0.078, 0.092), rng.uniform(0.048, 0.07) + 0.015 * dark
-    shape = [_oval(0, 0, wide, high, 12), np.array([(-wide, -high), (wide, -high), (wide, high), (-wide, high)]) * 0.92,
-             np.array([(-0.9 * wide, -high), (wide, -1.1 * high), (0.8 * wide, high), (-0.6 * wide, high)]),
-             np.array([(-wide, -0.6 * high), (1.1 * wide, -1.2 * high), (0.8 * wide, 0.8 * high), (-0.7 * wide, 0.9 * high)]),
-             ][rng.integers(4)]  # fmt: skip
+    shape = (_oval(0, 0, 1, 1, 12), [(-0.92, -0.92), (0.92, -0.92), (0.92, 0.92), (-0.92, 0.92)],
+             [(-0.9, -1), (1, -1.1), (0.8, 1), (-0.6, 1)],
+             [(-1, -0.6), (1.1, -1.2), (0.8, 0.8), (-0.7, 0.9)])[rng.integers(4)]  # fmt: skip
     rim = ((25, 22, 24), (90, 50, 30), (190, 160, 90), (150, 150, 160), shot["accent"])[rng.integers(5)]
-    tint = _tint(((20, 20, 26), (60, 35, 20), (30, 40, 80))[rng.integers(3)], 1)
+    tint = ((20, 20, 26), (60, 35, 20), (30, 40, 80))[rng.integers(3)] if dark else (225, 235, 240)
     width, keep = rng.uniform(0.008, 0.017), "skin nose"
     mask = canvas.stroke(pose.surface([(-distance + 0.8 * wide, -0.09), (distance - 0.8 * wide, -0.09)], 0.03), width)
     for side in (-1, 1):
-        frame = pose.surface((_smooth(shape) + (distance, -0.07)) * (side, 1), 0.02)
+        frame = pose.surface((_smooth(shape) * (wide, high) + (distance, -0.07)) * (side, 1), 0.02)
         lens = canvas.shape(frame)
         keep_behind = keep if dark else keep + " l_eye r_eye l_brow r_brow"
-        canvas.paint(lens, tint if dark else (225, 235, 240), "eye_g", keep=keep_behind, alpha=0.93 if dark else 0.14)
-        glare = pose.surface(np.array([(-0.03, -0.1), (0.0, -0.1), (-0.02, -0.04), (-0.05, -0.04)]) + (side * distance, 0))
-        canvas.paint(canvas.shape(glare, inside=lens), (255, 255, 255), alpha=0.2)
+        canvas.paint(lens, tint, "eye_g", keep=keep_behind, alpha=0.93 if dark else 0.14)
+        glare = np.array([(-0.03, -0.1), (0.0, -0.1), (-0.02, -0.04), (-0.05, -0.04)]) + (side * distance, 0)
+        canvas.paint(canvas.shape(pose.surface(glare), inside=lens), (255, 255, 255), alpha=0.2)
         mask = ImageChops.lighter(mask, canvas.stroke(np.concatenate([frame, frame[:2]]), width))
         hinge = pose.surface([(side * (distance + 0.9 * wide), -0.09)], 0.02)
         arm = np.concatenate([hinge, pose.outline([(side * 0.275 * who["width"] * pose.cos, -0.075)])])
@@ -666,20 +678,22 @@ def _paint_glasses(canvas: _Canvas, pose: _Pose, who: dict, shot: dict, rng: np.
     canvas.paint(mask, rim, "eye_g", keep=keep)
 
 
-def _paint_hat(canvas: _Canvas, pose: _Pose, shot: dict, rng: np.random.Generator) -> None:
+def _paint_hat(canvas: _Canvas, pose: _Pose, shot: dict, rng: Rng) -> None:
     kind, colour, accent = shot["hat"], shot["cloth"][::-1], shot["accent"]
     if kind == "none":
         return
     _, rise, wide, narrow, brim, thick, y = HATS[kind]
     if kind == "headscarf":
-        outer = _smooth(_mirror([(0, -0.49), (0.22, -0.42), (0.32, -0.15), (0.31, 0.15), (0.33, 0.4), (0.42, 0.55), (0, 0.8)]))
-        opening = pose.surface(_smooth(_mirror([(0, -0.28), (0.15, -0.24), (0.225, -0.08), (0.225, 0.1), (0.15, 0.3), (0, 0.4)])))
-        canvas.paint(canvas.shape(pose.outline(outer), opening), colour, "hat")
+        outer = [(0, -0.49), (0.22, -0.42), (0.32, -0.15), (0.31, 0.15), (0.33, 0.4), (0.42, 0.55), (0, 0.8)]
+        opening = [(0, -0.28), (0.14, -0.24), (0.2, -0.08), (0.195, 0.1), (0.12, 0.3), (0, 0.37)]
+        outer, opening = _smooth(_mirror(outer)), _smooth(_mirror(opening))
+        canvas.paint(canvas.shape(pose.outline(outer), pose.surface(opening)), colour, "hat")
         for x in (-0.3, -0.24, 0.26, 0.31):
             crease = pose.outline([(x * 0.8, -0.3), (x * 1.02, 0.1), (x * 0.7, 0.5)])
             canvas.paint(canvas.stroke(crease, 0.012), _tint(colour, 0.7), alpha=0.6)
         return
-    crown = [(0, -0.46 - rise), (narrow, -0.45 - rise), (0.93 * wide, -0.33 - 0.5 * rise), (wide, y), (0.5 * wide, y - 0.03), (0, y - 0.04)]
+    crown = [(0, -0.46 - rise), (narrow, -0.45 - rise), (0.93 * wide, -0.33 - 0.5 * rise), (wide, y),
+             (0.5 * wide, y - 0.03), (0, y - 0.04)]  # fmt: skip
     dome = canvas.shape(pose.outline(_smooth(_mirror(crown))))
     canvas.paint(dome, colour, "hat")
     if kind == "turban":
@@ -691,7 +705,7 @@ def _paint_hat(canvas: _Canvas, pose: _Pose, shot: dict, rng: np.random.Generato
             rib = pose.outline([(x, y), (0.7 * x, -0.55)])
             canvas.paint(canvas.stroke(rib, 0.008, inside=dome), _tint(colour, 0.75))
         band = [(-0.32, y - 0.1), (0, y - 0.14), (0.32, y - 0.1), (0.32, y + 0.02), (0, y - 0.03), (-0.32, y + 0.02)]
-        canvas.paint(canvas.shape(pose.outline(band)), _tint(accent, 0.9), "hat")
+        canvas.paint(canvas.shape(pose.outline(_smooth(band))), accent, "hat")
     else:
         ribbon = canvas.stroke(pose.outline([(-wide, y - 0.03), (0, y - 0.07), (wide, y - 0.03)]), 0.05, inside=dome)
         canvas.paint(ribbon, accent)
@@ -700,22 +714,22 @@ def _paint_hat(canvas: _Canvas, pose: _Pose, shot: dict, rng: np.random.Generato
         canvas.paint(canvas.shape(rim), _tint(colour, 0.8), "hat")
 
 
-def _light(canvas: _Canvas, pose: _Pose, rng: np.random.Generator, size: int) -> np.ndarray:
+def _light(canvas: _Canvas, pose: _Pose, rng: Rng, size: int) -> np.ndarray:
     """Canvas -> uint8 (H, W, 3): light from one side, colour cast, at times a cast shadow, blur and sensor noise."""
     n = 48
     x, y = pose.grid(n)
     angle = rng.uniform(0, 2 * np.pi)
     along = x * np.cos(angle) + 0.6 * y * np.sin(angle)
-    light = rng.uniform(0.75, 1.1) * (1 + rng.uniform(0, 0.9) * along)
+    light = rng.uniform(0.82, 1.06) * (1 + rng.uniform(0, 0.8) * along)
     if rng.random() < 0.2:
         light *= 1 - rng.uniform(0.25, 0.6) / (1 + np.exp(-(along + rng.uniform(-0.2, 0.2)) * rng.uniform(20, 120)))
-    cast = 1 + np.clip(rng.normal(0, 0.04, 3), -0.1, 0.1)
-    light = Image.fromarray(np.clip(light, 0.15, 1.6).astype(np.float32)).resize((size, size), Image.BICUBIC)
+    cast = 1 + np.clip(rng.normal(0, 0.025, 3), -0.08, 0.08)
+    light = Image.fromarray(np.clip(light, 0.3, 1.6).astype(np.float32)).resize((size, size), Image.BICUBIC)
     image = canvas.image.reduce(2)
     softness = rng.uniform(0, 0.008) * (rng.random() < 0.3)
     if softness:
         image = image.filter(ImageFilter.GaussianBlur(softness * size))
-    grain = rng.uniform(0, 7) * rng.standard_normal((size, size, 1), dtype=np.float32)
+    grain = rng.uniform(0, 6) * rng.standard_normal((size, size, 1), dtype=np.float32)
     pixels = np.asarray(image, dtype=np.float32) * np.asarray(light)[..., None] * cast.astype(np.float32) + grain
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
@@ -725,9 +739,9 @@ def generate_face(
 ) -> Face:
     """Paint the picture `seed` of a person (default: of the person `seed`), uint8 (size, size, 3), with its masks.
 
-    The person fixes tone, face, hair, beard and make-up; the seed fixes pose, expression, light, clothes, background and
-    what is worn. expression (a key of EXPRESSIONS) and tone (1 to 10) replace what would have been drawn. An accessory
-    that is hidden or out of the picture is "none" in the attributes, so that they never contradict the masks.
+    The person fixes tone, face, hair, beard and make-up; the seed fixes pose, expression, light, background, clothes
+    and what else is worn. expression (a key of EXPRESSIONS) and tone (1 to 10) replace what was drawn and leave the
+    rest as it was. What is hidden or out of the picture is "none" in the attributes: they never contradict the masks.
     """
     if expression is not None and expression not in EXPRESSIONS:
         raise ValueError(f"expression must be one of {', '.join(EXPRESSIONS)}, got {expression!r}")
@@ -741,31 +755,36 @@ def generate_face(
     kind, background = _background(rng)
     canvas = _Canvas(size, background)
 
-    skin_field = _skin_field(pose, who, shot)
-    skin = _field(skin_field, canvas.side)
-    hair = _field(_hair_field(pose, who, person_rng), canvas.side)
+    face_field, body_field = _skin_fields(pose, who)
+    skin = _field(face_field, canvas.side)
+    hair_field = _hair_field(pose, who, person_rng)
+    hair = _field(hair_field, canvas.side)
     has_hat = shot["hat"] != "none"
     has_hair = who["hair_style"] != "bald" and shot["hat"] != "headscarf"
     if has_hair:
-        _paint_hair_back(canvas, pose, who, has_hat, person_rng)
-    _paint_body(canvas, pose, who, shot, skin, rng)
+        _paint_hair_back(canvas, pose, who, has_hat, hair_field, person_rng)
+    _paint_body(canvas, pose, who, shot, _field(body_field, canvas.side), rng)
 
     near = -1 if pose.yaw > 0 else 1  # the ear that the turn brings forward overlaps the cheek
     _paint_ear(canvas, pose, who, -near, skin)
-    half = [(0, -0.44), (0.15, -0.41), (0.235, -0.29), (0.262, -0.12), (0.26, 0.02), (0.243, 0.14), (who["jaw"], 0.25),
+    half = [(0, -0.44), (0.15, -0.41), (0.235, -0.29), (0.264, -0.12), (0.258, 0.02), (0.233, 0.14), (who["jaw"], 0.25),
             (who["chin"], who["chin_y"] - 0.03), (0, who["chin_y"])]  # fmt: skip
     outline = _smooth(_mirror(half)) * (who["width"], 1)
     face = canvas.shape(pose.outline(outline, z=0.17 * np.clip(outline[:, 1] / 0.37, 0, 1) ** 1.5))
     canvas.paint(face, skin, "skin")
-    _paint_ear(canvas, pose, who, near, skin)
+    behind = has_hair and HAIR_STYLES[who["hair_style"]].front > 0.05
+    if behind:
+        _paint_ear(canvas, pose, who, near, skin)
 
-    _paint_nose(canvas, pose, who, shot, _field(skin_field * 1.03, canvas.side), face)
+    _paint_nose(canvas, pose, who, shot, skin, face)
     _paint_beard(canvas, pose, who, hair, face)
     _paint_mouth(canvas, pose, who, shot, face)
     _paint_eyes(canvas, pose, who, shot, face)
     _paint_glasses(canvas, pose, who, shot, rng)
     if has_hair:
         _paint_hair_front(canvas, pose, who, has_hat, hair, person_rng)
+    if not behind and shot["hat"] != "headscarf":
+        _paint_ear(canvas, pose, who, near, skin)
     if shot["earrings"] != "none":
         metal = ((212, 175, 85), (205, 205, 212), shot["accent"])[rng.integers(3)]
         for side in (-1, 1):
@@ -773,7 +792,7 @@ def generate_face(
                 _paint_earring(canvas, pose, who, shot, side, metal)
     _paint_hat(canvas, pose, shot, rng)
     masks = canvas.masks()
-    seen = dict(zip(PARTS + EXTRA_PARTS, masks.any((1, 2)).tolist()))
+    seen = dict(zip(WORD, masks.any((1, 2)).tolist()))
     attributes = {
         "tone": who["tone"],
         "makeup": int(who["makeup"]),
@@ -807,27 +826,28 @@ def write_celebamask(
     place once complete, so nobody ever sees a part of it, and of two processes at once the first to finish wins.
     """
     folder = Path(folder)
+    if not set(parts) <= WORD.keys():
+        raise ValueError(f"parts must be among {', '.join(WORD)}; got {', '.join(parts)}")
     wanted = {"n": n, "size": size, "seed": seed, "parts": list(parts), "version": VERSION}
-    if folder.exists() and _recipe(folder) == wanted:
+    if _recipe(folder) == wanted:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
+        draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
         (draft / "CelebA-HQ-img").mkdir()
         for i in tqdm(range(n), desc=f"painting {folder.name}", unit="face", disable=None):
             face = generate_face(seed + i, size)
             Image.fromarray(face.image).save(draft / "CelebA-HQ-img" / f"{i}.jpg", quality=95)
             annotations = draft / "CelebAMask-HQ-mask-anno" / str(i // 2000)
             annotations.mkdir(parents=True, exist_ok=True)
-            for part, mask in zip(PARTS + EXTRA_PARTS, face.masks):
+            for part, mask in zip(WORD, face.masks):
                 if part in parts and mask.any():
-                    picture = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")
-                    picture.save(annotations / f"{i:05d}_{part}.png")
+                    Image.fromarray(mask).convert("RGB").save(annotations / f"{i:05d}_{part}.png")
         (draft / "generated.json").write_text(json.dumps(wanted))
-        draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
-        if folder.exists() and _recipe(folder) != wanted:
-            os.replace(folder, draft / "replaced")
-            shutil.rmtree(draft / "replaced")
+        if _recipe(folder) not in (None, wanted):
+            with contextlib.suppress(FileNotFoundError):  # another process has moved it already
+                os.replace(folder, draft.with_suffix(".old"))
         try:
             os.replace(draft, folder)
         except OSError:  # another process was faster
@@ -835,12 +855,15 @@ def write_celebamask(
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(draft.with_suffix(".old"), ignore_errors=True)
     return folder
 
 
-def _recipe(folder: Path) -> dict:
-    """What the faces in a folder were generated from."""
+def _recipe(folder: Path) -> dict | None:
+    """What the faces in a folder were generated from, None if there is no such folder."""
     try:
         return json.loads((folder / "generated.json").read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{folder} exists and is not a folder of generated faces; name another one or move it") from None
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        if folder.exists():
+            raise ValueError(f"{folder} exists and holds no generated faces; name another folder or move it") from None
+        return None

@@ -30,13 +30,17 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image ({reason(error)}); replace or remove it") from None
     if shape is not None and mask.shape != shape:
-        raise InputError(f"{path}: is {mask.shape[1]} x {mask.shape[0]} px, the folder's other masks are {shape[1]} x "
-                         f"{shape[0]}; resize it (nearest) or remove it")
+        raise InputError(
+            f"{path}: is {mask.shape[1]} x {mask.shape[0]} px, the folder's other masks are {shape[1]} x "
+            f"{shape[0]}; resize it (nearest) or remove it"
+        )
     white = mask == 255
     grey = mask[~white & (mask != 0)]
     if grey.size:
-        raise InputError(f"{path}: has the value {grey[0]}; a mask holds 0 and 255 alone (was it saved as JPEG or resized "
-                         "smoothly? save it as PNG, resize with nearest)")
+        raise InputError(
+            f"{path}: has the value {grey[0]}; a mask holds 0 and 255 alone (was it saved as JPEG or resized "
+            "smoothly? save it as PNG, resize with nearest)"
+        )
     return white
 
 

@@ -3,9 +3,9 @@
     counts = multilabel_counts(logits > 0, masks)      # C x 4, per batch, summed over the set
     scores = scores_from_counts(counts)                # IoU, precision, recall, F1, accuracy, support per class
 
-A class of which the truth holds no pixel is absent: its recall is nan, and its IoU, precision and F1 too unless something
-was predicted (then they are 0). A class that is present but never predicted has precision 0. `mean_of_present` leaves nan
-out and says how many it left out.
+A class of which the truth holds no pixel is absent: its recall is nan, and its IoU, precision and F1 too unless
+something was predicted (then they are 0). A class that is present but never predicted has precision 0.
+`mean_of_present` leaves nan out and says how many it left out.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 def multilabel_counts(prediction: Tensor, truth: Tensor) -> Tensor:
     """Two B x C x H x W tensors (bool, or 0/1) -> C x 4 int64: TP, FP, FN, TN over batch, height and width."""
     prediction, truth = prediction.bool(), truth.bool()
-    B, C, H, W = truth.shape
+    B, _, H, W = truth.shape
     tp = (prediction & truth).sum((0, 2, 3))
     fp = prediction.sum((0, 2, 3)) - tp
     fn = truth.sum((0, 2, 3)) - tp
@@ -54,7 +54,7 @@ def counts_from_confusion(matrix: Tensor) -> Tensor:
 
 
 def scores_from_counts(counts: Tensor) -> dict[str, np.ndarray]:
-    """C x 4 counts -> iou, precision, recall, f1, accuracy (float64, length C, nan where absent) and support (int64)."""
+    """C x 4 counts -> iou, precision, recall, f1, accuracy (float64, length C, nan if absent), support (int64)."""
     tp, fp, fn, tn = counts.cpu().numpy().astype(np.float64).T
     support = tp + fn
 
@@ -84,8 +84,8 @@ def mean_of_present(values: np.ndarray) -> tuple[float, int]:
 def batch_convention(counts: Tensor, smooth: float = 1e-5) -> tuple[Tensor, Tensor]:
     """N x C x 4 counts of N batches -> IoU and F1 of each batch (N, float32), the `segmentation_models` convention.
 
-    Per class over the batch, `smooth` above and below, then the mean over all classes: a class that is absent from truth
-    and prediction scores 1. Averaged over batches this is what that library prints; it is not the pooled IoU.
+    Per class over the batch, `smooth` above and below, then the mean over all classes: a class that is absent from
+    truth and prediction scores 1. Averaged over batches this is what that library prints; it is not the pooled IoU.
     """
     tp, fp, fn, _ = counts.float().unbind(-1)
     iou = (tp + smooth) / (tp + fp + fn + smooth)
@@ -97,8 +97,8 @@ def auroc(scores: Tensor | np.ndarray, truth: Tensor | np.ndarray) -> float:
     """Area under the ROC curve over all elements, exact, ties counted half; nan if the truth holds one class only.
 
     `scores`: any shape, read as float32 (logits or probabilities). `truth`: same shape, bool or 0/1. Raises ValueError
-    for nan. The score's bits are mapped to an integer of the same order with the truth in the lowest bit, so that one plain
-    sort replaces an argsort and a gather.
+    for nan. The score's bits are mapped to an integer of the same order with the truth in the lowest bit, so that one
+    plain sort replaces an argsort and a gather.
     """
     scores = torch.as_tensor(scores).detach().float().cpu().numpy().ravel() + 0.0  # + 0.0: -0 and 0 are a tie
     truth = torch.as_tensor(truth).cpu().numpy().ravel() > 0
@@ -132,7 +132,7 @@ def jaccard(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 
 def contour(mask: np.ndarray) -> np.ndarray:
-    """H x W bool mask -> H x W bool: its pixels with a background 4-neighbour; the picture's edge counts as background."""
+    """H x W bool mask -> H x W bool: its pixels with a background 4-neighbour; beyond the picture is background."""
     return mask & ~ndimage.binary_erosion(mask)
 
 

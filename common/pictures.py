@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
-from matplotlib.patches import Patch  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.patches import Patch
 
-from common.checkpoint import write_atomically  # noqa: E402
+from common.checkpoint import write_atomically
 
 
 def merge_masks(masks: np.ndarray) -> np.ndarray:
@@ -92,12 +92,18 @@ def save_grid(
             if row_titles and c == 0:
                 axis.set_ylabel(row_titles[r], fontsize=8)
     if legend:
-        patches = [Patch(facecolor=np.asarray(color) / 255, edgecolor="gray", label=name) for name, color in legend.items()]
-        figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=7, frameon=False)
+        patches = [
+            Patch(facecolor=np.asarray(color) / 255, edgecolor="gray", label=name) for name, color in legend.items()
+        ]
+        figure.legend(
+            handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=7, frameon=False
+        )
     save_figure(path, figure)
 
 
-def save_curves(path: Path, rows: list[dict], panels: dict[str, dict[str, str]], log_scale: tuple[str, ...] = ()) -> None:
+def save_curves(
+    path: Path, rows: list[dict], panels: dict[str, dict[str, str]], log_scale: tuple[str, ...] = ()
+) -> None:
     """One panel per entry of `panels` (title -> {column of rows: label}), over the column `epoch`."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False, layout="constrained")
     epochs = [row["epoch"] for row in rows]

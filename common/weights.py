@@ -1,5 +1,6 @@
 """Pretrained weights by torchvision's names, through torchvision's own cache."""
 
+import pickle
 import socket
 import threading
 import urllib.error
@@ -43,8 +44,8 @@ def load_pretrained(choice: str, weights: WeightsEnum) -> tuple[dict[str, Tensor
     if choice == "auto":
         return None, f"RANDOM: {name} could not be had ({problem})"
     raise InputError(
-        f"--weights {choice}: {name} could not be had ({problem}); download {weights.url} by hand to {cached}, or train "
-        "from random weights with --weights none"
+        f"--weights {choice}: {name} could not be had ({problem}); download {weights.url} by hand to {cached}, or "
+        "train from random weights with --weights none"
     )
 
 
@@ -52,9 +53,13 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"--weights {path}: no such file; give auto, imagenet, none or the path of a state dict") from None
-    except Exception as error:  # torch.load raises half a dozen kinds for broken files
-        raise InputError(f"--weights {path}: cannot be loaded ({str(error).splitlines()[0][:80]}); download it again") from None
+        raise InputError(
+            f"--weights {path}: no such file; give auto, imagenet, none or the path of a state dict"
+        ) from None
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(
+            f"--weights {path}: cannot be loaded ({str(error).splitlines()[0][:80]}); download it again"
+        ) from None
     if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):
         raise InputError(f"--weights {path}: not a state dict of tensors; give a file of torchvision's kind")
     return state_dict

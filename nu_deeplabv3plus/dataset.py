@@ -4,16 +4,21 @@
       CelebA-HQ-img/0.jpg, 1.jpg, ...                              photos
       CelebAMask-HQ-mask-anno/0/00000_skin.png, 00000_nose.png ... masks, 0 or 255; a part that is absent has no file
 
-The paper does not name its 4,000 images; its table lists CelebAMask-HQ's 18 parts in that data set's order, three of them
-under another name (README). Get it from https://github.com/switchablenorms/CelebAMask-HQ: 30,000 faces, non-commercial
-research and education only, no redistribution. Unpack it to data/CelebAMask-HQ in this folder or give its path:
+The paper does not name its 4,000 images; its table lists CelebAMask-HQ's 18 parts in that data set's order, three of
+them under another name (README). Get it from https://github.com/switchablenorms/CelebAMask-HQ: 30,000 faces,
+non-commercial research and education only, no redistribution. Unpack it to data/CelebAMask-HQ in this folder or give
+its path:
 
     python nu_deeplabv3plus/dataset.py --data PATH     verify and describe a folder, draw figures 1-3
     python nu_deeplabv3plus/dataset.py                 the same for data/CelebAMask-HQ or, without it, generated faces
 """
 
+import os
 import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,21 +33,41 @@ from tqdm import tqdm
 from common import celebamask, cli, pictures
 from common.cache import cache_key, open_cache
 from common.celebamask import FLIP_PAIRS, FaceFiles
+from common.checkpoint import make_folder
 from common.cli import InputError
 from common.data import split_in_two
 from common.faces import PARTS, write_celebamask
 from common.images import read_mask, read_photo
 
 HERE = Path(__file__).resolve().parent
+CACHE = HERE / "data" / "cache"
 SIZE = 128  # Sec. 3.1
 VAL_FRACTION = 0.2  # Sec. 3.2
 N_GENERATED = 500  # ours: faces painted when there is no data
 CACHE_VERSION = 1  # counts up when decode() changes
 
 PALETTE = np.array(
-    [(0, 0, 0), (236, 188, 160), (214, 120, 92), (70, 70, 80), (40, 120, 220), (60, 200, 240), (120, 80, 30), (190, 140, 60),
-     (250, 130, 190), (200, 70, 140), (120, 20, 40), (230, 60, 70), (170, 20, 90), (120, 70, 200), (240, 220, 60),
-     (90, 240, 200), (150, 240, 80), (240, 150, 40), (60, 140, 90)],
+    [
+        (0, 0, 0),
+        (236, 188, 160),
+        (214, 120, 92),
+        (70, 70, 80),
+        (40, 120, 220),
+        (60, 200, 240),
+        (120, 80, 30),
+        (190, 140, 60),
+        (250, 130, 190),
+        (200, 70, 140),
+        (120, 20, 40),
+        (230, 60, 70),
+        (170, 20, 90),
+        (120, 70, 200),
+        (240, 220, 60),
+        (90, 240, 200),
+        (150, 240, 80),
+        (240, 150, 40),
+        (60, 140, 90),
+    ],
     np.uint8,
 )  # background, then PARTS
 
@@ -71,8 +96,10 @@ def decode(face: FaceFiles, size: int, mask_shape: tuple[int, int] | None = None
     for part, path in face.masks.items():
         mask = read_mask(path, mask_shape)
         if photo.width * mask.shape[0] != photo.height * mask.shape[1]:
-            raise InputError(f"{path}: is {mask.shape[1]} x {mask.shape[0]} px, another shape than its photo of "
-                             f"{photo.width} x {photo.height}; give both the same width to height")
+            raise InputError(
+                f"{path}: is {mask.shape[1]} x {mask.shape[0]} px, another shape than its photo of "
+                f"{photo.width} x {photo.height}; give both the same width to height"
+            )
         masks[PARTS.index(part)] = np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
     return {"images": np.asarray(image), "masks": np.packbits(masks, axis=-1)}
 
@@ -87,8 +114,8 @@ class FaceParts(Dataset):
 
     A whole batch is one gather from the memory-mapped cache; images come out channels_last.
 
-    augment (Sec. 3.2, "Data Augmentation"): `flip` adds the mirrored faces to the set, which doubles it, and leaves each
-    mask in its channel, as the paper does: a mirrored left eye stays in channel l_eye, though it now looks like a right eye.
+    augment (Sec. 3.2, "Data Augmentation"): `flip` adds the mirrored faces to the set, which doubles it, and leaves
+    each mask in its channel, as the paper does: a mirrored left eye, now in a right eye's place, is still l_eye's.
     `flip-swap` also swaps the left and right channels. `none` is the paper's better run.
     """
 
@@ -128,8 +155,10 @@ def load(folder: Path, size: int, cache: Path, limit: int | None = None) -> tupl
     faces = celebamask.list_celebamask(folder)[:limit]
     bare = [face for face in faces if not face.masks]
     if bare:
-        raise InputError(f"{bare[0].photo}: has no mask at all, like {len(bare)} of {len(faces)} photos; add its masks to "
-                         "CelebAMask-HQ-mask-anno or remove the photo")
+        raise InputError(
+            f"{bare[0].photo}: has no mask at all, like {len(bare)} of {len(faces)} photos; add its masks to "
+            "CelebAMask-HQ-mask-anno or remove the photo"
+        )
     mask_shape = first_mask_shape(faces)
     files = [path for face in faces for path in (face.photo, *face.masks.values())]
     fields = {"images": ((size, size, 3), "uint8"), "masks": ((len(PARTS), size, size // 8), "uint8")}
@@ -138,9 +167,114 @@ def load(folder: Path, size: int, cache: Path, limit: int | None = None) -> tupl
     return arrays, [face.id for face in faces]
 
 
-def split(ids: list[int], seed: int) -> dict[str, list[int]]:
-    """train and val positions, 80/20 at random (Sec. 3.2); raises InputError if a side would be too small."""
-    train, val = split_in_two(len(ids), VAL_FRACTION, seed)
+def split(n: int, seed: int) -> tuple[list[int], list[int]]:
+    """train and val positions among n faces, 80/20 at random (Sec. 3.2); raises InputError if a side is too small."""
+    train, val = split_in_two(n, VAL_FRACTION, seed)
     if len(train) < 2 or not val:
-        raise InputError(f"{len(ids)} faces are too few for an 80/20 split; at least 3 are needed")
-    return {"train": train, "val": val, "all": list(range(len(ids)))}
+        raise InputError(f"{n} face(s) are too few for an 80/20 split; give --data at least 3, or a larger --limit")
+    return train, val
+
+
+# ---- python nu_deeplabv3plus/dataset.py: verify, describe, draw figures 1-3 ------------------------------------------
+
+
+class Report(NamedTuple):
+    usable: list[FaceFiles]
+    share: np.ndarray  # usable x 18, part of the picture that each mask covers
+    sizes: Counter  # of photos and masks, in words
+    problems: list[str]  # one line each
+
+
+def verify(faces: list[FaceFiles], size: int) -> Report:
+    """Decode every face, with all cores, and say what is there and what cannot be used."""
+    problems = [f"{face.photo}: has no mask at all" for face in faces if not face.masks]
+    usable, share, sizes = [], [], Counter()
+    mask_shape = first_mask_shape(faces)
+
+    def attempt(face: FaceFiles):
+        try:
+            masks = np.unpackbits(decode(face, size, mask_shape)["masks"], axis=-1)
+            with Image.open(face.photo) as photo:
+                return masks.mean((1, 2)), photo.size
+        except InputError as error:
+            return None, str(error)
+
+    with_masks = [face for face in faces if face.masks]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = tqdm(pool.map(attempt, with_masks), "verifying", len(with_masks), disable=None, unit="face")
+        for face, (covered, found) in zip(with_masks, results, strict=True):
+            if covered is None:
+                problems.append(found)
+                continue
+            usable.append(face)
+            share.append(covered)
+            sizes[f"photos of {found[0]} x {found[1]} px"] += 1
+            sizes[f"masks of {mask_shape[1]} x {mask_shape[0]} px"] += len(face.masks)
+    return Report(usable, np.array(share).reshape(-1, len(PARTS)), sizes, problems)
+
+
+def draw_figures(report: Report, size: int, out: Path) -> None:
+    """Figure 1: faces with all masks. Figure 2: the 18 masks apart. Figure 3: the flip, and what it does to l_eye."""
+    richest = int((report.share > 0).sum(1).argmax())  # the face with the most parts has the most to show
+    chosen = [report.usable[richest]] + [face for face in report.usable[:6] if face != report.usable[richest]][:4]
+    decoded = [decode(face, size) for face in chosen]
+    cache = {name: np.stack([sample[name] for sample in decoded]) for name in ("images", "masks")}
+    ids, n = [face.id for face in chosen], len(chosen)
+
+    images, masks = FaceParts(cache, list(range(n)), ids)[list(range(n))]
+    photos, masks = images.permute(0, 2, 3, 1).numpy(), masks.numpy().astype(bool)
+    labels = [pictures.merge_masks(face) for face in masks]
+    painted = [pictures.overlay(photo, label, PALETTE, 0.8) for photo, label in zip(photos, labels, strict=True)]
+    legend = dict(zip(PARTS, PALETTE[1:], strict=True))
+    pictures.save_grid(out / "figure1.png", [list(photos), painted], row_titles=["image", "18 masks"], legend=legend)
+    cells, titles = [photos[0], *masks[0], None], [f"{ids[0]}.jpg", *PARTS, ""]
+    pictures.save_grid(out / "figure2.png", [cells[:10], cells[10:]], titles=[titles[:10], titles[10:]], cell=1.1)
+
+    skin, l_eye = PARTS.index("skin"), PARTS.index("l_eye")
+    rows, titles = [], []
+    for augment in ("flip", "flip-swap"):
+        images, masks = FaceParts(cache, list(range(n)), ids, augment)[[0, n]]  # the face and its mirror image
+        photos, masks = images.permute(0, 2, 3, 1).numpy(), masks.numpy().astype(bool)
+        rows.append([photos[0], masks[0, skin], masks[0, l_eye], photos[1], masks[1, skin], masks[1, l_eye]])
+        titles.append(["image", "skin", "l_eye", f"--augment {augment}", "skin", "l_eye"])
+    pictures.save_grid(out / "figure3.png", rows, titles=titles)
+
+
+def main():
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, metavar="PATH", help="CelebAMask-HQ folder (default: as in train.py)")
+    add("--size", type=cli.number(int, 16), default=SIZE, metavar="N", help="image side (128: Sec. 3.1)")
+    add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N faces only")
+    add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")
+    args = parser.parse_args()
+    if args.size % 8:
+        parser.error(f"--size {args.size} must be a multiple of 8")
+    folder, source = locate(args.data)
+    faces = celebamask.list_celebamask(folder)
+    orphans = celebamask.masks_without_photo(folder, faces)
+    faces = faces[: args.limit]
+    report = verify(faces, args.size)
+    print(f"{source}: {len(faces)} faces")
+    print(", ".join(f"{count} {what}" for what, count in report.sizes.items()))
+    print(f"{'part':8s} {'faces':>6s} {'of all':>8s} {'pixels':>8s} {'where present':>14s}")
+    for part, share in zip(PARTS, report.share.T, strict=True):
+        present = share > 0
+        everywhere, there = (share.mean(), share[present].mean()) if present.any() else (0, 0)
+        print(f"{part:8s} {present.sum():6d} {present.sum() / len(faces):8.1%} {everywhere:8.2%} {there:14.2%}")
+    if report.usable:
+        draw_figures(report, args.size, make_folder(args.out))
+        print(f"figure1.png, figure2.png, figure3.png -> {args.out}")
+    for path in orphans:
+        print(f"{path}: belongs to no photo and is not used")
+    for problem in report.problems:
+        print(problem)
+    if report.problems:
+        raise InputError(
+            f"{folder}: {len(report.problems)} problem(s) in {len(faces)} faces, the lines above name them"
+        )
+    print("every photo and every mask can be read")
+
+
+if __name__ == "__main__":
+    cli.run(main)

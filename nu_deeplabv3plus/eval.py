@@ -1,17 +1,55 @@
-"""stub docstring"""
+"""Table 1 and figures 6-8: IoU, precision, recall and F1 of each part on the validation set, and pictures of the masks.
 
+    python nu_deeplabv3plus/eval.py nu_deeplabv3plus/runs/none/best.pt
+    python nu_deeplabv3plus/eval.py runs/none/best.pt runs/flip/best.pt runs/flip-swap/best.pt    side by side
+    python nu_deeplabv3plus/eval.py best.pt --data OTHER_FACES --split all                          on other faces
+
+Writes results.json, table1.csv, figure6.png, figure7.png and figure8.png beside the checkpoint (or to --out). Scores
+are pooled: pixels are counted over the whole set and divided once. "mean over batches" is the paper's running score.
+"""
+
+import csv
+import io
+import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from common.device import autocast, sum_over_processes
+from common import cli, pictures
+from common.checkpoint import load_checkpoint, make_folder, write_atomically
+from common.cli import InputError
+from common.data import EvalBatches, check_finite, loader
+from common.device import autocast, pick_amp, pick_device
+from common.distributed import sum_over_processes
 from common.losses import dice_loss
-from common.metrics import batch_convention, multilabel_counts
+from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
+from nu_deeplabv3plus import dataset
+from nu_deeplabv3plus.dataset import PALETTE, PARTS, FaceParts
+from nu_deeplabv3plus.model import DeepLabV3Plus
+
+PAPER = Path(__file__).resolve().parent.name
+METRICS = ("iou", "precision", "recall", "f1")
+# Table 1 as printed, with its three wrong names put right (README); the paper has "about 0" for hat
+TABLE_1 = {
+    "skin": (0.9304, 0.9667, 0.9612, 0.9639), "nose": (0.8578, 0.9128, 0.9344, 0.9234),
+    "eye_g": (0.7455, 0.9080, 0.8063, 0.8541), "l_eye": (0.7530, 0.8636, 0.8547, 0.8591),
+    "r_eye": (0.7482, 0.8640, 0.8481, 0.8559), "l_brow": (0.6814, 0.7955, 0.8262, 0.8105),
+    "r_brow": (0.6739, 0.7841, 0.8273, 0.8051), "l_ear": (0.6803, 0.8315, 0.7890, 0.8097),
+    "r_ear": (0.6646, 0.8109, 0.7865, 0.7985), "mouth": (0.7456, 0.8673, 0.8415, 0.8542),
+    "u_lip": (0.6937, 0.8129, 0.8254, 0.8191), "l_lip": (0.7585, 0.8597, 0.8656, 0.8626),
+    "hair": (0.8665, 0.9274, 0.9295, 0.9284), "hat": (0.0, 0.0, 0.0, 0.0),
+    "ear_r": (0.3522, 0.6528, 0.4333, 0.5209), "neck_l": (0.0327, 0.4979, 0.0338, 0.0633),
+    "neck": (0.7785, 0.8849, 0.8661, 0.8754), "cloth": (0.6780, 0.8667, 0.7569, 0.8081),
+}  # fmt: skip
+PAPER_MEAN = (0.7255, 0.8654, 0.8134, 0.8386)  # its IoU is the mean of the 16 rows without hat and necklace
+NOT_IN_PAPER_MEAN = ("hat", "neck_l")
 
 
 def scale(images: Tensor, device: torch.device) -> Tensor:
@@ -27,15 +65,204 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: b
     set; summed over the processes of torchrun, each of which sees every image of its batches once.
     """
     model.eval()
-    losses, counts = [torch.zeros(0, device=device)], [torch.zeros(0, 18, 4, dtype=torch.int64, device=device)]
-    for images, masks in batches:
+    losses, counts = [], [torch.zeros(0, len(PARTS), 4, dtype=torch.int64, device=device)]
+    for images, masks in tqdm(batches, "evaluating", leave=False, disable=None, unit="batch"):
         masks = masks.to(device, non_blocking=True)
         with autocast(device, amp):
             logits = model(scale(images, device))
-        losses.append(dice_loss(logits, masks)[None])
-        counts.append(multilabel_counts(logits.float() > 0, masks)[None])  # sigmoid > 0.5
-    losses, counts = torch.cat(losses), torch.cat(counts)
+        losses.append(dice_loss(logits, masks))
+        counts.append(multilabel_counts(logits > 0, masks)[None])  # sigmoid > 0.5
+    check_finite(losses, batches, "validation")
+    counts = torch.cat(counts)  # batches 18 4
     iou, f1 = batch_convention(counts)
-    n = torch.tensor(float(len(losses)), device=device)
-    n, loss, iou, f1 = sum_over_processes(torch.stack([n, losses.sum(), iou.sum(), f1.sum()])).tolist()
+    n, loss = torch.tensor(float(len(losses)), device=device), sum(losses, torch.zeros((), device=device))
+    n, loss, iou, f1 = sum_over_processes(torch.stack([n, loss, iou.sum(), f1.sum()])).tolist()
     return {"loss": loss / n, "iou": iou / n, "f1": f1 / n, "counts": sum_over_processes(counts.sum(0)).cpu()}
+
+
+def summarize(result: dict) -> dict:
+    """evaluate()'s result -> results.json: names to numbers, per_class, and means over 18, present and 16 parts."""
+    scores = scores_from_counts(result["counts"])
+    in_paper_mean = np.array([part not in NOT_IN_PAPER_MEAN for part in PARTS])
+    summary = {"loss": result["loss"], "iou_mean_over_batches": result["iou"], "f1_mean_over_batches": result["f1"]}
+    for metric in METRICS:
+        summary[f"{metric}_18"], left_out = mean_of_present(scores[metric])
+        summary[f"{metric}_present"], _ = mean_of_present(scores[metric][scores["support"] > 0])
+        summary[f"{metric}_16"], _ = mean_of_present(scores[metric][in_paper_mean])
+        if metric == "iou":
+            summary["iou_18_left_out"] = left_out
+    summary["parts_present"] = int((scores["support"] > 0).sum())
+    summary["per_class"] = {
+        part: {m: None if np.isnan(scores[m][c]) else float(scores[m][c]) for m in METRICS}
+        | {"support": int(scores["support"][c])}
+        for c, part in enumerate(PARTS)
+    }
+    return summary
+
+
+def table(summary: dict) -> list[list[str]]:
+    """Table 1: a header and rows of part, ours x 4, support in pixels, the paper's x 4."""
+    rows = [["part", *METRICS, "support", *(f"paper {m}" for m in METRICS)]]
+    for part in PARTS:
+        ours = summary["per_class"][part]
+        numbers = ["absent" if ours[m] is None else f"{ours[m]:.4f}" for m in METRICS]
+        rows.append([part, *numbers, str(ours["support"]), *(f"{x:.4f}" for x in TABLE_1[part])])
+    over_18 = np.mean(list(TABLE_1.values()), axis=0)
+    present = f"mean, {summary['parts_present']} present parts"
+    for name, suffix, paper in [
+        ("mean, 18 parts", "18", over_18),
+        (present, "present", None),
+        ("mean, 16 parts", "16", PAPER_MEAN),
+    ]:
+        theirs = ["" if paper is None else f"{x:.4f}" for x in (paper if paper is not None else METRICS)]
+        rows.append([name, *(f"{summary[f'{m}_{suffix}']:.4f}" for m in METRICS), "", *theirs])
+    return rows
+
+
+def print_table(rows: list[list[str]]) -> None:
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    for row in rows:
+        print(
+            "  ".join(
+                text.ljust(w) if c == 0 else text.rjust(w) for c, (text, w) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+
+
+def write_csv(path: Path, rows: list[list[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def load_model(path: Path, device: torch.device) -> tuple[DeepLabV3Plus, dict]:
+    """The network of a checkpoint, ready to evaluate, and the checkpoint."""
+    checkpoint = load_checkpoint(path, PAPER)
+    model = DeepLabV3Plus(num_classes=len(PARTS))
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise InputError(f"{path}: does not fit this model ({str(error).splitlines()[1].strip()[:100]})") from None
+    return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
+
+
+def select(data: Path | None, split: str, checkpoint: dict, path: Path, cache: Path) -> tuple[FaceParts, Path, str]:
+    """The faces to evaluate on (the checkpoint's data and split unless told otherwise), their folder and its name."""
+    args = checkpoint["args"]
+    folder, source = dataset.locate(data or (args["data"] and Path(args["data"])))
+    arrays, ids = dataset.load(folder, args["size"], cache, args["limit"] if data is None else None)
+    if split == "all":
+        return FaceParts(arrays, list(range(len(ids))), ids), folder, source
+    position = {id: i for i, id in enumerate(ids)}
+    missing = [id for id in checkpoint["split"]["val"] if id not in position]
+    if missing:
+        raise InputError(
+            f"{folder}: lacks face {missing[0]} of the validation split of {path}; give --data the folder that it was "
+            "trained on, or --split all for other faces"
+        )
+    return FaceParts(arrays, [position[id] for id in checkpoint["split"]["val"]], ids), folder, source
+
+
+@torch.inference_mode()
+def predict_faces(
+    model: nn.Module, data: FaceParts, chosen: list[int], device: torch.device, amp: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The chosen faces -> photos N x H x W x 3 uint8, true and predicted masks N x 18 x H x W bool."""
+    model.eval()
+    images, masks = data[chosen]
+    with autocast(device, amp):
+        predicted = (model(scale(images, device)) > 0).cpu().numpy()
+    return images.permute(0, 2, 3, 1).numpy(), masks.numpy().astype(bool), predicted
+
+
+def choose_faces(n: int, seed: int) -> list[int]:
+    """Five faces at random: one each for figures 6 and 7, three for figure 8 (fewer if there are fewer)."""
+    return np.random.default_rng(seed).permutation(n)[:5].tolist()
+
+
+def draw_masks(path: Path, name: str, photo: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> None:
+    """Figures 6 and 7: the 18 masks of a face one by one, the true ones above the predicted."""
+    rows, titles = [], []
+    for first in (0, 9):
+        half = slice(first, first + 9)
+        rows += [[photo if first == 0 else None, *true[half]], [None, *predicted[half]]]
+        titles += [[name, *PARTS[half]], ["", *(f"predicted {part}" for part in PARTS[half])]]
+    pictures.save_grid(path, rows, titles=titles, cell=1.1)
+
+
+def draw_overlays(path: Path, photos: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> None:
+    """Figure 8: faces with all their parts together, true and predicted."""
+    rows = []
+    for photo, *masks in zip(photos, true, predicted, strict=True):
+        labels = [pictures.merge_masks(parts) for parts in masks]
+        rows.append([photo, *(pictures.overlay(photo, label, PALETTE) for label in labels)])
+    legend = dict(zip(PARTS, PALETTE[1:], strict=True))
+    pictures.save_grid(path, rows, column_titles=["photo", "true", "predicted"], legend=legend, cell=2)
+
+
+# fmt: off
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
+    add("--data", type=Path, metavar="PATH", help="CelebAMask-HQ folder (default: the checkpoint's)")
+    add("--split", choices=["val", "test", "all"], default="val",
+        help="val: the checkpoint's 20 %% (Sec. 3.2); test: the same, for the paper has no third part; all: every face")
+    add("--out", type=Path, metavar="DIR", help="default: best-val beside best.pt")
+    add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
+    cli.add_machine_arguments(parser)
+    return parser.parse_args(argv)
+# fmt: on
+
+
+def main():
+    args = parse_args()
+    device = pick_device(args.device)
+    amp = pick_amp(args.amp, device)
+    split = "all" if args.split == "all" else "val"
+    summaries = {}
+    for path in args.checkpoints:
+        model, checkpoint = load_model(path, device)
+        data, folder, source = select(args.data, split, checkpoint, path, args.cache)
+        batches = loader(data, EvalBatches(len(data), checkpoint["args"]["batch_size"]), args.workers)
+        summary = {
+            "checkpoint": str(path),
+            "epoch": checkpoint["epoch"],
+            "weights": checkpoint["weights"],
+            "data": folder.name,
+            "split": split,
+            "n": len(data),
+        }
+        summary |= summarize(evaluate(model, batches, device, amp))
+        out = args.out or path.parent / f"{path.stem}-{split}"
+        if len(args.checkpoints) > 1 and args.out:
+            out = args.out / f"{path.resolve().parent.name}-{path.stem}"
+        make_folder(out)
+        print(f"\n{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}")
+        print(f"{source}, split {split}, {len(data)} faces")
+        print_table(table(summary))
+        running = summary["iou_mean_over_batches"]
+        print(f"dice loss {summary['loss']:.4f}, IoU as a mean over batches {running:.4f} -> {out}", flush=True)
+        write_csv(out / "table1.csv", table(summary))
+        write_atomically(out / "results.json", (json.dumps(summary, indent=2) + "\n").encode())
+        chosen = choose_faces(len(data), checkpoint["args"]["seed"])
+        faces = photos, true, predicted = predict_faces(model, data, chosen, device, amp)
+        for figure, i in zip((6, 7), range(len(chosen)), strict=False):
+            draw_masks(out / f"figure{figure}.png", data.name(chosen[i]), photos[i], true[i], predicted[i])
+        draw_overlays(out / "figure8.png", *(array[-3:] for array in faces))
+        summaries[str(path)] = summary
+    if len(summaries) > 1:
+        print("\nIoU side by side")
+        rows = [["part", *summaries]]
+        for part in PARTS:
+            ious = [s["per_class"][part]["iou"] for s in summaries.values()]
+            rows.append([part, *("absent" if iou is None else f"{iou:.4f}" for iou in ious)])
+        for suffix in ("18", "present", "16"):
+            rows.append([f"mean, {suffix}", *(f"{s[f'iou_{suffix}']:.4f}" for s in summaries.values())])
+        print_table(rows)
+        if args.out:
+            write_csv(args.out / "comparison.csv", rows)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -151,7 +151,7 @@ class DeepLabV3Plus(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """For runs without ImageNet weights (ours): He for the ResNet, as torchvision; elsewhere Glorot, Keras' default."""
+        """Before any ImageNet weights (ours): He for the ResNet, as torchvision; elsewhere Glorot, Keras' default."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.xavier_uniform_(module.weight)

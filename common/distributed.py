@@ -1,0 +1,87 @@
+"""torchrun on PyTorch's own DistributedDataParallel. Without torchrun there is no process group, and each function here
+does nothing."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from common.cli import InputError
+
+
+def start(device: torch.device) -> tuple[int, int]:
+    """Join torchrun's process group (NCCL on CUDA, gloo on CPU) and return rank, world_size; 0, 1 without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    if device.type == "mps":
+        raise InputError("torchrun needs CUDA GPUs or --device cpu; an Apple GPU trains in a single process")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return world()
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world() -> tuple[int, int]:
+    """rank, world_size."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """The block runs on rank 0 alone, then on the others, which find done what rank 0 did (cache, download)."""
+    rank, _ = world()
+    if rank > 0:
+        dist.barrier()
+    yield
+    if rank == 0 and dist.is_initialized():
+        dist.barrier()
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` in DistributedDataParallel under torchrun, itself otherwise."""
+    if not dist.is_initialized():
+        return model
+    return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of `x` over all processes, without gradient."""
+    if dist.is_initialized():
+        x = x.clone()
+        dist.all_reduce(x)
+    return x
+
+
+class _SumWithGradient(torch.autograd.Function):
+    """All-reduce whose backward is an all-reduce too: every process' loss depends on every process' x."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return sum_over_processes(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return sum_over_processes(grad)
+
+
+def sum_with_gradient(x: Tensor) -> Tensor:
+    """The sum of `x` over all processes, differentiable.
+
+    For losses that are ratios of sums over the batch, such as dice: computed on the summed parts, they are the loss of
+    the global batch, and DistributedDataParallel's mean of the gradients is then exactly its gradient.
+    """
+    return _SumWithGradient.apply(x) if dist.is_initialized() else x
+
+
+def copy_from_first(model: nn.Module) -> None:
+    """Give every process the buffers of rank 0 (batch-norm statistics differ between ranks after a training step)."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)

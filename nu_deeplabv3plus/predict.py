@@ -1,0 +1,99 @@
+"""Segment your own photos: for each, a label PNG, an overlay and the 18 masks, at the photo's own size.
+
+    python nu_deeplabv3plus/predict.py nu_deeplabv3plus/runs/none/best.pt portrait.jpg
+    python nu_deeplabv3plus/predict.py nu_deeplabv3plus/runs/none/best.pt FOLDER --out parts
+
+The network saw faces as CelebAMask-HQ cuts them: upright, centred, about half of the picture. Crop yours likewise.
+Label values are 0 background, 1 skin ... 18 cloth; where masks overlap the later part wins.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from common import cli, pictures
+from common.checkpoint import make_folder
+from common.cli import InputError
+from common.device import autocast, pick_amp, pick_device
+from common.images import list_photos, read_photo
+from nu_deeplabv3plus.dataset import PALETTE, PARTS
+from nu_deeplabv3plus.eval import load_model, scale
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, photo: Image.Image, size: int, device: torch.device, amp: bool) -> np.ndarray:
+    """An RGB photo of W x H -> 18 x H x W bool masks.
+
+    The photo is resized to fit into size x size and padded to a square by repeating its edge, so that faces keep their
+    shape; the logits are brought back to the photo's size bilinearly, one part at a time, because 18 float maps of a
+    large photo are gigabytes.
+    """
+    W, H = photo.size
+    shrink = size / max(W, H)
+    w, h = max(1, round(W * shrink)), max(1, round(H * shrink))
+    top, left = (size - h) // 2, (size - w) // 2
+    scaled = np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))
+    square = np.pad(scaled, ((top, size - h - top), (left, size - w - left), (0, 0)), mode="edge")
+    with autocast(device, amp):
+        logits = model(scale(torch.from_numpy(square).permute(2, 0, 1)[None], device)).float()
+    logits = logits[:, :, top : top + h, left : left + w]
+    masks = np.empty((len(PARTS), H, W), bool)
+    for c in range(len(PARTS)):
+        part = F.interpolate(logits[:, c : c + 1], size=(H, W), mode="bilinear", align_corners=False)
+        masks[c] = (part[0, 0] > 0).cpu().numpy()
+    return masks
+
+
+def write_predictions(out: Path, name: str, photo: Image.Image, masks: np.ndarray) -> None:
+    """NAME_masks/PART.png, NAME_label.png, NAME_overlay.png, NAME_legend.png; raises InputError if it cannot."""
+    folder = make_folder(out / f"{name}_masks")
+    for part, mask in zip(PARTS, masks, strict=True):
+        pictures.save_image(folder / f"{part}.png", Image.fromarray(mask.astype(np.uint8) * 255))
+    image, label = np.asarray(photo), pictures.merge_masks(masks)
+    painted = pictures.overlay(image, label, PALETTE)
+    pictures.save_label(out / f"{name}_label.png", label, PALETTE)
+    pictures.save_image(out / f"{name}_overlay.png", painted)
+    legend = dict(zip(PARTS, PALETTE[1:], strict=True))
+    titles = ["photo", "all parts"]
+    pictures.save_grid(out / f"{name}_legend.png", [[image, painted]], column_titles=titles, legend=legend, cell=3)
+
+
+def main():
+    parser = cli.Parser(__doc__)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
+    parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: ./predictions")
+    cli.add_machine_arguments(parser, workers=False)
+    args = parser.parse_args()
+    device = pick_device(args.device)
+    amp = pick_amp(args.amp, device)
+    photos = list_photos(args.photos)
+    model, checkpoint = load_model(args.checkpoint, device)
+    stems = [path.stem for path in photos]
+    unreadable = []
+    for path in tqdm(photos, "photos", disable=None):
+        try:
+            photo = read_photo(path)
+        except InputError as error:
+            unreadable.append(str(error))
+            continue
+        masks = predict(model, photo, checkpoint["args"]["size"], device, amp)
+        name = path.stem if stems.count(path.stem) == 1 else path.name  # a.jpg and a.png side by side
+        write_predictions(args.out, name, photo, masks)
+    done = len(photos) - len(unreadable)
+    print(f"{done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png, *_masks/PART.png")
+    if unreadable:
+        others = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        raise InputError(unreadable[0] + others)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,40 @@
+"""What the script tests share: running a script as a user would, and small data laid out like the real thing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.faces import write_celebamask
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory) -> Path:
+    """Twelve generated faces of 64 px in CelebAMask-HQ's layout. Shared: tests that change files copy it first."""
+    return write_celebamask(tmp_path_factory.mktemp("data") / "faces", n=12, size=64)
+
+
+@pytest.fixture
+def script(tmp_path):
+    """script("folder/train.py", "--flag", value) runs it from another working directory -> CompletedProcess."""
+
+    def run(name: str, *args, cwd: Path = tmp_path, root: Path = ROOT, launcher: tuple[str, ...] = ()):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_HOME": str(tmp_path / "torch-home")}
+        command = [sys.executable, *launcher, str(root / name), *map(str, args)]
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    return run
+
+
+def one_line_error(result: subprocess.CompletedProcess) -> str:
+    """The script's error, after checking that it is one line, exit code 2 and no traceback."""
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert result.returncode == 2, result.stderr + result.stdout
+    assert len(lines) == 1 and "error:" in lines[0], result.stderr
+    return lines[0]

@@ -1,0 +1,106 @@
+"""Two processes of torchrun compute what one process computes. torchrun_worker.py holds what is computed."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchrun_worker
+
+from common import distributed
+from common.cli import InputError
+
+SIZES = (torchrun_worker.N, 8, 3)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return torchrun_worker.everything(tmp_path_factory.mktemp("single"))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("torchrun")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}",
+         str(Path(torchrun_worker.__file__)), str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_there_are_two_processes(two):
+    assert [result["world_size"] for result in two] == [2, 2]
+
+
+def test_the_batch_is_shared(one, two):
+    assert one["gradients"]["sizes"] == [6] * 4
+    assert all(result["gradients"]["sizes"] == [3] * 4 for result in two)
+
+
+def test_two_processes_have_the_loss_of_the_whole_batch(one, two):
+    for result in two:
+        assert result["gradients"]["losses"] == pytest.approx(one["gradients"]["losses"], abs=1e-6)
+    assert len(set(one["gradients"]["losses"])) == 4
+
+
+def test_two_processes_have_the_gradient_of_the_whole_batch(one, two):
+    for result in two:
+        for step, expected in zip(result["gradients"]["gradients"], one["gradients"]["gradients"], strict=True):
+            for a, b in zip(step, expected, strict=True):
+                assert b.abs().max() > 1e-4
+                torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_two_processes_evaluate_like_one(one, two, n):
+    expected = one["evaluation"][n]
+    for result in two:
+        found = result["evaluation"][n]
+        assert torch.equal(found["counts"], expected["counts"])
+        for name in ("loss", "iou", "f1"):
+            assert found[name] == pytest.approx(expected[name], abs=1e-6), name
+    assert expected["counts"].sum(1).tolist() == [n * torchrun_worker.SIZE**2] * 18  # every pixel once
+    assert 0 < expected["iou"] < expected["f1"] < 1
+
+
+def test_the_means_run_over_batches_of_unequal_size(one):
+    parts = [torchrun_worker.evaluation(n)["iou"] for n in (8, torchrun_worker.N)]
+    assert parts[0] != parts[1]  # the third, smaller batch counts
+
+
+def test_sums_and_copies_between_processes(two):
+    for rank, result in enumerate(two):
+        found = result["collectives"]
+        assert found["mine"].tolist() == [1 + rank]  # left as it was
+        assert found["total"].tolist() == [3]
+        assert found["running_mean"].tolist() == [1, 1]
+        assert found["found"] is (rank > 0)  # the first process was first
+
+
+def test_without_torchrun_nothing_happens(one, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert distributed.start(torchrun_worker.CPU) == distributed.world() == (0, 1)
+    assert not torch.distributed.is_initialized()
+    model, x = torch.nn.Linear(2, 2), torch.ones(3, requires_grad=True)
+    assert distributed.wrap(model, torchrun_worker.CPU) is model
+    assert distributed.sum_over_processes(x) is x
+    distributed.sum_with_gradient(x).sum().backward()
+    assert x.grad.tolist() == [1, 1, 1]
+    assert one["collectives"]["total"].tolist() == [1]
+    assert one["collectives"]["found"] is False
+    distributed.stop()
+
+
+def test_several_processes_on_an_apple_gpu_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="--device cpu"):
+        distributed.start(torch.device("mps"))

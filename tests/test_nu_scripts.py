@@ -1,0 +1,268 @@
+"""nu_deeplabv3plus as its users run it: scripts as subprocesses, from another folder, on data laid out like the real."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, one_line_error
+from PIL import Image
+
+from common.faces import PARTS
+
+TINY = ("--size", 32, "--weights", "none", "--device", "cpu", "--workers", 0)
+TRAIN, EVAL = "nu_deeplabv3plus/train.py", "nu_deeplabv3plus/eval.py"
+PREDICT, DATASET = "nu_deeplabv3plus/predict.py", "nu_deeplabv3plus/dataset.py"
+
+
+def succeed(result):
+    assert result.returncode == 0, result.stderr + result.stdout
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(faces, tmp_path_factory):
+    """A run of two epochs at 32 px, in this process (two subprocess starts fewer)."""
+    import sys
+
+    from nu_deeplabv3plus import train
+
+    out = tmp_path_factory.mktemp("runs") / "two"
+    argv, cache = sys.argv, out.parent / "cache"
+    sys.argv = [TRAIN, "--data", faces, "--epochs", 2, "--out", out, "--cache", cache, *TINY]
+    sys.argv = [str(arg) for arg in sys.argv]
+    try:
+        train.main()
+    finally:
+        sys.argv = argv
+    return out
+
+
+def test_a_run_folder_holds_what_the_readme_says(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"last.pt", "best.pt", "log.csv", "curves.png", "samples.png", "run.json"}
+    rows = list(csv.DictReader(open(trained / "log.csv")))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    run = json.loads((trained / "run.json").read_text())
+    assert run["weights"].startswith("random") and run["environment"]["torch"] == torch.__version__
+    assert not set(run["split"]["train"]) & set(run["split"]["val"])
+    assert len(run["split"]["train"]) == 10 and len(run["split"]["val"]) == 2  # 80/20 of 12
+
+
+def test_first_and_last_lines_of_training(script, faces, tmp_path):
+    out = succeed(script(TRAIN, "--data", faces, "--epochs", 1, "--out", "run", "--cache", "cache", *TINY)).splitlines()
+    heads = [line.split()[0] for line in out[:6]]
+    assert heads == ["command", "device", "data", "model", "weights", "out"]
+    assert "17,817,266" in out[3] and "12 faces, 10 train, 2 val" in out[2]
+    assert out[-1].startswith("next") and "eval.py run/best.pt" in out[-1]
+    assert (tmp_path / "run" / "best.pt").exists()
+
+
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(script, faces, trained, tmp_path):
+    common = ("--data", faces, "--cache", trained.parent / "cache", *TINY)
+    succeed(script(TRAIN, *common, "--epochs", 1, "--out", tmp_path / "one"))
+    succeed(script(TRAIN, "--resume", tmp_path / "one" / "last.pt", "--epochs", 2))
+    whole, resumed = (torch.load(run / "last.pt", weights_only=True) for run in (trained, tmp_path / "one"))
+    assert all(torch.equal(whole["model"][name], tensor) for name, tensor in resumed["model"].items())
+    state = resumed["optimizer"]["state"]
+    assert all(torch.equal(whole["optimizer"]["state"][i]["exp_avg"], state[i]["exp_avg"]) for i in state)
+    for a, b in zip(whole["log"], resumed["log"], strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+    assert len((tmp_path / "one" / "log.csv").read_text().splitlines()) == 3
+
+
+def test_eval_writes_table_numbers_and_figures(script, trained, faces):
+    out = succeed(script(EVAL, trained / "best.pt", "--cache", trained.parent / "cache"))
+    assert "mean, 18 parts" in out and "0.7255" in out
+    folder = trained / "best-val"
+    assert {p.name for p in folder.iterdir()} == {
+        "results.json",
+        "table1.csv",
+        "figure6.png",
+        "figure7.png",
+        "figure8.png",
+    }
+    results = json.loads((folder / "results.json").read_text())
+    assert results["n"] == 2 and set(results["per_class"]) == set(PARTS)
+    # the loss of the best epoch, as train.py logged it: both call the same evaluate()
+    losses = [float(row["val_loss"]) for row in csv.DictReader(open(trained / "log.csv"))]
+    assert results["loss"] == pytest.approx(min(losses), abs=1e-6)
+    rows = list(csv.reader(open(folder / "table1.csv")))
+    assert [row[0] for row in rows[1:19]] == list(PARTS)
+    shutil.rmtree(folder)
+
+
+def test_eval_of_two_checkpoints_side_by_side_on_other_faces(script, trained, faces, tmp_path):
+    args = ("--data", faces, "--split", "all", "--out", tmp_path / "both", "--cache", trained.parent / "cache")
+    out = succeed(script(EVAL, trained / "best.pt", trained / "last.pt", *args))
+    assert "IoU side by side" in out
+    for name in ("two-best", "two-last"):
+        assert json.loads((tmp_path / "both" / name / "results.json").read_text())["n"] == 12
+    assert (tmp_path / "both" / "comparison.csv").exists()
+
+
+def test_predict_keeps_size_and_orientation(script, trained, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (40, 70, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    picture.save(photos / "turned.jpg", exif=exif)
+    picture.convert("L").save(photos / "grey.png")
+    succeed(script(PREDICT, trained / "best.pt", photos, "--out", tmp_path / "out", "--device", "cpu"))
+    assert Image.open(tmp_path / "out" / "grey_label.png").size == (70, 40)
+    label = Image.open(tmp_path / "out" / "turned_label.png")
+    assert label.size == (40, 70) and label.mode == "P" and max(label.getdata()) <= 18
+    masks = sorted(p.stem for p in (tmp_path / "out" / "turned_masks").iterdir())
+    assert masks == sorted(PARTS)
+    assert (tmp_path / "out" / "grey_overlay.png").exists()
+
+
+def test_predict_names_the_unreadable_photo_after_doing_the_others(script, trained, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (32, 32)).save(photos / "good.png")
+    (photos / "bad.jpg").write_bytes(b"no picture")
+    error = one_line_error(script(PREDICT, trained / "best.pt", photos, "--out", tmp_path / "out", "--device", "cpu"))
+    assert "bad.jpg" in error and (tmp_path / "out" / "good_label.png").exists()
+
+
+def test_dataset_describes_a_folder_and_draws_its_figures(script, faces, tmp_path):
+    out = succeed(script(DATASET, "--data", faces, "--size", 32, "--out", tmp_path / "figures"))
+    assert "12 faces" in out and "every photo and every mask can be read" in out
+    line = next(line for line in out.splitlines() if line.startswith("nose"))
+    assert line.split()[1] == "12"
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"figure1.png", "figure2.png", "figure3.png"}
+
+
+def test_dataset_names_every_bad_file(script, faces, tmp_path):
+    folder = tmp_path / "faces"
+    shutil.copytree(faces, folder)
+    photo = folder / "CelebA-HQ-img" / "3.jpg"
+    photo.write_bytes(photo.read_bytes()[:500])
+    for path in (folder / "CelebAMask-HQ-mask-anno" / "0").glob("00005_*.png"):
+        path.unlink()
+    (folder / "CelebA-HQ-img" / "7.jpg").unlink()
+    result = script(DATASET, "--data", folder, "--size", 32, "--out", tmp_path / "figures")
+    assert result.returncode == 2
+    assert "3.jpg: cannot be read" in result.stdout and "5.jpg: has no mask at all" in result.stdout
+    assert "00007_skin.png: belongs to no photo" in result.stdout
+
+
+def test_the_folder_and_common_alone_train_elsewhere(script, faces, tmp_path):
+    elsewhere = tmp_path / "assignment"
+    skip = shutil.ignore_patterns("runs", "data", "__pycache__")
+    for name in ("nu_deeplabv3plus", "common"):
+        shutil.copytree(ROOT / name, elsewhere / name, ignore=skip)
+    out = succeed(script(TRAIN, "--data", faces, "--epochs", 1, *TINY, root=elsewhere))
+    assert (elsewhere / "nu_deeplabv3plus" / "runs" / "none" / "last.pt").exists()
+    assert str(elsewhere) in out
+
+
+def test_two_processes_train_and_validate_each_face_once(script, faces, trained, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    args = ("--data", faces, "--epochs", 1, "--out", tmp_path / "two", "--cache", trained.parent / "cache", *TINY)
+    succeed(script(TRAIN, *args, launcher=launcher))
+    log = list(csv.DictReader(open(tmp_path / "two" / "log.csv")))
+    assert len(log) == 1
+    script(EVAL, tmp_path / "two" / "last.pt", "--cache", trained.parent / "cache", "--device", "cpu")
+    results = json.loads((tmp_path / "two" / "last-val" / "results.json").read_text())
+    assert results["loss"] == pytest.approx(float(log[0]["val_loss"]), abs=1e-6)
+    assert results["iou_18"] == pytest.approx(float(log[0]["val_pooled_iou"]), abs=1e-9)
+
+
+# ---- Bad input: one line that names the file and the remedy, exit code 2, nothing half-written ------------------------
+
+
+def skin_of(folder, id):
+    return folder / "CelebAMask-HQ-mask-anno" / "0" / f"{id:05d}_skin.png"
+
+
+def no_masks(folder):
+    shutil.rmtree(folder / "CelebAMask-HQ-mask-anno")
+
+
+def no_photos(folder):
+    shutil.rmtree(folder / "CelebA-HQ-img")
+
+
+def a_face_without_masks(folder):
+    for path in skin_of(folder, 4).parent.glob("00004_*.png"):
+        path.unlink()
+
+
+def mask_of_another_size(folder):
+    Image.new("RGB", (40, 40)).save(skin_of(folder, 4))
+
+
+def grey_mask(folder):
+    Image.new("RGB", (64, 64), (37, 37, 37)).save(skin_of(folder, 4))
+
+
+def truncated_photo(folder):
+    photo = folder / "CelebA-HQ-img" / "4.jpg"
+    photo.write_bytes(photo.read_bytes()[:700])
+
+
+def truncated_mask(folder):
+    skin_of(folder, 4).write_bytes(skin_of(folder, 4).read_bytes()[:60])
+
+
+def text_as_photo(folder):
+    (folder / "CelebA-HQ-img" / "4.jpg").write_text("not a picture")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (no_masks, "CelebAMask-HQ-mask-anno"),
+        (no_photos, "CelebA-HQ-img"),
+        (a_face_without_masks, "4.jpg: has no mask"),
+        (mask_of_another_size, "00004_skin.png: is 40 x 40 px"),
+        (grey_mask, "00004_skin.png: has the value 37"),
+        (truncated_photo, "4.jpg: cannot be read"),
+        (truncated_mask, "00004_skin.png: cannot be read"),
+        (text_as_photo, "4.jpg: cannot be read as an image (not an image file)"),
+    ],
+)
+def test_bad_data_is_one_clear_line(damage, named, script, faces, tmp_path):
+    folder = tmp_path / "faces"
+    shutil.copytree(faces, folder)
+    damage(folder)
+    out, cache = tmp_path / "run", tmp_path / "cache"
+    error = one_line_error(script(TRAIN, "--data", folder, "--epochs", 1, "--out", out, "--cache", cache, *TINY))
+    assert named in error
+    assert not out.exists() and not list(cache.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("--data", "nowhere"), "nowhere: no such folder"),
+        (("--data", "{faces}", "--size", "100"), "--size 100 must be a multiple of 16"),
+        (("--data", "{faces}", "--limit", "2"), "2 face(s) are too few"),
+        (("--resume", "missing.pt"), "missing.pt: no such checkpoint"),
+        (("--resume", "{other}"), "a checkpoint of hair_transfer, not of nu_deeplabv3plus"),
+        (("--resume", "{last}", "--lr", "0.5"), "--lr 0.5 differs from 0.001"),
+        (("--data", "{faces}", "--out", "{run}"), "already holds a run"),
+        (("--data", "{faces}", "--epochs", "0"), "argument --epochs"),
+        (("--data", "{faces}", "--lr", "nan"), "argument --lr"),
+        (("--data", "{faces}", "--weights", "lost.pth"), "lost.pth: no such file"),
+        (("--epoch", "3"), "--epoch"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line(args, named, script, faces, trained, tmp_path):
+    other = tmp_path / "other.pt"
+    torch.save({"paper": "hair_transfer"}, other)
+    names = {"faces": faces, "other": other, "last": trained / "last.pt", "run": trained}
+    error = one_line_error(script(TRAIN, *(arg.format(**names) for arg in args), "--cache", trained.parent / "cache"))
+    assert named in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
+def test_cuda_where_there_is_none(script, faces):
+    assert "--device cuda" in one_line_error(script(TRAIN, "--data", faces, "--device", "cuda"))

@@ -1,0 +1,95 @@
+"""What test_distributed.py runs twice: in its own process, and in two processes of torchrun.
+
+    python -m torch.distributed.run --nproc_per_node=2 tests/torchrun_worker.py FOLDER
+
+Each process writes FOLDER/RANK.pt.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch import nn
+
+from common import distributed
+from common.data import EvalBatches, TrainBatches, loader
+from common.losses import dice_loss
+from nu_deeplabv3plus.dataset import FaceParts
+from nu_deeplabv3plus.eval import evaluate, scale
+
+CPU = torch.device("cpu")
+SIZE, N = 16, 11
+
+
+def a_dataset(n: int = N) -> FaceParts:
+    """n noisy pictures with 18 random masks; the masks of some parts are rare, of one absent."""
+    rng = np.random.default_rng(0)
+    masks = rng.random((n, 18, SIZE, SIZE)) < np.linspace(0, 0.5, 18)[:, None, None]
+    cache = {
+        "images": rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8),
+        "masks": np.packbits(masks, axis=-1),
+    }
+    return FaceParts(cache, list(range(n)), list(range(n)))
+
+
+def a_model() -> nn.Module:
+    """Convolutions without batch norm, whose statistics would be each process' own."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 18, 3, padding=1))
+
+
+def gradients(epochs: int = 2) -> dict:
+    """Train a little; the loss and the gradient of each step."""
+    model, data = a_model(), a_dataset(12)
+    network = distributed.wrap(model, CPU)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    batches, steps = TrainBatches(len(data), 6, seed=0), []
+    for batches.epoch in range(epochs):
+        for images, masks in loader(data, batches, workers=0):
+            loss = dice_loss(network(scale(images, CPU)), masks, over_processes=True)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            steps.append((len(images), loss.item(), [p.grad.clone() for p in model.parameters()]))
+    return {"sizes": [s[0] for s in steps], "losses": [s[1] for s in steps], "gradients": [s[2] for s in steps]}
+
+
+def evaluation(n: int, batch_size: int = 4) -> dict:
+    """evaluate() on n images; with few of them a process has no batch at all."""
+    data = a_dataset(n)
+    return evaluate(a_model(), loader(data, EvalBatches(n, batch_size), workers=0), CPU, amp=False)
+
+
+def collectives(folder: Path) -> dict:
+    """What the smaller functions of common/distributed.py do between processes."""
+    rank, _ = distributed.world()
+    mine = torch.tensor([1.0 + rank])
+    total = distributed.sum_over_processes(mine)
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean += rank + 1
+    distributed.copy_from_first(norm)
+    with distributed.first_process_first():
+        found = (folder / "done").exists()
+        if rank == 0:
+            time.sleep(0.3)  # the others would be here by now
+        (folder / "done").touch()
+    return {"mine": mine, "total": total, "running_mean": norm.running_mean, "found": found}
+
+
+def everything(folder: Path) -> dict:
+    return {
+        "gradients": gradients(),
+        "evaluation": {n: evaluation(n) for n in (N, 8, 3)},
+        "collectives": collectives(folder),
+    }
+
+
+if __name__ == "__main__":
+    rank, world_size = distributed.start(CPU)
+    folder = Path(sys.argv[1])
+    torch.save({"world_size": world_size, **everything(folder)}, folder / f"{rank}.pt")
+    distributed.stop()
