@@ -28,6 +28,17 @@ def cache_key(files: Iterable[Path], *facts) -> str:
     return digest.hexdigest()[:24]
 
 
+class Arrays(dict):
+    """name -> memory-mapped array. Pickled as a path: loader processes map the files too, none gets a copy."""
+
+    def __init__(self, folder: Path, names: Iterable[str]):
+        super().__init__({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names})
+        self.folder = folder
+
+    def __reduce__(self):
+        return Arrays, (self.folder, tuple(self))
+
+
 def open_cache(
     folder: Path,
     key: str,
@@ -35,7 +46,7 @@ def open_cache(
     fields: dict[str, tuple[tuple[int, ...], str]],
     decode: Callable[[int], dict[str, np.ndarray]],
     description: str = "decoding",
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """The arrays `folder`/`key`/NAME.npy, memory-mapped read-only, each n x shape; built by decode(0 ... n - 1).
 
     fields: NAME -> (shape of one sample, dtype). decode(i) returns one array per field; it runs in threads (Pillow
@@ -71,7 +82,7 @@ def open_cache(
         for array in arrays.values():
             array.flush()
         arrays.clear()  # Windows renames no open file
-        if final.exists():  # there, but _load refused it
+        if final.exists() and _load(final, n, fields) is None:  # broken
             os.replace(final, building / "broken")
         try:
             os.rename(building, final)
@@ -88,14 +99,13 @@ def open_cache(
     return cached
 
 
-def _load(final: Path, n: int, fields: dict) -> dict[str, np.ndarray] | None:
+def _load(final: Path, n: int, fields: dict) -> Arrays | None:
     """The cache at `final`, or None if it is missing, truncated or of another shape."""
-    arrays = {}
-    for name, (shape, dtype) in fields.items():
-        try:
-            arrays[name] = np.load(final / f"{name}.npy", mmap_mode="r")
-        except (OSError, ValueError):
-            return None
-        if arrays[name].shape != (n, *shape) or arrays[name].dtype != dtype:
-            return None
-    return arrays
+    try:
+        arrays = Arrays(final, fields)
+    except (OSError, ValueError, EOFError):
+        return None
+    fits = all(
+        arrays[name].shape == (n, *shape) and arrays[name].dtype == dtype for name, (shape, dtype) in fields.items()
+    )
+    return arrays if fits else None

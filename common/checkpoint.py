@@ -4,16 +4,15 @@ Every file is written whole to a temporary name in the same folder, flushed to d
 killed process or a full disk leaves the previous version. Checkpoints are plain dicts of tensors and primitives.
 """
 
+import contextlib
 import csv
 import io
 import json
 import os
-import pickle
 import platform
 import random
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise InputError(
             f"{path}: {error.strerror}; nothing was overwritten, free some space or choose another --out"
         ) from None
@@ -62,8 +62,8 @@ def load_checkpoint(path: Path, paper: str) -> dict:
         raise InputError(f"{path}: no such checkpoint; give the last.pt or best.pt of a run folder")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().split("\n")[0][:100]
+    except Exception as error:  # torch.load raises a dozen kinds for broken files
+        reason = str(error).strip().split("\n")[0][:100] or type(error).__name__
         raise InputError(f"{path}: not a checkpoint that can be loaded safely ({reason}); use another file") from None
     found = checkpoint.get("paper") if isinstance(checkpoint, dict) else None
     if found != paper:

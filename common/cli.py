@@ -28,7 +28,7 @@ def number(kind: type, low: float, high: float = float("inf"), *, above: bool = 
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole' if kind is int else 'a'} number") from None
-        if not (low < value if above else low <= value) or not value <= high:  # also false for nan
+        if not (low < value if above else low <= value) or not value <= high or value == float("inf"):  # also for nan
             limit = f" and at most {high:g}" if high != float("inf") else ""
             raise argparse.ArgumentTypeError(f"{text} must be {'above' if above else 'at least'} {low:g}{limit}")
         return value
@@ -57,7 +57,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     """The arguments of a training run that do not come from a paper: the same in every folder's train.py."""
     group = add_machine_arguments(parser)
     group.add_argument("--limit", type=number(int, 1), metavar="N", help="use only N images, for a quick try")
-    group.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="seeds everything (default 0)")
+    group.add_argument(
+        "--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seeds everything (default 0)"
+    )
     group.add_argument("--deterministic", action="store_true", help="deterministic kernels, slower on CUDA")
     group.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: a new one in the folder's runs/)")
     group.add_argument("--resume", type=Path, metavar="PATH", help="go on from this last.pt, with its arguments")

@@ -29,8 +29,9 @@ def multilabel_counts(prediction: Tensor, truth: Tensor) -> Tensor:
 def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int) -> Tensor:
     """Two B x H x W integer tensors of class ids -> C x C int64, row = truth, column = prediction.
 
-    Pixels whose truth is outside 0..C-1 (255, say) are left out. Stays on the device without waiting for it: a bincount
-    on the CPU, elsewhere a product of one-hot rows, exact in float32 up to 2^24 pixels an image.
+    Pixels whose truth is outside 0..C-1 (255, say) are left out; predictions are inside, as an argmax is. Stays on the
+    device without waiting for it: a bincount on the CPU, elsewhere a product of one-hot rows, exact in float32 up to
+    2^24 pixels an image.
     """
     C = num_classes
     if truth.device.type == "cpu":
@@ -100,12 +101,14 @@ def auroc(scores: Tensor | np.ndarray, truth: Tensor | np.ndarray) -> float:
     for nan. The score's bits are mapped to an integer of the same order with the truth in the lowest bit, so that one
     plain sort replaces an argsort and a gather.
     """
-    scores = torch.as_tensor(scores).detach().float().cpu().numpy().ravel() + 0.0  # + 0.0: -0 and 0 are a tie
+    scores = torch.as_tensor(scores).detach().float().cpu().numpy().ravel()
     truth = torch.as_tensor(truth).cpu().numpy().ravel() > 0
     if scores.shape != truth.shape:
         raise ValueError(f"scores and truth differ in size: {scores.size} and {truth.size}")
     if np.isnan(scores).any():
         raise ValueError("scores hold nan")
+    if not scores.size:
+        return float("nan")
     bits = scores.view(np.int32).astype(np.int64)
     ordered = np.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
     keys = np.sort(ordered * 2 + truth)
@@ -113,7 +116,7 @@ def auroc(scores: Tensor | np.ndarray, truth: Tensor | np.ndarray) -> float:
     last_of_tie = np.append(np.diff(keys >> 1) != 0, True)
     tps = np.cumsum(positive)[last_of_tie]  # positives and negatives with a score up to here
     fps = np.flatnonzero(last_of_tie) + 1 - tps
-    P, N = int(tps[-1]) if tps.size else 0, int(fps[-1]) if fps.size else 0
+    P, N = int(tps[-1]), int(fps[-1])
     if P == 0 or N == 0:
         return float("nan")
     d_tp, d_fp = np.diff(tps, prepend=0), np.diff(fps, prepend=0)

@@ -1,6 +1,5 @@
 """Pretrained weights by torchvision's names, through torchvision's own cache."""
 
-import pickle
 import socket
 import threading
 import urllib.error
@@ -56,11 +55,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"--weights {path}: no such file; give auto, imagenet, none or the path of a state dict"
         ) from None
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(
-            f"--weights {path}: cannot be loaded ({str(error).splitlines()[0][:80]}); download it again"
-        ) from None
-    if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):
+    except Exception as error:  # torch.load raises a dozen kinds for broken files
+        problem = (str(error) or type(error).__name__).splitlines()[0][:80]
+        raise InputError(f"--weights {path}: cannot be loaded ({problem}); download it again") from None
+    if (
+        not isinstance(state_dict, dict)
+        or not state_dict
+        or not all(isinstance(v, Tensor) for v in state_dict.values())
+    ):
         raise InputError(f"--weights {path}: not a state dict of tensors; give a file of torchvision's kind")
     return state_dict
 

@@ -120,7 +120,7 @@ class FaceParts(Dataset):
     """
 
     def __init__(self, cache: dict[str, np.ndarray], positions: list[int], ids: list[int], augment: str = "none"):
-        self.images, self.masks = cache["images"], cache["masks"]
+        self.cache = cache
         self.positions, self.ids, self.augment = np.array(positions, dtype=np.int64), ids, augment
         self.swapped = np.arange(len(PARTS))
         for left, right in FLIP_PAIRS:
@@ -137,8 +137,8 @@ class FaceParts(Dataset):
     def __getitem__(self, batch: list[int]) -> tuple[Tensor, Tensor]:
         batch = np.asarray(batch)
         positions = self.positions[batch % len(self.positions)]
-        images = self.images[positions]  # B H W 3
-        masks = np.unpackbits(self.masks[positions], axis=-1)  # B 18 H W
+        images = self.cache["images"][positions]  # B H W 3
+        masks = np.unpackbits(self.cache["masks"][positions], axis=-1)  # B 18 H W
         mirrored = batch >= len(self.positions)
         if mirrored.any():
             images[mirrored] = images[mirrored, :, ::-1]

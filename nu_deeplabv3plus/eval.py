@@ -27,7 +27,7 @@ from common.checkpoint import load_checkpoint, make_folder, write_atomically
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
 from common.device import autocast, pick_amp, pick_device
-from common.distributed import sum_over_processes
+from common.distributed import sum_over_processes, world
 from common.losses import dice_loss
 from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
 from nu_deeplabv3plus import dataset
@@ -66,7 +66,9 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: b
     """
     model.eval()
     losses, counts = [], [torch.zeros(0, len(PARTS), 4, dtype=torch.int64, device=device)]
-    for images, masks in tqdm(batches, "evaluating", leave=False, disable=None, unit="batch"):
+    for images, masks in tqdm(
+        batches, "evaluating", leave=False, disable=None if world()[0] == 0 else True, unit="batch"
+    ):
         masks = masks.to(device, non_blocking=True)
         with autocast(device, amp):
             logits = model(scale(images, device))

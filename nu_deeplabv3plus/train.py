@@ -55,7 +55,7 @@ def parse_args(argv=None):
     add("--size", type=number(int, 16), default=dataset.SIZE, metavar="N", help="image side (128: Sec. 3.1)")
     add("--augment", choices=["none", "flip", "flip-swap"], default="none",
         help="flip: Sec. 3.2, doubles the set; flip-swap: also swaps left and right (ours); none: Sec. 4")
-    add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (ours; default data/cache here)")
+    add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     add = parser.add_argument_group("training (Sec. 3.4)").add_argument
     add("--epochs", type=number(int, 1), default=80, metavar="N", help="80: Sec. 3.4")
     add("--batch-size", type=number(int, 2), default=4, metavar="N",
@@ -77,7 +77,9 @@ def parse_args(argv=None):
 
 def reduce_on_plateau(optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
     """x 0.1 on the fifth epoch without a loss below best - 1e-4, down to 1e-7 (Sec. 3.4; the rest is Keras')."""
-    return ReduceLROnPlateau(optimizer, factor=0.1, patience=4, threshold=1e-4, threshold_mode="abs", min_lr=1e-7)
+    return ReduceLROnPlateau(
+        optimizer, factor=0.1, patience=4, threshold=1e-4, threshold_mode="abs", min_lr=1e-7, eps=0
+    )
 
 
 class EarlyStopping:
@@ -175,7 +177,7 @@ def main():
     if not saved:
         with distributed.first_process_first():
             imagenet, weights = load_pretrained(args.weights, ResNet50_Weights.IMAGENET1K_V1)
-        if imagenet:
+        if imagenet is not None:
             load_imagenet(model, imagenet, args.weights)
     model.to(device, memory_format=torch.channels_last)
 

@@ -1,4 +1,4 @@
-"""nu_deeplabv3plus as its users run it: scripts as subprocesses, from another folder, on data laid out like the real."""
+"""nu_deeplabv3plus as its users run it: scripts as subprocesses, from another folder, on data in the real layout."""
 
 import csv
 import json
@@ -175,7 +175,7 @@ def test_two_processes_train_and_validate_each_face_once(script, faces, trained,
     assert results["iou_18"] == pytest.approx(float(log[0]["val_pooled_iou"]), abs=1e-9)
 
 
-# ---- Bad input: one line that names the file and the remedy, exit code 2, nothing half-written ------------------------
+# ---- Bad input: one line that names the file and the remedy, exit code 2, nothing half-written -----------------------
 
 
 def skin_of(folder, id):
