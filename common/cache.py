@@ -4,11 +4,14 @@ Decoding a dozen PNGs for each sample of each epoch costs more than training on 
 that went into it, so that a changed file, size or part list gives another cache; a broken one is built again.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +26,10 @@ def cache_key(files: Iterable[Path], *facts) -> str:
     """24 hex digits from the paths, sizes and modification times of `files` and from `facts` (size, parts, version)."""
     digest = hashlib.sha256(json.dumps(facts, default=str).encode())
     for path in files:
-        status = os.stat(path)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; restore or remove it") from None
         digest.update(f"{os.path.abspath(path)}|{status.st_size}|{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]
 
@@ -59,9 +65,17 @@ def open_cache(
         return cached
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for draft in folder.glob(".*-*"):
+            if time.time() - draft.stat().st_mtime > 24 * 3600:  # a build that was killed
+                shutil.rmtree(draft, ignore_errors=True)
         building = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder))
+        building.chmod(0o755)  # mkdtemp's folders are their owner's alone
+        need = sum(n * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in fields.values())
+        if shutil.disk_usage(folder).free < need:  # a memory-mapped file on a full disk would kill the process
+            building.rmdir()
+            raise OSError(errno.ENOSPC, f"{need / 1e6:.0f} MB are needed and not free")
     except OSError as error:
-        raise InputError(f"--cache {folder}: {error.strerror}; choose a folder that can be written") from None
+        raise InputError(f"--cache {folder}: {error.strerror}; choose another folder") from None
     try:
         arrays = {
             name: np.lib.format.open_memmap(building / f"{name}.npy", "w+", dtype, (n, *shape))
@@ -74,21 +88,23 @@ def open_cache(
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
-                for _ in tqdm(pool.map(fill, range(n)), description, n, disable=None, unit="face"):
+                for _ in tqdm(pool.map(fill, range(n)), description, n, disable=None):
                     pass
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        for array in arrays.values():
-            array.flush()
-        arrays.clear()  # Windows renames no open file
-        if final.exists() and _load(final, n, fields) is None:  # broken
-            os.replace(final, building / "broken")
+        while arrays:
+            arrays.popitem()[1].flush()  # and closed: Windows renames no open file
+        if _load(final, n, fields) is None:
+            with contextlib.suppress(OSError):
+                os.replace(final, building / "broken")
         try:
             os.rename(building, final)
             shutil.rmtree(final / "broken", ignore_errors=True)
         except OSError:
-            pass  # another process was first; its cache holds the same
+            if not final.exists():
+                raise
+            # another process was first; its cache holds the same
     except OSError as error:
         raise InputError(f"--cache {folder}: {error.strerror}; free some space or choose another folder") from None
     finally:

@@ -1,4 +1,4 @@
-"""CelebAMask-HQ's layout on disk, which most of the five papers' data comes in or can be tried on.
+"""CelebAMask-HQ's layout on disk: what several of the papers train on, and the others can be tried on.
 
     CelebAMask-HQ/
       CelebA-HQ-img/0.jpg ... 29999.jpg                            photos, 1024 x 1024
@@ -31,7 +31,7 @@ def list_celebamask(folder: Path) -> list[FaceFiles]:
     """The faces of a CelebAMask-HQ folder (or of the folder that holds it), sorted by id.
 
     Raises InputError if there are no photos or no masks. Faces without any mask are listed with an empty dict; masks
-    without a photo are left out (`masks_without_photo` names them).
+    without a photo are left out (`unused_files` names them).
     """
     folder = _root(folder)
     if not folder.is_dir():
@@ -59,10 +59,12 @@ def list_celebamask(folder: Path) -> list[FaceFiles]:
     return [FaceFiles(id, photos[id], masks[id]) for id in sorted(photos)]
 
 
-def masks_without_photo(folder: Path, faces: list[FaceFiles]) -> list[Path]:
-    """The mask files whose face is not among `faces`."""
-    ids = {face.id for face in faces}
-    return [path for id, _, path in _mask_files(_root(folder)) if id not in ids]
+def unused_files(folder: Path, faces: list[FaceFiles]) -> list[Path]:
+    """The files of the two folders that belong to none of `faces`: masks without a photo, unknown names, duplicates."""
+    used = {path for face in faces for path in (face.photo, *face.masks.values())}
+    folder = _root(folder)
+    photos = [folder / "CelebA-HQ-img" / name for name in _listdir(folder / "CelebA-HQ-img")]
+    return [path for path in photos + _files_below(folder / "CelebAMask-HQ-mask-anno") if path not in used]
 
 
 def _root(folder: Path) -> Path:
@@ -71,15 +73,21 @@ def _root(folder: Path) -> Path:
 
 def _mask_files(folder: Path) -> Iterator[tuple[int, str, Path]]:
     """id, part, path of every file that is named like a mask, whatever subfolder it is in."""
-    annotations = folder / "CelebAMask-HQ-mask-anno"
-    for sub in _listdir(annotations):
-        for name in _listdir(annotations / sub):
-            stem, suffix = os.path.splitext(name)
-            id, _, part = stem.partition("_")
-            if id.isdecimal() and part in PARTS and suffix.lower() == ".png":
-                yield int(id), part, annotations / sub / name
+    for path in _files_below(folder / "CelebAMask-HQ-mask-anno"):
+        id, _, part = path.stem.partition("_")
+        if id.isdecimal() and part in PARTS and path.suffix.lower() == ".png":
+            yield int(id), part, path
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Every file below `folder`, sorted; hidden ones are left out."""
+    found = [Path(root, name) for root, _, names in os.walk(folder) for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
 def _listdir(folder: Path) -> list[str]:
-    """Sorted names in `folder`; none if it is not a folder."""
-    return sorted(os.listdir(folder)) if folder.is_dir() else []
+    """Sorted names in `folder`, hidden ones left out; none if it is not a folder. Raises InputError if unreadable."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith(".")) if folder.is_dir() else []
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; make it readable") from None

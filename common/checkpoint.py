@@ -13,6 +13,7 @@ import platform
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise InputError(
-            f"{path}: {error.strerror}; nothing was overwritten, free some space or choose another --out"
+            f"{path}: {error.strerror}; nothing was overwritten; free some space or use another folder"
         ) from None
 
 
@@ -73,6 +74,15 @@ def load_checkpoint(path: Path, paper: str) -> dict:
     return checkpoint
 
 
+def restore(path: Path, load: Callable[[], object]) -> None:
+    """Call load(), which fills models and optimisers from the checkpoint of `path`; InputError if it does not fit."""
+    try:
+        load()
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(f"{path}: does not fit this code ({reason}); use a checkpoint that it has written") from None
+
+
 def rng_state(device: torch.device) -> dict:
     """The states of Python's, NumPy's and PyTorch's generators, as tensors and primitives."""
     name, keys, position, has_gauss, gauss = np.random.get_state()
@@ -100,13 +110,18 @@ def set_rng_state(state: dict, device: torch.device) -> None:
 
 def new_run_folder(out: Path | None, runs: Path, name: str) -> Path:
     """`out`, or the first free of runs/name, runs/name-2, ...; raises InputError if `out` already holds a run."""
-    folder = out or runs / name
-    number = 2
-    while out is None and folder.exists():
-        folder, number = runs / f"{name}-{number}", number + 1
+    folder, number = out or runs / name, 2
+    if out is None:
+        make_folder(runs)
+    while out is None:
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:  # of an earlier run, or of one that starts at this moment
+            folder, number = runs / f"{name}-{number}", number + 1
     if (folder / "last.pt").exists():
         raise InputError(
-            f"{folder} already holds a run; go on with --resume {folder / 'last.pt'} or choose another --out"
+            f"{folder} already holds a run; go on with --resume {folder / 'last.pt'} or give another --out"
         )
     write_atomically(make_folder(folder) / "log.csv", b"")
     return folder
@@ -122,7 +137,10 @@ def write_log(path: Path, rows: list[dict]) -> None:
 
 
 def write_run_json(path: Path, args: dict, **facts) -> None:
-    """The command, its arguments and the environment, beside `facts` that the script knows (weights, split)."""
+    """The command, its arguments and the environment, beside `facts` that the script knows (weights, split).
+
+    A resumed run keeps the commands and environments that it was started with before under "earlier".
+    """
     commit = None
     try:
         git = ["git", "rev-parse", "HEAD"]
@@ -140,4 +158,11 @@ def write_run_json(path: Path, args: dict, **facts) -> None:
     }
     arguments = {name: jsonable(value) for name, value in args.items()}
     record = {"command": " ".join(sys.argv), "arguments": arguments, **facts, "environment": environment}
+    if path.exists():  # resumed: what started the run before stays on record
+        earlier = json.loads(path.read_text())
+        starts = earlier.pop("earlier", [])
+        record["earlier"] = [
+            *starts,
+            {key: earlier[key] for key in ("command", "device", "environment") if key in earlier},
+        ]
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())

@@ -36,8 +36,13 @@ def number(kind: type, low: float, high: float = float("inf"), *, above: bool = 
     return parse
 
 
-def add_machine_arguments(parser: argparse.ArgumentParser, *, workers: bool = True) -> argparse._ArgumentGroup:
-    """--workers, --device, --amp: the same in every script that runs a network; `workers` where it reads a data set."""
+def add_machine_arguments(
+    parser: argparse.ArgumentParser, *, workers: bool = True, amp: str | None = None
+) -> argparse._ArgumentGroup:
+    """--workers, --device, --amp: the same in every script that runs a network; `workers` where it reads a data set.
+
+    `amp`: the default of --amp; None means what the checkpoint was trained with.
+    """
     group = parser.add_argument_group("machine (ours)")
     if workers:
         group.add_argument(
@@ -47,16 +52,19 @@ def add_machine_arguments(parser: argparse.ArgumentParser, *, workers: bool = Tr
     group.add_argument(
         "--amp",
         choices=["auto", "bf16", "off"],
-        default="auto",
-        help="bf16 autocast; auto: where the hardware computes bf16 natively, else off",
+        default=amp,
+        help="bf16 autocast; auto: where the hardware computes bf16 natively, else off "
+        f"(default: {amp or 'as trained'})",
     )
     return group
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """The arguments of a training run that do not come from a paper: the same in every folder's train.py."""
-    group = add_machine_arguments(parser)
-    group.add_argument("--limit", type=number(int, 1), metavar="N", help="use only N images, for a quick try")
+    group = add_machine_arguments(parser, amp="auto")
+    group.add_argument(
+        "--limit", type=number(int, 1), metavar="N", help="use only the first N images (default: %(default)s)"
+    )
     group.add_argument(
         "--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seeds everything (default 0)"
     )
@@ -96,17 +104,13 @@ def jsonable(value):
     return str(value) if isinstance(value, Path) else value
 
 
-def run(main: Callable[[], None]) -> None:
-    """Call main(); bad input becomes one line and exit code 2, Ctrl-C one line and exit code 130."""
+def run(main: Callable[[], None], interrupted: str = "") -> None:
+    """Call main(); bad input becomes one line and exit code 2, Ctrl-C one line (with the hint) and exit code 130."""
     try:
         main()
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(
-            f"\n{Path(sys.argv[0]).name}: stopped; last.pt of the run folder holds the last whole epoch, "
-            "go on with --resume",
-            file=sys.stderr,
-        )
+        print(f"\n{Path(sys.argv[0]).name}: stopped{interrupted}", file=sys.stderr)
         sys.exit(130)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.cli import InputError
 
@@ -28,7 +28,8 @@ def pick_device(choice: str = "auto") -> torch.device:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if local_rank >= torch.cuda.device_count():
             raise InputError(
-                f"torchrun started more processes than the {torch.cuda.device_count()} GPUs of this machine"
+                f"torchrun started more processes than the {torch.cuda.device_count()} GPU(s) of this machine; lower "
+                "--nproc_per_node or give --device cpu"
             )
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
@@ -55,10 +56,15 @@ def autocast(device: torch.device, amp: bool) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)
 
 
-def adam(model: nn.Module, lr: float, device: torch.device) -> torch.optim.Adam:
-    """Adam with PyTorch's other defaults over what requires a gradient; fused where PyTorch has it (CUDA, MPS, CPU)."""
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on the device; on CUDA without waiting (from pinned memory), elsewhere a copy may not outlive its source."""
+    return x.to(device, non_blocking=device.type == "cuda")
+
+
+def adam(model: nn.Module, lr: float) -> torch.optim.Adam:
+    """Fused Adam with PyTorch's other defaults over what requires a gradient."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.Adam(parameters, lr=lr, fused=device.type in ("cuda", "mps", "cpu"))
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:

@@ -4,6 +4,7 @@ does nothing."""
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,8 @@ def start(device: torch.device) -> tuple[int, int]:
         return 0, 1
     if device.type == "mps":
         raise InputError("torchrun needs CUDA GPUs or --device cpu; an Apple GPU trains in a single process")
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # two hours: the others wait while the first process of a machine decodes a large data set
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     return world()
 
 
@@ -35,12 +37,12 @@ def world() -> tuple[int, int]:
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """The block runs on rank 0 alone, then on the others, which find done what rank 0 did (cache, download)."""
-    rank, _ = world()
-    if rank > 0:
+    """The block runs in one process of each machine, then in the others, which find its work done (cache, download)."""
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    if dist.is_initialized() and not first:
         dist.barrier()
     yield
-    if rank == 0 and dist.is_initialized():
+    if dist.is_initialized() and first:
         dist.barrier()
 
 

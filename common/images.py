@@ -14,8 +14,11 @@ def read_photo(path: Path) -> Image.Image:
     """The photo as RGB, turned upright by its EXIF orientation; raises InputError if it cannot be decoded."""
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip them to white
+                image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
+            return image.convert("RGB")
+    except Exception as error:  # decoders of broken files raise a dozen kinds
         raise InputError(f"{path}: cannot be read as an image ({reason(error)}); replace or remove it") from None
 
 
@@ -27,7 +30,7 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
     try:
         with Image.open(path) as image:
             mask = np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # as above
         raise InputError(f"{path}: cannot be read as an image ({reason(error)}); replace or remove it") from None
     if shape is not None and mask.shape != shape:
         raise InputError(
@@ -57,6 +60,6 @@ def list_photos(path: Path) -> list[Path]:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error without the path that Pillow puts into it."""
-    text = str(error).split("\n")[0]
+    """What an error says, in a few words and without the path that Pillow puts into it."""
+    text = (getattr(error, "strerror", None) or str(error)).split("\n")[0]
     return "not an image file" if "cannot identify" in text else text[:80] or type(error).__name__

@@ -11,7 +11,7 @@ def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5, over_process
 
     The `segmentation_models` library's DiceLoss: sums over batch, height and width for each class, `smooth` above and
     below, then the mean over classes. A class that is absent from the target has a loss near 1 until its probabilities
-    are pushed to practically zero, because `smooth` is so small; see the folder's README on what this does to `hat`.
+    are pushed to practically zero, because `smooth` is so small.
     `over_processes`: the sums run over all processes of torchrun, so that the loss is the global batch's.
     """
     p = torch.sigmoid(logits.float())

@@ -3,7 +3,7 @@
     counts = multilabel_counts(logits > 0, masks)      # C x 4, per batch, summed over the set
     scores = scores_from_counts(counts)                # IoU, precision, recall, F1, accuracy, support per class
 
-A class of which the truth holds no pixel is absent: its recall is nan, and its IoU, precision and F1 too unless
+A class without a pixel in the truth is absent: its recall is nan, and its IoU, precision and F1 too unless
 something was predicted (then they are 0). A class that is present but never predicted has precision 0.
 `mean_of_present` leaves nan out and says how many it left out.
 """

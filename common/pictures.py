@@ -22,20 +22,15 @@ def merge_masks(masks: np.ndarray) -> np.ndarray:
     return label
 
 
-def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """H x W labels, K x 3 uint8 palette -> H x W x 3 uint8."""
-    return palette[label]
-
-
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:
     """H x W x 3 uint8 photo with its labels painted over; background (0) stays clear."""
-    mixed = (1 - opacity) * image + opacity * palette[label]
-    return np.where(label[..., None] > 0, mixed, image).astype(np.uint8)
+    mixed = Image.blend(Image.fromarray(image), Image.fromarray(palette[label]), opacity)
+    return np.where(label[..., None] > 0, np.asarray(mixed), image)
 
 
 def save_label(path: Path, label: np.ndarray, palette: np.ndarray) -> None:
     """H x W uint8 labels as a palette PNG: the file holds the class ids and still shows colours."""
-    image = Image.fromarray(label, mode=None).convert("L")
+    image = Image.fromarray(label)
     image.putpalette(palette.astype(np.uint8).tobytes())
     save_image(path, image)
 

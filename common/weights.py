@@ -15,35 +15,35 @@ from common.cli import InputError
 TIMEOUT_S = 8  # without a network, give up within 10 s
 
 
-def load_pretrained(choice: str, weights: WeightsEnum) -> tuple[dict[str, Tensor] | None, str]:
+def load_pretrained(choice: str, weights: WeightsEnum, name: str = "imagenet") -> tuple[dict[str, Tensor] | None, str]:
     """--weights -> (state dict or None, where it came from in words).
 
-    choice: `none`; `auto`, the pretrained weights if they can be had, else None; a path to a state dict; anything else
-    (`imagenet`, `coco`) means that they must be had. Raises InputError if they must and cannot.
+    choice: `none`; `auto`, the pretrained weights if they can be had, else None; `name` (imagenet, coco), which must be
+    had; or the path of a state dict. Raises InputError if what must be had cannot.
     """
     if choice == "none":
         return None, "random (--weights none)"
-    if choice not in ("auto", "imagenet", "coco"):
+    if choice not in ("auto", name):
         return _read(Path(choice)), choice
-    name = weights.url.rsplit("/", 1)[1]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    file = weights.url.rsplit("/", 1)[1]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
     if cached.is_file():
-        return _read(cached), f"{name} ({weights})"
+        return _read(cached), f"{file} ({weights})"
     problem = _unreachable(weights.url)
     if problem is None:
         timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(TIMEOUT_S)  # a download that stalls ends too
         try:
             state_dict = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-            return state_dict, f"{name} ({weights})"
+            return state_dict, f"{file} ({weights})"
         except (OSError, RuntimeError) as error:
             problem = str(error)
         finally:
             socket.setdefaulttimeout(timeout)
     if choice == "auto":
-        return None, f"RANDOM: {name} could not be had ({problem})"
+        return None, f"RANDOM: {file} could not be had ({problem})"
     raise InputError(
-        f"--weights {choice}: {name} could not be had ({problem}); download {weights.url} by hand to {cached}, or "
+        f"--weights {choice}: {file} could not be had ({problem}); download {weights.url} by hand to {cached}, or "
         "train from random weights with --weights none"
     )
 
@@ -53,7 +53,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(
-            f"--weights {path}: no such file; give auto, imagenet, none or the path of a state dict"
+            f"--weights {path}: no such file; give none, auto, the name of the weights or the path of a state dict"
         ) from None
     except Exception as error:  # torch.load raises a dozen kinds for broken files
         problem = (str(error) or type(error).__name__).splitlines()[0][:80]
@@ -75,8 +75,8 @@ def _unreachable(url: str) -> str | None:
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_S).close()
             result[0] = None
-        except (OSError, ValueError) as error:
-            result[0] = str(getattr(error, "reason", error))
+        except Exception as error:  # also of http.client and of proxies
+            result[0] = str(getattr(error, "reason", error)) or type(error).__name__
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

@@ -13,6 +13,9 @@ its path:
     python nu_deeplabv3plus/dataset.py                 the same for data/CelebAMask-HQ or, without it, generated faces
 """
 
+import contextlib
+import hashlib
+import json
 import os
 import sys
 from collections import Counter
@@ -31,7 +34,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common import celebamask, cli, pictures
-from common.cache import cache_key, open_cache
+from common.cache import Arrays, cache_key, open_cache
 from common.celebamask import FLIP_PAIRS, FaceFiles
 from common.checkpoint import make_folder
 from common.cli import InputError
@@ -43,6 +46,7 @@ HERE = Path(__file__).resolve().parent
 CACHE = HERE / "data" / "cache"
 SIZE = 128  # Sec. 3.1
 VAL_FRACTION = 0.2  # Sec. 3.2
+N_FACES = 4000  # Sec. 3.1; which of the data set is ours: the lowest ids
 N_GENERATED = 500  # ours: faces painted when there is no data
 CACHE_VERSION = 1  # counts up when decode() changes
 
@@ -104,9 +108,19 @@ def decode(face: FaceFiles, size: int, mask_shape: tuple[int, int] | None = None
     return {"images": np.asarray(image), "masks": np.packbits(masks, axis=-1)}
 
 
-def first_mask_shape(faces: list[FaceFiles]) -> tuple[int, int]:
-    """H, W of the first mask: CelebAMask-HQ's are 512 x 512, all of one size."""
-    return read_mask(next(iter(next(face for face in faces if face.masks).masks.values()))).shape
+def usual_mask_shape(faces: list[FaceFiles]) -> tuple[int, int] | None:
+    """H, W of most of the first masks: CelebAMask-HQ's are 512 x 512, all of one size. None if none can be read."""
+    shapes = Counter()
+    for path in [path for face in faces[:50] for path in face.masks.values()]:
+        with contextlib.suppress(Exception), Image.open(path) as mask:  # decode() will name the broken ones
+            shapes[mask.height, mask.width] += 1
+    return shapes.most_common(1)[0][0] if shapes else None
+
+
+def fingerprint(faces: list[FaceFiles]) -> str:
+    """16 hex digits from the ids and file sizes of the photos: other faces with the same ids have another."""
+    sizes = [(face.id, os.path.getsize(face.photo)) for face in faces]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
 
 
 class FaceParts(Dataset):
@@ -119,9 +133,11 @@ class FaceParts(Dataset):
     `flip-swap` also swaps the left and right channels. `none` is the paper's better run.
     """
 
-    def __init__(self, cache: dict[str, np.ndarray], positions: list[int], ids: list[int], augment: str = "none"):
-        self.cache = cache
-        self.positions, self.ids, self.augment = np.array(positions, dtype=np.int64), ids, augment
+    def __init__(
+        self, cache: dict[str, np.ndarray], positions: list[int], faces: list[FaceFiles], augment: str = "none"
+    ):
+        self.cache, self.positions, self.augment = cache, np.array(positions, dtype=np.int64), augment
+        self.names = [face.photo.name for face in faces]
         self.swapped = np.arange(len(PARTS))
         for left, right in FLIP_PAIRS:
             self.swapped[[left, right]] = right, left
@@ -132,7 +148,7 @@ class FaceParts(Dataset):
     def name(self, i: int) -> str:
         """For messages: `1234.jpg`, or `1234.jpg mirrored`."""
         n = len(self.positions)
-        return f"{self.ids[self.positions[i % n]]}.jpg" + (" mirrored" if i >= n else "")
+        return self.names[self.positions[i % n]] + (" mirrored" if i >= n else "")
 
     def __getitem__(self, batch: list[int]) -> tuple[Tensor, Tensor]:
         batch = np.asarray(batch)
@@ -147,31 +163,32 @@ class FaceParts(Dataset):
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
 
-def load(folder: Path, size: int, cache: Path, limit: int | None = None) -> tuple[dict[str, np.ndarray], list[int]]:
-    """The decoded cache of a folder and the ids of its faces; builds the cache if it is not there.
+def load(folder: Path, size: int, cache: Path, limit: int | None = None) -> tuple[Arrays, list[FaceFiles]]:
+    """The first `limit` faces of a folder (all: None) and their decoded cache, which is built if it is not there.
 
     Raises InputError for unusable folders and files; the first face without any mask is named.
     """
     faces = celebamask.list_celebamask(folder)[:limit]
     bare = [face for face in faces if not face.masks]
     if bare:
+        others = f" (nor have {len(bare) - 1} others)" if len(bare) > 1 else ""
         raise InputError(
-            f"{bare[0].photo}: has no mask at all, like {len(bare)} of {len(faces)} photos; add its masks to "
-            "CelebAMask-HQ-mask-anno or remove the photo"
+            f"{bare[0].photo}: has no mask{others}; add masks to CelebAMask-HQ-mask-anno or remove the photo"
         )
-    mask_shape = first_mask_shape(faces)
+    shape = usual_mask_shape(faces)
     files = [path for face in faces for path in (face.photo, *face.masks.values())]
     fields = {"images": ((size, size, 3), "uint8"), "masks": ((len(PARTS), size, size // 8), "uint8")}
     key = cache_key(files, size, PARTS, CACHE_VERSION)
-    arrays = open_cache(cache, key, len(faces), fields, lambda i: decode(faces[i], size, mask_shape))
-    return arrays, [face.id for face in faces]
+    return open_cache(cache, key, len(faces), fields, lambda i: decode(faces[i], size, shape), "decoding faces"), faces
 
 
 def split(n: int, seed: int) -> tuple[list[int], list[int]]:
     """train and val positions among n faces, 80/20 at random (Sec. 3.2); raises InputError if a side is too small."""
     train, val = split_in_two(n, VAL_FRACTION, seed)
     if len(train) < 2 or not val:
-        raise InputError(f"{n} face(s) are too few for an 80/20 split; give --data at least 3, or a larger --limit")
+        raise InputError(
+            f"{n} face(s) are too few for an 80/20 split, which needs 3; give a folder with more, or a larger --limit"
+        )
     return train, val
 
 
@@ -187,9 +204,9 @@ class Report(NamedTuple):
 
 def verify(faces: list[FaceFiles], size: int) -> Report:
     """Decode every face, with all cores, and say what is there and what cannot be used."""
-    problems = [f"{face.photo}: has no mask at all" for face in faces if not face.masks]
+    problems = [f"{face.photo}: has no mask" for face in faces if not face.masks]
     usable, share, sizes = [], [], Counter()
-    mask_shape = first_mask_shape(faces)
+    mask_shape = usual_mask_shape(faces)
 
     def attempt(face: FaceFiles):
         try:
@@ -210,6 +227,7 @@ def verify(faces: list[FaceFiles], size: int) -> Report:
             share.append(covered)
             sizes[f"photos of {found[0]} x {found[1]} px"] += 1
             sizes[f"masks of {mask_shape[1]} x {mask_shape[0]} px"] += len(face.masks)
+            sizes["faces whose masks are all black"] += not covered.any()
     return Report(usable, np.array(share).reshape(-1, len(PARTS)), sizes, problems)
 
 
@@ -219,21 +237,21 @@ def draw_figures(report: Report, size: int, out: Path) -> None:
     chosen = [report.usable[richest]] + [face for face in report.usable[:6] if face != report.usable[richest]][:4]
     decoded = [decode(face, size) for face in chosen]
     cache = {name: np.stack([sample[name] for sample in decoded]) for name in ("images", "masks")}
-    ids, n = [face.id for face in chosen], len(chosen)
+    n = len(chosen)
 
-    images, masks = FaceParts(cache, list(range(n)), ids)[list(range(n))]
+    images, masks = FaceParts(cache, list(range(n)), chosen)[list(range(n))]
     photos, masks = images.permute(0, 2, 3, 1).numpy(), masks.numpy().astype(bool)
     labels = [pictures.merge_masks(face) for face in masks]
     painted = [pictures.overlay(photo, label, PALETTE, 0.8) for photo, label in zip(photos, labels, strict=True)]
     legend = dict(zip(PARTS, PALETTE[1:], strict=True))
     pictures.save_grid(out / "figure1.png", [list(photos), painted], row_titles=["image", "18 masks"], legend=legend)
-    cells, titles = [photos[0], *masks[0], None], [f"{ids[0]}.jpg", *PARTS, ""]
+    cells, titles = [photos[0], *masks[0], None], [chosen[0].photo.name, *PARTS, ""]
     pictures.save_grid(out / "figure2.png", [cells[:10], cells[10:]], titles=[titles[:10], titles[10:]], cell=1.1)
 
     skin, l_eye = PARTS.index("skin"), PARTS.index("l_eye")
     rows, titles = [], []
     for augment in ("flip", "flip-swap"):
-        images, masks = FaceParts(cache, list(range(n)), ids, augment)[[0, n]]  # the face and its mirror image
+        images, masks = FaceParts(cache, list(range(n)), chosen, augment)[[0, n]]  # the face and its mirror image
         photos, masks = images.permute(0, 2, 3, 1).numpy(), masks.numpy().astype(bool)
         rows.append([photos[0], masks[0, skin], masks[0, l_eye], photos[1], masks[1, skin], masks[1, l_eye]])
         titles.append(["image", "skin", "l_eye", f"--augment {augment}", "skin", "l_eye"])
@@ -251,22 +269,22 @@ def main():
     if args.size % 8:
         parser.error(f"--size {args.size} must be a multiple of 8")
     folder, source = locate(args.data)
-    faces = celebamask.list_celebamask(folder)
-    orphans = celebamask.masks_without_photo(folder, faces)
-    faces = faces[: args.limit]
+    everything = celebamask.list_celebamask(folder)
+    make_folder(args.out)
+    faces = everything[: args.limit]
     report = verify(faces, args.size)
     print(f"{source}: {len(faces)} faces")
-    print(", ".join(f"{count} {what}" for what, count in report.sizes.items()))
+    print(", ".join(f"{count} {what}" for what, count in report.sizes.items() if count))
     print(f"{'part':8s} {'faces':>6s} {'of all':>8s} {'pixels':>8s} {'where present':>14s}")
     for part, share in zip(PARTS, report.share.T, strict=True):
         present = share > 0
         everywhere, there = (share.mean(), share[present].mean()) if present.any() else (0, 0)
         print(f"{part:8s} {present.sum():6d} {present.sum() / len(faces):8.1%} {everywhere:8.2%} {there:14.2%}")
     if report.usable:
-        draw_figures(report, args.size, make_folder(args.out))
+        draw_figures(report, args.size, args.out)
         print(f"figure1.png, figure2.png, figure3.png -> {args.out}")
-    for path in orphans:
-        print(f"{path}: belongs to no photo and is not used")
+    for path in celebamask.unused_files(folder, everything):
+        print(f"{path}: not used (its photo is missing, its name is unknown, or another file is in its place)")
     for problem in report.problems:
         print(problem)
     if report.problems:

@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common import cli, pictures
-from common.checkpoint import load_checkpoint, make_folder, write_atomically
+from common.checkpoint import load_checkpoint, make_folder, restore, write_atomically
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
-from common.device import autocast, pick_amp, pick_device
+from common.device import autocast, pick_amp, pick_device, to_device
 from common.distributed import sum_over_processes, world
 from common.losses import dice_loss
 from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
@@ -48,13 +48,13 @@ TABLE_1 = {
     "ear_r": (0.3522, 0.6528, 0.4333, 0.5209), "neck_l": (0.0327, 0.4979, 0.0338, 0.0633),
     "neck": (0.7785, 0.8849, 0.8661, 0.8754), "cloth": (0.6780, 0.8667, 0.7569, 0.8081),
 }  # fmt: skip
-PAPER_MEAN = (0.7255, 0.8654, 0.8134, 0.8386)  # its IoU is the mean of the 16 rows without hat and necklace
+PAPER_MEAN = (0.7255, 0.8654, 0.8134, 0.8386)  # IoU: mean of the 16 rows without hat and necklace; the others: of none
 NOT_IN_PAPER_MEAN = ("hat", "neck_l")
 
 
 def scale(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images to float32 in [0, 1] on the device, and nothing more (Sec. 3.2): no mean, no standard deviation."""
-    return images.to(device, non_blocking=True).float() / 255
+    return to_device(images, device).float() / 255
 
 
 @torch.inference_mode()
@@ -69,7 +69,7 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: b
     for images, masks in tqdm(
         batches, "evaluating", leave=False, disable=None if world()[0] == 0 else True, unit="batch"
     ):
-        masks = masks.to(device, non_blocking=True)
+        masks = to_device(masks, device)
         with autocast(device, amp):
             logits = model(scale(images, device))
         losses.append(dice_loss(logits, masks))
@@ -88,11 +88,10 @@ def summarize(result: dict) -> dict:
     in_paper_mean = np.array([part not in NOT_IN_PAPER_MEAN for part in PARTS])
     summary = {"loss": result["loss"], "iou_mean_over_batches": result["iou"], "f1_mean_over_batches": result["f1"]}
     for metric in METRICS:
-        summary[f"{metric}_18"], left_out = mean_of_present(scores[metric])
-        summary[f"{metric}_present"], _ = mean_of_present(scores[metric][scores["support"] > 0])
-        summary[f"{metric}_16"], _ = mean_of_present(scores[metric][in_paper_mean])
-        if metric == "iou":
-            summary["iou_18_left_out"] = left_out
+        for name, rows in (("18", slice(None)), ("present", scores["support"] > 0), ("16", in_paper_mean)):
+            mean, left_out = mean_of_present(scores[metric][rows])
+            summary[f"{metric}_{name}"] = None if np.isnan(mean) else mean
+            summary[f"{metric}_{name}_left_out"] = left_out
     summary["parts_present"] = int((scores["support"] > 0).sum())
     summary["per_class"] = {
         part: {m: None if np.isnan(scores[m][c]) else float(scores[m][c]) for m in METRICS}
@@ -109,15 +108,18 @@ def table(summary: dict) -> list[list[str]]:
         ours = summary["per_class"][part]
         numbers = ["absent" if ours[m] is None else f"{ours[m]:.4f}" for m in METRICS]
         rows.append([part, *numbers, str(ours["support"]), *(f"{x:.4f}" for x in TABLE_1[part])])
-    over_18 = np.mean(list(TABLE_1.values()), axis=0)
+    paper = np.array(list(TABLE_1.values()))
+    in_paper_mean = [part not in NOT_IN_PAPER_MEAN for part in PARTS]
     present = f"mean, {summary['parts_present']} present parts"
-    for name, suffix, paper in [
-        ("mean, 18 parts", "18", over_18),
-        (present, "present", None),
-        ("mean, 16 parts", "16", PAPER_MEAN),
-    ]:
-        theirs = ["" if paper is None else f"{x:.4f}" for x in (paper if paper is not None else METRICS)]
-        rows.append([name, *(f"{summary[f'{m}_{suffix}']:.4f}" for m in METRICS), "", *theirs])
+    for name, suffix, theirs in (
+        ("mean, 18 parts", "18", paper.mean(0)),
+        (present, "present", []),
+        ("mean, 16 parts", "16", paper[in_paper_mean].mean(0)),
+    ):
+        ours = [summary[f"{m}_{suffix}"] for m in METRICS]
+        numbers = ["absent" if x is None else f"{x:.4f}" for x in ours]
+        rows.append([name, *numbers, "", *(f"{x:.4f}" for x in theirs)] + [""] * (len(METRICS) - len(theirs)))
+    rows.append(["mean as printed", *[""] * 5, *(f"{x:.4f}" for x in PAPER_MEAN)])
     return rows
 
 
@@ -141,10 +143,7 @@ def load_model(path: Path, device: torch.device) -> tuple[DeepLabV3Plus, dict]:
     """The network of a checkpoint, ready to evaluate, and the checkpoint."""
     checkpoint = load_checkpoint(path, PAPER)
     model = DeepLabV3Plus(num_classes=len(PARTS))
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except RuntimeError as error:
-        raise InputError(f"{path}: does not fit this model ({str(error).splitlines()[1].strip()[:100]})") from None
+    restore(path, lambda: model.load_state_dict(checkpoint["model"]))
     return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
 
 
@@ -152,17 +151,17 @@ def select(data: Path | None, split: str, checkpoint: dict, path: Path, cache: P
     """The faces to evaluate on (the checkpoint's data and split unless told otherwise), their folder and its name."""
     args = checkpoint["args"]
     folder, source = dataset.locate(data or (args["data"] and Path(args["data"])))
-    arrays, ids = dataset.load(folder, args["size"], cache, args["limit"] if data is None else None)
+    arrays, faces = dataset.load(folder, args["size"], cache, args["limit"] if data is None else None)
     if split == "all":
-        return FaceParts(arrays, list(range(len(ids))), ids), folder, source
-    position = {id: i for i, id in enumerate(ids)}
-    missing = [id for id in checkpoint["split"]["val"] if id not in position]
-    if missing:
+        return FaceParts(arrays, list(range(len(faces))), faces), folder, source
+    ids = set(checkpoint["split"]["val"])
+    positions = [i for i, face in enumerate(faces) if face.id in ids]
+    if dataset.fingerprint([faces[i] for i in positions]) != checkpoint["fingerprint"]["val"]:
         raise InputError(
-            f"{folder}: lacks face {missing[0]} of the validation split of {path}; give --data the folder that it was "
+            f"{folder}: its faces are not those of the validation split of {path}; give --data the folder that it was "
             "trained on, or --split all for other faces"
         )
-    return FaceParts(arrays, [position[id] for id in checkpoint["split"]["val"]], ids), folder, source
+    return FaceParts(arrays, positions, faces), folder, source
 
 
 @torch.inference_mode()
@@ -220,12 +219,20 @@ def parse_args(argv=None):
 def main():
     args = parse_args()
     device = pick_device(args.device)
-    amp = pick_amp(args.amp, device)
     split = "all" if args.split == "all" else "val"
+    outs = [args.out or path.parent / f"{path.stem}-{split}" for path in args.checkpoints]
+    if len(outs) > 1 and args.out:
+        outs = [args.out / f"{path.resolve().parent.name}-{path.stem}" for path in args.checkpoints]
+    if len(set(outs)) < len(outs):
+        raise InputError(
+            f"--out {args.out}: two of the checkpoints have the same run and file name; evaluate them one by one"
+        )
     summaries = {}
-    for path in args.checkpoints:
+    for path, out in zip(args.checkpoints, outs, strict=True):
         model, checkpoint = load_model(path, device)
+        amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
         data, folder, source = select(args.data, split, checkpoint, path, args.cache)
+        make_folder(out)
         batches = loader(data, EvalBatches(len(data), checkpoint["args"]["batch_size"]), args.workers)
         summary = {
             "checkpoint": str(path),
@@ -236,10 +243,6 @@ def main():
             "n": len(data),
         }
         summary |= summarize(evaluate(model, batches, device, amp))
-        out = args.out or path.parent / f"{path.stem}-{split}"
-        if len(args.checkpoints) > 1 and args.out:
-            out = args.out / f"{path.resolve().parent.name}-{path.stem}"
-        make_folder(out)
         print(f"\n{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}")
         print(f"{source}, split {split}, {len(data)} faces")
         print_table(table(summary))
@@ -260,7 +263,12 @@ def main():
             ious = [s["per_class"][part]["iou"] for s in summaries.values()]
             rows.append([part, *("absent" if iou is None else f"{iou:.4f}" for iou in ious)])
         for suffix in ("18", "present", "16"):
-            rows.append([f"mean, {suffix}", *(f"{s[f'iou_{suffix}']:.4f}" for s in summaries.values())])
+            rows.append(
+                [
+                    f"mean, {suffix}",
+                    *("absent" if (iou := s[f"iou_{suffix}"]) is None else f"{iou:.4f}" for s in summaries.values()),
+                ]
+            )
         print_table(rows)
         if args.out:
             write_csv(args.out / "comparison.csv", rows)

@@ -74,9 +74,11 @@ def main():
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args()
     device = pick_device(args.device)
-    amp = pick_amp(args.amp, device)
     photos = list_photos(args.photos)
+    if args.out.resolve() == args.photos.resolve():
+        raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
     model, checkpoint = load_model(args.checkpoint, device)
+    amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
     stems = [path.stem for path in photos]
     unreadable = []
     for path in tqdm(photos, "photos", disable=None):
@@ -91,8 +93,7 @@ def main():
     done = len(photos) - len(unreadable)
     print(f"{done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png, *_masks/PART.png")
     if unreadable:
-        others = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-        raise InputError(unreadable[0] + others)
+        raise InputError("; ".join(unreadable))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """Train DeepLabV3+ with squeeze-and-excitation on 18 binary face-part masks.
 
-Zhakyp, Alenov, Adilkyzy: "Semantic Image Segmentation of Human Faces", Nazarbayev University (course project).
+Zhakyp, Alenov, Adilkyzy: "Semantic Image Segmentation of Human Faces", Nazarbayev University.
 
     python nu_deeplabv3plus/train.py --data CelebAMask-HQ                    the paper's run without augmentation
     python nu_deeplabv3plus/train.py --data CelebAMask-HQ --augment flip     its run on 6,400 images
-    python nu_deeplabv3plus/train.py --epochs 3                              a try on generated faces
+    python nu_deeplabv3plus/train.py --weights none --epochs 3               a try on generated faces
     python nu_deeplabv3plus/train.py --resume nu_deeplabv3plus/runs/none/last.pt
     torchrun --nproc_per_node=2 nu_deeplabv3plus/train.py --batch-size 8     two processes, 4 images each
 """
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from common import checkpoint, cli, distributed, pictures
 from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
-from common.device import adam, autocast, pick_amp, pick_device, seed_everything
+from common.device import adam, autocast, pick_amp, pick_device, seed_everything, to_device
 from common.losses import dice_loss
 from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
 from common.weights import load_pretrained
@@ -35,8 +36,8 @@ from nu_deeplabv3plus.eval import choose_faces, draw_overlays, evaluate, predict
 from nu_deeplabv3plus.model import OUTPUT_STRIDE, DeepLabV3Plus
 
 PAPER = Path(__file__).resolve().parent.name
-MAY_CHANGE = {"epochs", "patience", "data", "cache", "workers", "device", "resume"}  # when resuming
-NOT_SAVED = {"out", "resume"}  # not part of the recipe
+MAY_CHANGE = {"epochs", "patience", "data", "workers", "device"}  # when resuming
+NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
 CURVES = {
     "dice loss": {"loss": "training", "val_loss": "validation"},
@@ -64,8 +65,9 @@ def parse_args(argv=None):
     add("--patience", type=number(int, 0), metavar="N",
         help="stop after N epochs without a better validation loss, 0: never (default 10, with --augment 20: Sec. 4)")
     add("--weights", default="auto", metavar="W",
-        help="of the ResNet-50: auto, imagenet (Sec. 3.3), none or a file; auto: ImageNet if to be had, else random")
+        help="of the ResNet-50: imagenet (Sec. 3.3), none, a file, or auto: ImageNet where it can be had, else random")
     cli.add_run_arguments(parser)
+    parser.set_defaults(limit=dataset.N_FACES)
     args = parser.parse_args(argv)
     if args.resume and args.out:
         parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
@@ -117,7 +119,7 @@ def train_epoch(
     rank, _ = distributed.world()
     bar = tqdm(batches, f"epoch {epoch}", leave=False, disable=None if rank == 0 else True, unit="batch")
     for images, masks in bar:
-        masks = masks.to(device, non_blocking=True)
+        masks = to_device(masks, device)
         with autocast(device, amp):
             logits = model(scale(images, device))
         loss = dice_loss(logits, masks, over_processes=True)
@@ -143,10 +145,11 @@ def main():
     saved = None
     if args.resume:
         saved = checkpoint.load_checkpoint(args.resume, PAPER)
+        last = args.resume.with_name("last.pt")
+        if args.resume.name != "last.pt" and last.exists():
+            raise InputError(f"--resume {args.resume}: would overwrite the later epochs of {last}; resume that one")
         cli.resume_arguments(args, given, saved["args"], MAY_CHANGE)
-        args.data, args.cache = args.data and Path(args.data), Path(args.cache)
-    elif args.data:
-        args.data = args.data.resolve()  # so that eval.py and --resume find it from any folder
+    args.data = args.data and Path(args.data).resolve()  # eval.py and --resume find it from any folder
     device = pick_device(args.device)
     amp = pick_amp(args.amp, device)
     rank, world_size = distributed.start(device)
@@ -160,12 +163,15 @@ def main():
     # data (Sec. 3.1, 3.2)
     with distributed.first_process_first():
         folder, source = dataset.locate(args.data)
-        cache, ids = dataset.load(folder, args.size, args.cache, args.limit)
-    train, val = dataset.split(len(ids), args.seed)
-    split = {"train": [ids[i] for i in train], "val": [ids[i] for i in val]}
-    if saved and saved["split"] != split:
+        cache, faces = dataset.load(folder, args.size, args.cache, args.limit)
+    train, val = dataset.split(len(faces), args.seed)
+    split = {"train": [faces[i].id for i in train], "val": [faces[i].id for i in val]}
+    fingerprint = {
+        name: dataset.fingerprint([faces[i] for i in part]) for name, part in (("train", train), ("val", val))
+    }
+    if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprint):
         raise InputError(f"--data {folder}: not the faces that {args.resume} was trained on; give the folder as it was")
-    train_set, val_set = FaceParts(cache, train, ids, args.augment), FaceParts(cache, val, ids)
+    train_set, val_set = FaceParts(cache, train, faces, args.augment), FaceParts(cache, val, faces)
     batches = TrainBatches(len(train_set), args.batch_size, args.seed)
     pin_memory = device.type == "cuda"
     train_loader = loader(train_set, batches, args.workers, pin_memory)
@@ -182,14 +188,13 @@ def main():
     model.to(device, memory_format=torch.channels_last)
 
     # training (Sec. 3.4)
-    optimizer = adam(model, args.lr, device)
+    optimizer = adam(model, args.lr)
     plateau = reduce_on_plateau(optimizer)
     patience = args.patience if args.patience is not None else 10 if args.augment == "none" else 20
     stopping, log = EarlyStopping(patience), []
     if saved:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        plateau.load_state_dict(saved["plateau"])
+        for part, name in ((model, "model"), (optimizer, "optimizer"), (plateau, "plateau")):
+            checkpoint.restore(args.resume, lambda part=part, name=name: part.load_state_dict(saved[name]))
         stopping.best, stopping.bad_epochs, log = saved["best"], saved["bad_epochs"], saved["log"]
         checkpoint.set_rng_state(saved["rng"], device)
     network = distributed.wrap(model, device)
@@ -202,7 +207,7 @@ def main():
             out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", args.augment)
         print(f"command    {' '.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
-        print(f"data       {source}: {len(ids)} faces, {len(train)} train, {len(val)} val, --augment {args.augment}")
+        print(f"data       {source}: {len(faces)} faces, {len(train)} train, {len(val)} val, --augment {args.augment}")
         print(f"model      DeepLabV3+ with SE, {sum(p.numel() for p in model.parameters()):,} parameters")
         print(f"weights    {weights}")
         print(f"out        {out}", flush=True)
@@ -244,6 +249,7 @@ def main():
             "classes": list(PARTS),
             "weights": weights,
             "split": split,
+            "fingerprint": fingerprint,
             "rng": checkpoint.rng_state(device),
         }
         if improved:
@@ -260,9 +266,10 @@ def main():
             print(f"stopped    {stopping.bad_epochs} epochs without a better validation loss (--patience {patience})")
         elif saved and saved["epoch"] >= args.epochs:
             print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
-        print(f"next       python {PAPER}/eval.py {out / 'best.pt'}")
+        evaluation = Path(sys.argv[0]).with_name("eval.py")
+        print(f"next       python {shlex.quote(str(evaluation))} {shlex.quote(str(out / 'best.pt'))}")
     distributed.stop()
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "; the epochs that ended are in the run folder's last.pt, go on with --resume")

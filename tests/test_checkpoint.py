@@ -363,9 +363,9 @@ def test_control_c_ends_with_code_130(capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as end:
-        cli.run(main)
+        cli.run(main, "; go on with --resume")
     assert end.value.code == 130
-    assert "--resume" in capsys.readouterr().err
+    assert "stopped; go on with --resume" in capsys.readouterr().err
 
 
 def test_an_error_of_the_program_is_not_hidden():

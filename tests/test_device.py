@@ -67,7 +67,7 @@ def test_auto_prefers_cuda_and_takes_the_gpu_of_the_local_rank(monkeypatch):
     assert pick_device("cuda") == torch.device("cuda", 1)
     assert chosen == [0, 1]
     monkeypatch.setenv("LOCAL_RANK", "2")
-    assert "2 GPUs" in refused(pick_device, "cuda")
+    assert "2 GPU(s)" in refused(pick_device, "cuda")
 
 
 @pytest.mark.parametrize("flags, native", [
@@ -104,7 +104,7 @@ def test_autocast_does_what_it_was_told(amp, kind):
 def test_adam_trains_what_requires_a_gradient():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
     model[0].requires_grad_(False)
-    optimizer = adam(model, 0.1, CPU)
+    optimizer = adam(model, 0.1)
     (group,) = optimizer.param_groups
     assert group["params"] == list(model[1].parameters())
     assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (0.1, (0.9, 0.999), 1e-8, 0)

@@ -4,11 +4,13 @@ Keras' rules are written down once more here, after keras/src/callbacks/reduce_l
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from common.celebamask import FaceFiles
 from common.cli import InputError
 from common.data import TrainBatches, check_finite, loader
 from nu_deeplabv3plus.dataset import FaceParts
@@ -215,7 +217,7 @@ def test_a_resumed_count_goes_on():
 def batches():
     """A loader of epoch 2: batches of 4 from 6 faces with ids 100 to 105 and their mirror images."""
     cache = {"images": np.zeros((6, 16, 16, 3), np.uint8), "masks": np.zeros((6, 18, 16, 2), np.uint8)}
-    data = FaceParts(cache, list(range(6)), [100 + i for i in range(6)], "flip")
+    data = FaceParts(cache, list(range(6)), [FaceFiles(100 + i, Path(f"{100 + i}.jpg"), {}) for i in range(6)], "flip")
     sampler = TrainBatches(len(data), 4, seed=0)
     sampler.epoch = 2
     return loader(data, sampler, workers=0)

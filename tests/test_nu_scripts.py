@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from conftest import ROOT, one_line_error
 from PIL import Image
 
-from common.faces import PARTS
+from common.faces import PARTS, write_celebamask
+from nu_deeplabv3plus import eval as evaluation
+from nu_deeplabv3plus import train
 
 TINY = ("--size", 32, "--weights", "none", "--device", "cpu", "--workers", 0)
 TRAIN, EVAL = "nu_deeplabv3plus/train.py", "nu_deeplabv3plus/eval.py"
@@ -25,10 +28,6 @@ def succeed(result):
 @pytest.fixture(scope="module")
 def trained(faces, tmp_path_factory):
     """A run of two epochs at 32 px, in this process (two subprocess starts fewer)."""
-    import sys
-
-    from nu_deeplabv3plus import train
-
     out = tmp_path_factory.mktemp("runs") / "two"
     argv, cache = sys.argv, out.parent / "cache"
     sys.argv = [TRAIN, "--data", faces, "--epochs", 2, "--out", out, "--cache", cache, *TINY]
@@ -75,7 +74,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(script, faces, tra
 
 
 def test_eval_writes_table_numbers_and_figures(script, trained, faces):
-    out = succeed(script(EVAL, trained / "best.pt", "--cache", trained.parent / "cache"))
+    out = succeed(script(EVAL, trained / "best.pt", "--cache", trained.parent / "cache", "--device", "cpu"))
     assert "mean, 18 parts" in out and "0.7255" in out
     folder = trained / "best-val"
     assert {p.name for p in folder.iterdir()} == {
@@ -96,7 +95,7 @@ def test_eval_writes_table_numbers_and_figures(script, trained, faces):
 
 
 def test_eval_of_two_checkpoints_side_by_side_on_other_faces(script, trained, faces, tmp_path):
-    args = ("--data", faces, "--split", "all", "--out", tmp_path / "both", "--cache", trained.parent / "cache")
+    args = ("--data", faces, "--split", "all", "--out", tmp_path / "both", "--device", "cpu")
     out = succeed(script(EVAL, trained / "best.pt", trained / "last.pt", *args))
     assert "IoU side by side" in out
     for name in ("two-best", "two-last"):
@@ -116,7 +115,7 @@ def test_predict_keeps_size_and_orientation(script, trained, tmp_path):
     succeed(script(PREDICT, trained / "best.pt", photos, "--out", tmp_path / "out", "--device", "cpu"))
     assert Image.open(tmp_path / "out" / "grey_label.png").size == (70, 40)
     label = Image.open(tmp_path / "out" / "turned_label.png")
-    assert label.size == (40, 70) and label.mode == "P" and max(label.getdata()) <= 18
+    assert label.size == (40, 70) and label.mode == "P" and np.asarray(label).max() <= 18
     masks = sorted(p.stem for p in (tmp_path / "out" / "turned_masks").iterdir())
     assert masks == sorted(PARTS)
     assert (tmp_path / "out" / "grey_overlay.png").exists()
@@ -149,8 +148,8 @@ def test_dataset_names_every_bad_file(script, faces, tmp_path):
     (folder / "CelebA-HQ-img" / "7.jpg").unlink()
     result = script(DATASET, "--data", folder, "--size", 32, "--out", tmp_path / "figures")
     assert result.returncode == 2
-    assert "3.jpg: cannot be read" in result.stdout and "5.jpg: has no mask at all" in result.stdout
-    assert "00007_skin.png: belongs to no photo" in result.stdout
+    assert "3.jpg: cannot be read" in result.stdout and "5.jpg: has no mask" in result.stdout
+    assert "00007_skin.png: not used" in result.stdout
 
 
 def test_the_folder_and_common_alone_train_elsewhere(script, faces, tmp_path):
@@ -229,12 +228,12 @@ def text_as_photo(folder):
         (text_as_photo, "4.jpg: cannot be read as an image (not an image file)"),
     ],
 )
-def test_bad_data_is_one_clear_line(damage, named, script, faces, tmp_path):
+def test_bad_data_is_one_clear_line(damage, named, call, faces, tmp_path):
     folder = tmp_path / "faces"
     shutil.copytree(faces, folder)
     damage(folder)
     out, cache = tmp_path / "run", tmp_path / "cache"
-    error = one_line_error(script(TRAIN, "--data", folder, "--epochs", 1, "--out", out, "--cache", cache, *TINY))
+    error = one_line_error(call(train, "--data", folder, "--epochs", 1, "--out", out, "--cache", cache, *TINY))
     assert named in error
     assert not out.exists() and not list(cache.glob("*"))
 
@@ -248,6 +247,12 @@ def test_bad_data_is_one_clear_line(damage, named, script, faces, tmp_path):
         (("--resume", "missing.pt"), "missing.pt: no such checkpoint"),
         (("--resume", "{other}"), "a checkpoint of hair_transfer, not of nu_deeplabv3plus"),
         (("--resume", "{last}", "--lr", "0.5"), "--lr 0.5 differs from 0.001"),
+        (("--resume", "{best}"), "would overwrite the later epochs"),
+        (("--resume", "{last}", "--data", "{others}"), "not the faces that"),
+        (("--resume", "{last}", "--out", "elsewhere"), "a resumed run goes on in the folder"),
+        (("--resume", "{strange}"), "does not fit this code"),
+        (("--data", "{faces}", "--lr", "inf"), "argument --lr"),
+        (("--data", "{faces}", "--weights", "coco"), "coco: no such file"),
         (("--data", "{faces}", "--out", "{run}"), "already holds a run"),
         (("--data", "{faces}", "--epochs", "0"), "argument --epochs"),
         (("--data", "{faces}", "--lr", "nan"), "argument --lr"),
@@ -255,14 +260,31 @@ def test_bad_data_is_one_clear_line(damage, named, script, faces, tmp_path):
         (("--epoch", "3"), "--epoch"),
     ],
 )
-def test_bad_arguments_are_one_clear_line(args, named, script, faces, trained, tmp_path):
+def test_bad_arguments_are_one_clear_line(args, named, call, faces, trained, tmp_path):
     other = tmp_path / "other.pt"
     torch.save({"paper": "hair_transfer"}, other)
-    names = {"faces": faces, "other": other, "last": trained / "last.pt", "run": trained}
-    error = one_line_error(script(TRAIN, *(arg.format(**names) for arg in args), "--cache", trained.parent / "cache"))
+    others = write_celebamask(tmp_path / "others", n=12, size=32, seed=50)
+    strange = tmp_path / "strange.pt"
+    saved = torch.load(trained / "last.pt", weights_only=True)
+    torch.save({**saved, "model": {"renamed": torch.zeros(1)}}, strange)
+    names = {"faces": faces, "other": other, "others": others, "strange": strange, "run": trained}
+    names |= {name: trained / f"{name}.pt" for name in ("last", "best")}
+    error = one_line_error(call(train, *(arg.format(**names) for arg in args), "--cache", trained.parent / "cache"))
     assert named in error
 
 
+def test_bad_input_of_a_script_from_the_shell(script, tmp_path):
+    assert "nowhere: no such folder" in one_line_error(script(TRAIN, "--data", "nowhere", *TINY))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eval_refuses_other_faces_with_the_same_ids(call, trained, tmp_path):
+    others = write_celebamask(tmp_path / "others", n=12, size=32, seed=50)
+    args = (trained / "best.pt", "--data", others, "--cache", tmp_path / "cache", "--device", "cpu")
+    assert "not those of the validation split" in one_line_error(call(evaluation, *args))
+    assert not (trained / "best-val").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
-def test_cuda_where_there_is_none(script, faces):
-    assert "--device cuda" in one_line_error(script(TRAIN, "--data", faces, "--device", "cuda"))
+def test_cuda_where_there_is_none(call, faces):
+    assert "--device cuda" in one_line_error(call(train, "--data", faces, "--device", "cuda"))

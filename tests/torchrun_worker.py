@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from common import distributed
+from common.celebamask import FaceFiles
 from common.data import EvalBatches, TrainBatches, loader
 from common.losses import dice_loss
 from nu_deeplabv3plus.dataset import FaceParts
@@ -33,7 +34,7 @@ def a_dataset(n: int = N) -> FaceParts:
         "images": rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8),
         "masks": np.packbits(masks, axis=-1),
     }
-    return FaceParts(cache, list(range(n)), list(range(n)))
+    return FaceParts(cache, list(range(n)), [FaceFiles(i, Path(f"{i}.jpg"), {}) for i in range(n)])
 
 
 def a_model() -> nn.Module:
