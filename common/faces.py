@@ -735,13 +735,20 @@ def _light(canvas: _Canvas, pose: _Pose, rng: Rng, size: int) -> np.ndarray:
 
 
 def generate_face(
-    seed: int, size: int = 128, *, person: int | None = None, expression: str | None = None, tone: int | None = None
+    seed: int,
+    size: int = 128,
+    *,
+    person: int | None = None,
+    expression: str | None = None,
+    tone: int | None = None,
+    zoom: float = 1.0,
 ) -> Face:
     """Paint the picture `seed` of a person (default: of the person `seed`), uint8 (size, size, 3), with its masks.
 
     The person fixes tone, face, hair, beard and make-up; the seed fixes pose, expression, light, background, clothes
     and what else is worn. expression (a key of EXPRESSIONS) and tone (1 to 10) replace what was drawn and leave the
     rest as it was. What is hidden or out of the picture is "none" in the attributes: they never contradict the masks.
+    zoom below 1 steps back from the person: at 0.66 the picture is a portrait with head and torso.
     """
     if expression is not None and expression not in EXPRESSIONS:
         raise ValueError(f"expression must be one of {', '.join(EXPRESSIONS)}, got {expression!r}")
@@ -752,6 +759,8 @@ def generate_face(
     who = _identity(person_rng, tone)
     shot = _picture(rng, who, expression)
     pose = _Pose(rng)
+    pose.scale *= zoom
+    pose.centre = pose.centre * zoom + (0.5 * (1 - zoom), 0.18 * (1 - zoom))
     kind, background = _background(rng)
     canvas = _Canvas(size, background)
 

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from common import cli
 from common.faces import write_celebamask
 
 ROOT = Path(__file__).resolve().parents[1]
+torch.set_num_threads(1)  # as in the subprocesses: the order of sums, and so the last bits, depend on it
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,196 @@
+"""DeepLabV3 with a ResNet-101 for one mask: hair or not (Sec. II; Chen et al. 2017, He et al. 2016).
+
+    image B x 3 x 256 x 256
+      ResNet-101, layer3 and layer4 dilated instead of strided
+        layer3 -------------------------------------- B x 1024 x 32 x 32   (output stride 8; the auxiliary head's input)
+        layer4 -------------------------------------- B x 2048 x 32 x 32
+      ASPP: 1x1, 3x3 rates 12/24/36, image pooling,
+            concat, 1x1, dropout --------------------- B x 256 x 32 x 32
+      3x3, 1x1 to one channel, up x8 ----------------- B x 1 x 256 x 256 logits
+      sigmoid ---------------------------------------- the output that the loss compares with the mask
+
+Every key of the state dict is torchvision's, so that its COCO checkpoint loads with strict=True before the heads are
+replaced, as the paper did. 58,625,857 parameters.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BLOCKS = (3, 4, 23, 3)  # ResNet-101
+COCO_CLASSES = 21  # of the checkpoint: background and Pascal VOC's 20
+ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh}
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
+    """Convolution that keeps H x W, without bias, batch norm, ReLU."""
+    padding = dilation * (kernel_size // 2)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+# ---- Backbone: ResNet-101 at output stride 8 -----------------------------------------------------------------------
+
+
+class Bottleneck(nn.Module):
+    """B x C_in x H x W -> B x 4 width x H/stride x W/stride (stride and dilation on the 3x3, as in torchvision)."""
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1, dilation: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or in_channels != 4 * width:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class ResNet101(nn.Module):
+    """B x 3 x H x W -> layer3 B x 1024 x H/8 x W/8, layer4 B x 2048 x H/8 x W/8.
+
+    Where a layer would halve the map, its 3x3 convolutions are dilated instead: 2 in layer3, 4 in layer4. The first
+    block of each keeps the dilation of the layer before, because its 3x3 is the one that would have had the stride.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = self._layer(64, 64, BLOCKS[0])
+        self.layer2 = self._layer(256, 128, BLOCKS[1], stride=2)
+        self.layer3 = self._layer(512, 256, BLOCKS[2], first_dilation=1, dilation=2)
+        self.layer4 = self._layer(1024, 512, BLOCKS[3], first_dilation=2, dilation=4)
+        for module in self.modules():  # before any pretrained weights: He's, as in torchvision
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _layer(
+        in_channels: int, width: int, blocks: int, stride: int = 1, first_dilation: int = 1, dilation: int = 1
+    ) -> nn.Sequential:
+        first = Bottleneck(in_channels, width, stride, first_dilation)
+        return nn.Sequential(first, *[Bottleneck(4 * width, width, dilation=dilation) for _ in range(blocks - 1)])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # B 64 H/4 W/4
+        layer3 = self.layer3(self.layer2(self.layer1(x)))
+        return layer3, self.layer4(layer3)
+
+
+# ---- Heads ---------------------------------------------------------------------------------------------------------
+
+
+class ASPP(nn.Module):
+    """B x C x h x w -> B x 256 x h x w.
+
+    At 256 px the map is 32 x 32, so of the 3x3 kernel with rate 36 only the centre tap ever meets a feature, and the
+    outer taps of rate 24 do so near the edges alone. The rates are the COCO checkpoint's, made for 520 px.
+    """
+
+    def __init__(self, in_channels: int, rates: tuple[int, ...], channels: int = 256, dropout: float = 0.5):
+        super().__init__()
+        pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(in_channels, channels, 1))
+        atrous = [conv_bn_relu(in_channels, channels, 3, dilation=rate) for rate in rates]
+        self.convs = nn.ModuleList([conv_bn_relu(in_channels, channels, 1), *atrous, pooling])
+        self.project = nn.Sequential(*conv_bn_relu(len(self.convs) * channels, channels, 1), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        *branches, pooled = [conv(x) for conv in self.convs]
+        # up-sampling a 1x1 map bilinearly is repeating it
+        return self.project(torch.cat([*branches, pooled.expand_as(branches[0])], dim=1))
+
+
+def deeplab_head(num_outputs: int, rates: tuple[int, ...]) -> nn.Sequential:
+    """layer4 -> B x num_outputs x h x w."""
+    return nn.Sequential(ASPP(2048, rates), *conv_bn_relu(256, 256, 3), nn.Conv2d(256, num_outputs, 1))
+
+
+def auxiliary_head(num_outputs: int) -> nn.Sequential:
+    """layer3 -> B x num_outputs x h x w."""
+    return nn.Sequential(*conv_bn_relu(1024, 256, 3), nn.Dropout(0.1), nn.Conv2d(256, num_outputs, 1))
+
+
+# ---- The whole network ---------------------------------------------------------------------------------------------
+
+
+class DeepLabV3(nn.Module):
+    """B x 3 x H x W normalised images -> B x num_outputs x H x W logits in float32; `activate` makes them the output.
+
+    With `aux`, a second head on layer3 helps training: a network in training mode then returns logits, auxiliary
+    logits. Batch norm after the image pooling needs at least two images in a training batch (common.data.TrainBatches
+    sees to that).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_outputs: int = 1,
+        output: str = "sigmoid",
+        aux: bool = False,
+        rates: tuple[int, ...] = (12, 24, 36),
+    ):
+        super().__init__()
+        self.output, self.rates = output, rates
+        self.backbone = ResNet101()
+        self.classifier = deeplab_head(num_outputs, rates)
+        self.aux_classifier = auxiliary_head(num_outputs) if aux else None
+
+    def replace_heads(self, num_outputs: int, aux: bool = False) -> None:
+        """New, random heads on the backbone as it is: transfer to another task (figure 2)."""
+        self.classifier = deeplab_head(num_outputs, self.rates)
+        self.aux_classifier = auxiliary_head(num_outputs) if aux else None
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Logits -> the output, in float32: in (0, 1) with sigmoid, in (-1, 1) with tanh."""
+        return ACTIVATIONS[self.output](logits.float())
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        size = x.shape[-2:]
+        layer3, layer4 = self.backbone(x)  # B 1024 H/8 W/8, B 2048 H/8 W/8
+        logits = upsample(self.classifier(layer4), size)
+        if self.aux_classifier is None or not self.training:
+            return logits
+        return logits, upsample(self.aux_classifier(layer3), size)
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, in float32 whatever the network ran in."""
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+
+
+# ---- Weights -------------------------------------------------------------------------------------------------------
+
+
+def from_coco(state_dict: dict[str, Tensor], *, output: str = "sigmoid", aux: bool = False) -> DeepLabV3:
+    """torchvision's COCO checkpoint, loaded whole and strictly, with both heads replaced after it.
+
+    Raises RuntimeError if a key is missing or left over.
+    """
+    model = DeepLabV3(num_outputs=COCO_CLASSES, output=output, aux=True)
+    model.load_state_dict(state_dict, strict=True)
+    model.replace_heads(1, aux)
+    return model
+
+
+def backbone_of(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The ResNet-101 in the state dict of a DeepLabV3 or of a classifier, without heads; {} if there is none."""
+    if any(name.startswith("backbone.") for name in state_dict):
+        return {name.removeprefix("backbone."): x for name, x in state_dict.items() if name.startswith("backbone.")}
+    return {name: x for name, x in state_dict.items() if name.startswith(("conv1.", "bn1.", "layer"))}

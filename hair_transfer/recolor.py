@@ -1,0 +1,245 @@
+"""Change the colour of the hair on your own photos: the application that the paper names (Sec. III).
+
+    python hair_transfer/recolor.py hair_transfer/runs/random/best.pt portrait.jpg --color auburn
+    python hair_transfer/recolor.py best.pt portrait.jpg --color blond copper "#3050c0"     several, side by side
+    python hair_transfer/recolor.py best.pt FOLDER --color black --strength 0.6 --out dyed
+
+Writes for each photo NAME_COLOR.png at its own size, upright; NAME_strip.png, before and after; NAME_mask.png, how much
+of each pixel is hair. Pixels away from the hair keep their very values. The network saw faces as CelebAMask-HQ cuts
+them: upright, centred, about half of the picture. Crop yours likewise.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor
+from scipy import ndimage
+from torch import nn
+from tqdm import tqdm
+
+from common import cli, pictures
+from common.checkpoint import make_folder
+from common.cli import InputError, number
+from common.device import autocast, pick_amp, pick_device
+from common.images import list_photos, read_photo
+from hair_transfer.dataset import normalize
+from hair_transfer.eval import grey, load_model
+from hair_transfer.model import upsample
+
+# Hair's colours, which CSS does not name or names otherwise ("brown" is a brick red there); any CSS name works too
+COLOURS = {
+    "black": "#1b1819", "brown": "#5b3a24", "chestnut": "#6e3f26", "auburn": "#7d3320", "copper": "#b4602c",
+    "ginger": "#b4602c", "red": "#a0262a", "burgundy": "#641c30", "blond": "#c9a36a", "platinum": "#e3d8c3",
+    "grey": "#9b9a99", "silver": "#c4c5c8",
+}  # fmt: skip
+WORK_SIDE = 640  # px: the edges are refined at this size and applied at the photo's own
+RADIUS, EPS = (
+    0.015,
+    1e-4,
+)  # of the guided filter: window as a part of the longer side, and the contrast it calls an edge
+REACH = 0.03  # of the longer side: nothing that is further from hair is dyed
+SURE = 0.5  # probability from which a pixel is hair for certain
+LIFT = 0.65  # of the way from the hair's lightness to the colour's; the rest of its own lightness stays
+TOE = 3  # added to lightness before the curve, which would else leave black specks in what it makes light
+OWN_CHROMA, MOST = 0.3, 12  # of the hair's own variation in chroma that stays, and how far from its middle it counts
+STRIP_HEIGHT = 512  # px
+
+
+# ---- sRGB and CIE Lab (D65) ----------------------------------------------------------------------------------------
+
+TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+WHITE = TO_XYZ.sum(1)  # of sRGB (1, 1, 1), so that grey is grey exactly
+KNEE = 6 / 29
+
+
+def srgb_to_lab(rgb: np.ndarray) -> np.ndarray:
+    """... x 3 in 0..1 -> ... x 3: lightness L in 0..100, a (green to red), b (blue to yellow)."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ (TO_XYZ / WHITE[:, None]).T
+    f = np.where(xyz > KNEE**3, np.cbrt(xyz), xyz / (3 * KNEE**2) + 4 / 29)
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
+
+
+def lab_to_srgb(lab: np.ndarray) -> np.ndarray:
+    """The inverse; colours that sRGB lacks are cut off at 0 and 1."""
+    y = (lab[..., 0] + 16) / 116
+    f = np.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], axis=-1)
+    xyz = np.where(f > KNEE, f**3, 3 * KNEE**2 * (f - 4 / 29))
+    linear = np.clip(xyz @ np.linalg.inv(TO_XYZ / WHITE[:, None]).T, 0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+# ---- Where the hair is ---------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, photo: Image.Image, size: int, device: torch.device, amp: bool) -> np.ndarray:
+    """An RGB photo of W x H -> H x W float32, the output in 0..1.
+
+    The photo is resized to fit into size x size and padded to a square by repeating its edge, so that faces keep their
+    shape; the logits are brought back to the photo's size bilinearly.
+    """
+    W, H = photo.size
+    shrink = size / max(W, H)
+    w, h = max(1, round(W * shrink)), max(1, round(H * shrink))
+    top, left = (size - h) // 2, (size - w) // 2
+    scaled = np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))
+    square = np.pad(scaled, ((top, size - h - top), (left, size - w - left), (0, 0)), mode="edge")
+    with autocast(device, amp):
+        logits = model(normalize(torch.from_numpy(square).permute(2, 0, 1)[None], device))
+    logits = upsample(logits[:, :, top : top + h, left : left + w], (H, W))
+    return model.activate(logits).clamp(0, 1)[0, 0].cpu().numpy()
+
+
+def guided_filter(guide: np.ndarray, p: np.ndarray, radius: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """H x W x 3 photo in 0..1 and H x W p -> a (H x W x 3) and b (H x W): p refined is a . photo + b.
+
+    He, Sun, Tang, "Guided Image Filtering", 2010, Eq. 19-21: in each window p is fitted by a linear function of the
+    colours, so where the photo has an edge, p gets it too.
+    """
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        size = (2 * radius + 1, 2 * radius + 1) + (1,) * (x.ndim - 2)
+        return ndimage.uniform_filter(x, size, mode="nearest")
+
+    mean_guide, mean_p = mean(guide), mean(p)
+    covariance = mean(guide[..., :, None] * guide[..., None, :]) - mean_guide[..., :, None] * mean_guide[..., None, :]
+    with_p = mean(guide * p[..., None]) - mean_guide * mean_p[..., None]
+    a = np.linalg.solve(covariance + eps * np.eye(3), with_p[..., None])[..., 0]
+    b = mean_p - (a * mean_guide).sum(-1)
+    return mean(a), mean(b)
+
+
+def refine(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """H x W x 3 uint8 photo and H x W probability -> H x W float32 in 0..1: how much of each pixel is hair.
+
+    The edges follow the photo's. Exactly 0 wherever no pixel within REACH is hair for certain. The filter's
+    coefficients are computed on a small copy and enlarged: they are smooth (He and Sun, "Fast Guided Filter", 2015).
+    """
+    H, W = probability.shape
+    shrink = min(1, WORK_SIDE / max(H, W))
+    w, h = max(1, round(W * shrink)), max(1, round(H * shrink))
+    small = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)) / 255.0
+    radius = max(1, round(RADIUS * max(h, w)))
+    a, b = guided_filter(small, resize(probability, w, h).astype(np.float64), radius, EPS)
+    hair = resize(b, W, H)
+    for c in range(3):
+        hair += resize(a[..., c], W, H) * (image[..., c] / np.float32(255))
+    hair = np.clip((hair - 0.15) / 0.7, 0, 1)  # the fit leaves a haze on what is not hair, and gaps in what is
+    window = 2 * max(1, int(REACH * max(H, W) / 2)) + 1  # half the reach to either side
+    near = ndimage.maximum_filter(probability >= SURE, window).astype(np.float32)
+    hair *= ndimage.uniform_filter(near, window, mode="nearest")  # fades out, where a plain cut would show
+    return np.where(hair >= 1 / 255, hair, 0).astype(np.float32)
+
+
+def resize(values: np.ndarray, w: int, h: int) -> np.ndarray:
+    """H x W float -> h x w float32, bilinear."""
+    return np.array(Image.fromarray(values.astype(np.float32)).resize((w, h), Image.Resampling.BILINEAR))
+
+
+# ---- Its new colour ------------------------------------------------------------------------------------------------
+
+
+def recolor(image: np.ndarray, hair: np.ndarray, color: tuple[int, int, int], strength: float = 1.0) -> np.ndarray:
+    """H x W x 3 uint8 photo, H x W share of hair in 0..1, sRGB colour -> H x W x 3 uint8; pixels of share 0 unchanged.
+
+    Lightness runs through a power curve that takes the hair's median LIFT of the way to the colour's. It keeps the
+    order of light and dark, white stays white, and about the median its slope is near 1: strands and shine stay what
+    they are, whether dark hair becomes light or light hair dark. Chroma becomes the colour's, less of it in shadows and
+    towards white highlights, as on a dyed strand.
+    """
+    blend = hair * strength
+    dyed = blend > 0
+    if not dyed.any():
+        return image.copy()
+    lab = srgb_to_lab(image[dyed] / 255)  # pixels 3
+    target = srgb_to_lab(np.array(color) / 255)
+    sure = hair[dyed] >= min(SURE, hair.max())
+    middle = np.median(lab[sure], axis=0)
+
+    old, aim = np.clip([middle[0], target[0]], 4, 96)
+    curve = (np.array([old, old + LIFT * (aim - old), *lab[:, 0].clip(0, 100)]) + TOE) / (100 + TOE)
+    gamma = np.log(curve[1]) / np.log(curve[0])
+    light = (100 + TOE) * curve[2:] ** gamma - TOE
+    light = light.clip(0, 100)
+    shade = np.minimum(light / aim, (100 - light) / (100 - aim))[:, None]  # 1 at the colour's own lightness
+    chroma = shade * target[1:] + OWN_CHROMA * (lab[:, 1:] - middle[1:]).clip(-MOST, MOST)
+    new = np.concatenate([light[:, None], chroma], axis=1)
+
+    mixed = lab + blend[dyed][:, None] * (new - lab)
+    result = image.copy()
+    result[dyed] = np.round(255 * lab_to_srgb(mixed)).astype(np.uint8)
+    return result
+
+
+def strip(images: list[np.ndarray]) -> np.ndarray:
+    """Pictures of one size side by side, at most STRIP_HEIGHT high."""
+    row = Image.fromarray(np.concatenate(images, axis=1))
+    if row.height > STRIP_HEIGHT:
+        row = row.resize((round(row.width * STRIP_HEIGHT / row.height), STRIP_HEIGHT), Image.Resampling.LANCZOS)
+    return np.asarray(row)
+
+
+# ---- Command line --------------------------------------------------------------------------------------------------
+
+
+def parse_color(text: str) -> tuple[int, int, int]:
+    """A name of COLOURS or of CSS, or #rrggbb; raises InputError for anything else."""
+    try:
+        return ImageColor.getrgb(COLOURS.get(text.lower(), text))[:3]
+    except ValueError:
+        raise InputError(f"--color {text}: no such colour; give {', '.join(COLOURS)}, a CSS name or #rrggbb") from None
+
+
+def main():
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
+    add("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
+    add("--color", nargs="+", required=True, metavar="COLOR", help=f"{', '.join(COLOURS)}, a CSS name or #rrggbb")
+    add("--strength", type=number(float, 0, 1), default=1.0, metavar="X", help="0: nothing changes, 1: dyed through")
+    add("--out", type=Path, default=Path("recolored"), metavar="DIR", help="default: ./recolored")
+    cli.add_machine_arguments(parser, workers=False)
+    args = parser.parse_args()
+    colors = {color.lstrip("#").lower(): parse_color(color) for color in args.color}
+    device = pick_device(args.device)
+    photos = list_photos(args.photos)
+    if args.out.resolve() == args.photos.resolve():
+        raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
+    model, checkpoint = load_model(args.checkpoint, device)
+    amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
+    make_folder(args.out)
+    stems = [path.stem for path in photos]
+    unreadable, without = [], []
+    for path in tqdm(photos, "photos", disable=None):
+        try:
+            photo = read_photo(path)
+        except InputError as error:
+            unreadable.append(str(error))
+            continue
+        image = np.asarray(photo)
+        hair = refine(image, predict(model, photo, checkpoint["args"]["size"], device, amp))
+        if not hair.any():
+            without.append(path.name)
+        name = path.stem if stems.count(path.stem) == 1 else path.name  # a.jpg and a.png side by side
+        results = [recolor(image, hair, color, args.strength) for color in colors.values()]
+        for color, result in zip(colors, results, strict=True):
+            pictures.save_image(args.out / f"{name}_{color}.png", result)
+        pictures.save_image(args.out / f"{name}_strip.png", strip([image, *results]))
+        pictures.save_image(args.out / f"{name}_mask.png", grey(hair))
+    done = len(photos) - len(unreadable)
+    print(f"{done} photo(s) -> {args.out}: {', '.join(f'*_{color}.png' for color in colors)}, *_strip.png, *_mask.png")
+    if without:
+        print(f"no hair found, so left as they are: {', '.join(without)}")
+    if unreadable:
+        raise InputError("; ".join(unreadable))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,310 @@
+"""Train DeepLabV3-ResNet101 to segment hair, from COCO's weights or from random ones.
+
+Cesnik: "Segmentation of human hair", Image Based Biometrics 2019/20, University of Ljubljana (course assignment).
+
+    python hair_transfer/train.py --data CelebAMask-HQ --init pretrained    the paper's better model: 15 epochs
+    python hair_transfer/train.py --data CelebAMask-HQ --init random        its other one: 6 epochs
+    python hair_transfer/train.py                                           the latter on generated faces (no --data)
+    python hair_transfer/train.py --epochs 1 --size 64                      a try in seconds
+    python hair_transfer/train.py --resume hair_transfer/runs/random/last.pt
+    torchrun --nproc_per_node=2 hair_transfer/train.py --batch-size 6       two processes, 3 images each
+"""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.models.segmentation import DeepLabV3_ResNet101_Weights
+from tqdm import tqdm
+
+from common import checkpoint, cli, distributed, pictures
+from common.cli import InputError, number
+from common.data import EvalBatches, TrainBatches, check_finite, loader
+from common.device import adam, autocast, pick_amp, pick_device, seed_everything, to_device
+from common.faces import PARTS
+from common.weights import load_pretrained
+from hair_transfer import dataset
+from hair_transfer.dataset import HairMasks, normalize
+from hair_transfer.eval import Tally, choose_faces, evaluate, grey, predict_faces
+from hair_transfer.model import ACTIVATIONS, DeepLabV3, backbone_of, from_coco
+
+PAPER = Path(__file__).resolve().parent.name
+RECIPES = {"pretrained": (1e-4, 15), "random": (1e-2, 6)}  # learning rate and epochs (Sec. II)
+MAY_CHANGE = {"epochs", "data", "workers", "device"}  # when resuming
+NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
+ONLY_IN_LAST = {"optimizer", "rng"}  # best.pt does without: two thirds of 700 MB
+CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
+LOGGED = ("loss", "f1_01", "f1_05", "iou", "auroc", "batch_auroc")  # of training and, with test_ before it, of test
+CURVES = {  # figures 4 and 5
+    "mean squared error": {"loss": "training", "test_loss": "test"},
+    "F1 at 0.1": {"f1_01": "training", "test_f1_01": "test"},
+    "F1 at 0.5": {"f1_05": "training", "test_f1_05": "test"},
+    "IoU at 0.5": {"iou": "training", "test_iou": "test"},
+    "AUROC, all pixels": {"auroc": "training", "test_auroc": "test"},
+    "AUROC, mean over batches": {"batch_auroc": "training", "test_batch_auroc": "test"},
+}
+
+
+# fmt: off
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument_group("data (Sec. II)").add_argument
+    add("--data", type=Path, nargs="+", metavar="PATH",
+        help="CelebAMask-HQ folders (default: data/CelebAMask-HQ here, else generated faces)")
+    add("--part", choices=PARTS, default="hair", metavar="PART",
+        help="hair: Sec. II; another part makes a network to transfer from with --init FILE (ours)")
+    add("--size", type=number(int, 16), default=dataset.SIZE, metavar="N", help="image side (256: Sec. II)")
+    add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
+    add = parser.add_argument_group("model (Sec. II)").add_argument
+    add("--init", default="random", metavar="W",
+        help="pretrained: COCO's weights, which must be had; random; or a FILE with another ResNet-101 to start from, "
+        "a checkpoint of this repository or torchvision's (default random, which needs no download: ours)")
+    add("--output", choices=sorted(ACTIVATIONS), default="sigmoid",
+        help="sigmoid: Sec. II; tanh: what the public template computes")
+    add("--aux", type=number(float, 0), default=0.0, metavar="X",
+        help="weight of an auxiliary head's loss (0, no such head: ours, the paper has none; torchvision's is 0.5)")
+    add = parser.add_argument_group("training (Sec. II)").add_argument
+    add("--epochs", type=number(int, 1), metavar="N", help="default 15, with --init random 6: Sec. II")
+    add("--batch-size", type=number(int, 2), default=6, metavar="N",
+        help="6: Sec. II; under torchrun of all processes together")
+    add("--lr", type=number(float, 0, above=True), metavar="X",
+        help="of Adam (default 0.0001, with --init random 0.01: Sec. II)")
+    cli.add_run_arguments(parser)
+    args = parser.parse_args(argv)
+    given = cli.given_arguments(parser, argv)
+    if args.resume and args.out:
+        parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
+    if args.size % 8:
+        parser.error(f"--size {args.size} must be a multiple of 8, such as {args.size // 8 * 8 + 8}")
+    lr, epochs = RECIPES["random" if args.init == "random" else "pretrained"]
+    args.lr, args.epochs = args.lr or lr, args.epochs or epochs
+    # whole paths, so that eval.py and --resume find them from any folder; text, because the checkpoint keeps them
+    args.data = args.data and [str(path.resolve()) for path in args.data]
+    return args, given
+# fmt: on
+
+
+def build_model(args) -> tuple[DeepLabV3, str]:
+    """The network as --init asks for it, and where its weights came from; raises InputError if they cannot be had."""
+    if args.init == "random":
+        return DeepLabV3(output=args.output, aux=args.aux > 0), "random (--init random)"
+    if args.init == "pretrained":
+        return from_torchvision(args)
+    model = DeepLabV3(output=args.output, aux=args.aux > 0)
+    state_dict, source = read_backbone(Path(args.init))
+    try:
+        model.backbone.load_state_dict(state_dict, strict=True)
+    except RuntimeError as error:
+        problem = str(error).splitlines()[1].strip()[:100]
+        raise InputError(f"--init {args.init}: not a ResNet-101's weights ({problem}); give another file") from None
+    return model, source
+
+
+def from_torchvision(args) -> tuple[DeepLabV3, str]:
+    """COCO's weights under new heads (Sec. II, figure 2); never anything else in their place."""
+    try:
+        coco, source = load_pretrained("coco", DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1, "coco")
+    except InputError as error:  # speaks of --weights, which this paper's comparison calls --init
+        message = str(error).replace("--weights coco", "--init pretrained").replace("--weights none", "--init random")
+        raise InputError(message) from None
+    try:
+        return from_coco(coco, output=args.output, aux=args.aux > 0), f"backbone of {source}, new heads"
+    except RuntimeError as error:
+        problem = str(error).splitlines()[1].strip()[:100]
+        raise InputError(f"--init pretrained: {source} is not what it should be ({problem}); remove it") from None
+
+
+def read_backbone(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """The ResNet-101 in a file and a line on where it comes from: honest stand-ins for COCO's weights.
+
+    Takes a checkpoint of this repository (any folder's), a state dict of torchvision's DeepLabV3 or of its ResNet-101.
+    """
+    try:
+        file = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"--init {path}: no such file; give pretrained, random or a file of weights") from None
+    except Exception as error:  # torch.load raises a dozen kinds for broken files
+        problem = (str(error) or type(error).__name__).splitlines()[0][:80]
+        raise InputError(f"--init {path}: cannot be loaded ({problem}); give another file") from None
+    source = f"backbone of {path}"
+    if isinstance(file, dict) and "paper" in file:
+        task = file.get("args", {}).get("part", "its own task")
+        source += f" ({file['paper']} on {task}, epoch {file.get('epoch')}, itself from {file.get('weights')})"
+        file = file.get("model")
+    state_dict = backbone_of(file) if isinstance(file, dict) else {}
+    if not state_dict:
+        raise InputError(f"--init {path}: holds no ResNet-101; give a checkpoint of {PAPER} or a file of torchvision's")
+    return state_dict, source + ", new heads"
+
+
+def train_epoch(
+    model: DeepLabV3,
+    network: nn.Module,
+    batches: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    amp: bool,
+    aux: float,
+    epoch: int,
+) -> dict[str, float]:
+    """One pass over the training set -> its scores, of the network as it was at each step, dropout and all."""
+    network.train()
+    tally, losses = Tally(device), []
+    rank, _ = distributed.world()
+    bar = tqdm(batches, f"epoch {epoch}", leave=False, disable=None if rank == 0 else True, unit="batch")
+    for images, masks in bar:
+        masks = to_device(masks, device)
+        with autocast(device, amp):
+            logits = network(normalize(images, device))
+        logits, auxiliary = logits if aux > 0 else (logits, None)
+        output = model.activate(logits)
+        loss = squared_error = F.mse_loss(output, masks.float())  # Sec. II, the mean of (y - y^)^2
+        if auxiliary is not None:
+            loss = squared_error + aux * F.mse_loss(model.activate(auxiliary), masks.float())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        tally.add(logits, output, masks, squared_error)
+        losses.append(loss.detach())
+        if len(losses) % CHECK_EVERY == 0:
+            check_finite(losses, batches, f"epoch {epoch}")
+            bar.set_postfix(loss=f"{losses[-1].item():.4f}")
+    check_finite(losses, batches, f"epoch {epoch}")
+    return tally.scores()
+
+
+def draw_samples(path: Path, photos, masks, outputs) -> None:
+    """Test faces with their mask and the network's output."""
+    rows = [[photo, mask, grey(output)] for photo, mask, output in zip(photos, masks, outputs, strict=True)]
+    pictures.save_grid(path, rows, column_titles=["photo", "true", "output"], cell=2)
+
+
+def main():
+    args, given = parse_args()
+    saved = None
+    if args.resume:
+        saved = checkpoint.load_checkpoint(args.resume, PAPER)
+        last = args.resume.with_name("last.pt")
+        if args.resume.name != "last.pt" and last.exists():
+            raise InputError(f"--resume {args.resume}: would overwrite the later epochs of {last}; resume that one")
+        if "optimizer" not in saved:
+            raise InputError(f"--resume {args.resume}: holds no optimiser to go on with; give the run's last.pt")
+        cli.resume_arguments(args, given, saved["args"], MAY_CHANGE)
+    device = pick_device(args.device)
+    amp = pick_amp(args.amp, device)
+    rank, world_size = distributed.start(device)
+    if args.batch_size % world_size or args.batch_size // world_size < 2:
+        raise InputError(
+            f"--batch-size {args.batch_size} over {world_size} processes: each needs the same number of images, at "
+            f"least 2 for batch norm; give --batch-size {3 * world_size}"
+        )
+    seed_everything(args.seed, args.deterministic)
+
+    # data (Sec. II)
+    with distributed.first_process_first():
+        folders, source = dataset.locate(args.data)
+        faces = dataset.list_faces(folders, args.part)[: args.limit]
+        train, test = dataset.split(faces, args.seed)
+        split = {"train": [face.key for face in train], "test": [face.key for face in test]}
+        fingerprint = {"train": dataset.fingerprint(train), "test": dataset.fingerprint(test)}
+        if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprint):
+            raise InputError(
+                f"--data {source}: not the faces that {args.resume} was trained on; give the folders as they were, in "
+                "the same order"
+            )
+        train_set, test_set = HairMasks(train, args.size, args.cache), HairMasks(test, args.size, args.cache)
+    batches = TrainBatches(len(train_set), args.batch_size, args.seed)
+    pin_memory = device.type == "cuda"
+    train_loader = loader(train_set, batches, args.workers, pin_memory)
+    test_loader = loader(test_set, EvalBatches(len(test_set), args.batch_size), args.workers, pin_memory)
+
+    # model (Sec. II)
+    if saved:
+        model, weights = DeepLabV3(output=args.output, aux=args.aux > 0), saved["weights"]
+    else:
+        with distributed.first_process_first():
+            model, weights = build_model(args)
+    model.to(device, memory_format=torch.channels_last)
+
+    # training (Sec. II)
+    optimizer = adam(model, args.lr)
+    best, log = float("inf"), []
+    if saved:
+        for part, name in ((model, "model"), (optimizer, "optimizer")):
+            checkpoint.restore(args.resume, lambda part=part, name=name: part.load_state_dict(saved[name]))
+        best, log = saved["best"], saved["log"]
+        checkpoint.set_rng_state(saved["rng"], device)
+    network = distributed.wrap(model, device)
+    samples = choose_faces(len(test_set), args.seed)[:3]  # drawn whenever the model gets better
+
+    if rank == 0:
+        if args.resume:
+            out = args.resume.parent
+        else:
+            name = args.init if args.init in RECIPES else "from-file"
+            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name)
+        print(f"command    {' '.join(sys.argv)}")
+        print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
+        print(f"data       {source}: {len(faces)} faces, {len(train)} train, {len(test)} test, {args.part}")
+        print(f"model      DeepLabV3-ResNet101, {sum(p.numel() for p in model.parameters()):,} parameters")
+        print(f"weights    {weights}")
+        print(f"out        {out}", flush=True)
+        facts = {"weights": weights, "device": str(device), "amp": amp, "processes": world_size, "split": split}
+        checkpoint.write_run_json(out / "run.json", vars(args), **facts)
+
+    for epoch in range(len(log) + 1, args.epochs + 1):
+        started = time.perf_counter()
+        batches.epoch = epoch
+        trained = train_epoch(model, network, train_loader, optimizer, device, amp, args.aux, epoch)
+        distributed.copy_from_first(model)
+        tested = evaluate(model, test_loader, device, amp)
+        improved = tested["loss"] < best
+        best = min(best, tested["loss"])
+        log.append({
+            "epoch": epoch,
+            **{name: trained[name] for name in LOGGED},
+            **{f"test_{name}": tested[name] for name in LOGGED},
+            "seconds": round(time.perf_counter() - started, 1),
+        })  # fmt: skip
+        if rank > 0:
+            continue
+        state = {
+            "paper": PAPER,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "best": best,
+            "epoch": epoch,
+            "log": log,
+            "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
+            "classes": [args.part],
+            "weights": weights,
+            "split": split,
+            "fingerprint": fingerprint,
+            "rng": checkpoint.rng_state(device),
+        }
+        if improved:
+            checkpoint.save_checkpoint(out / "best.pt", {k: v for k, v in state.items() if k not in ONLY_IN_LAST})
+            draw_samples(out / "samples.png", *predict_faces(model, test_set, samples, device, amp))
+        checkpoint.save_checkpoint(out / "last.pt", state)
+        checkpoint.write_log(out / "log.csv", log)
+        pictures.save_curves(out / "curves.png", log, CURVES)
+        print("epoch {epoch:3d}  loss {loss:.4f}  IoU {iou:.4f}  AUROC {auroc:.4f}  test loss {test_loss:.4f}  "
+              "F1 {test_f1_05:.4f}  IoU {test_iou:.4f}  AUROC {test_auroc:.4f}  {seconds:.0f} s".format(**log[-1]),
+              " best" if improved else "", flush=True)  # fmt: skip
+    if rank == 0:
+        if saved and saved["epoch"] >= args.epochs:
+            print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
+        evaluation = Path(sys.argv[0]).with_name("eval.py")
+        print(f"next       python {shlex.quote(str(evaluation))} {shlex.quote(str(out / 'best.pt'))}")
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    cli.run(main, "; the epochs that ended are in the run folder's last.pt, go on with --resume")

@@ -1,0 +1,454 @@
+"""Photos of people with head-and-torso masks at 224 x 224 px (Sec. 3), as the web tool remove.bg delivers them:
+
+    FOLDER/
+      photos/NAME.jpg      photos; also in subfolders, and LFW's own lfw/First_Last/First_Last_0001.jpg
+      cutouts/NAME.png     RGBA cut-outs, alpha = mask; also NAME-removebg-preview.png; or black and white masks
+
+The paper takes 298 photos of Labelled Faces in the Wild (http://vis-www.cs.umass.edu/lfw, 250 x 250 px, research use),
+has remove.bg cut the people out, and gives neither the list nor the masks away. --data also takes a CelebAMask-HQ
+folder, where the union of all parts is the person (non-commercial research and education only). Put the data into
+data/headtorso in this folder or give its path:
+
+    python lrn_headtorso/dataset.py --data PATH     verify and describe a folder, draw samples and the augmentation
+    python lrn_headtorso/dataset.py                 the same for data/headtorso or, without it, generated pictures
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from common import cli, faces, pictures
+from common.cache import Arrays, cache_key, open_cache
+from common.celebamask import list_celebamask, unused_files
+from common.checkpoint import make_folder
+from common.cli import InputError
+from common.images import PHOTO_SUFFIXES, list_photos, read_mask, read_photo, reason
+from lrn_headtorso.matting import foreground_colours
+from lrn_headtorso.model import STRIDE
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE / "data" / "cache"
+SIZE = 224  # Sec. 3
+N_TRAIN, N_TEST = 250, 48  # Sec. 3
+VAL_SHARE = 0.1  # ours: of the training pictures, for the plateau rule; the paper names no validation set
+PHOTO_FOLDERS = ("photos", "lfw", "lfw-deepfunneled", "lfw_funneled")
+CUTOUT_FOLDERS = ("cutouts", "masks")
+CUTOUT_SUFFIXES = ("-removebg-preview", "-removebg")  # what remove.bg appends to the names of its downloads
+CACHE_VERSION = 1  # counts up when decode() changes
+
+# Augmentation (Sec. 2.3 names the three; the ranges are ours)
+FLIP = 0.5  # probability
+ZOOM = 1.25  # the picture appears 1/1.25 to 1.25 times as large, log-uniform
+ROTATION = 15.0  # degrees to either side
+NEW_BACKGROUND = 0.5  # share of the pictures that get another background with --backgrounds
+
+N_GENERATED = N_TRAIN + N_TEST
+PORTRAIT_ZOOM = 0.66  # ours: how far generate_face() steps back, to the framing of a portrait
+GENERATED_SIZE = 250  # LFW's
+
+
+class Pair(NamedTuple):
+    name: str  # of the photo, without suffix
+    photo: Path
+    masks: tuple[Path, ...]  # the cut-out, or CelebAMask-HQ's parts, whose union is the person
+
+
+class Listing(NamedTuple):
+    pairs: list[Pair]  # sorted by name (CelebAMask-HQ: by id)
+    photos_alone: list[Path]  # without a cut-out
+    cutouts_alone: list[Path]  # without a photo
+
+
+# ---- Folders -------------------------------------------------------------------------------------------------------
+
+
+def locate(data: Path | None) -> tuple[Path, str, bool]:
+    """The folder to read, a line that says which it is, and whether it is generated: --data, else data/headtorso, else
+    generated pictures."""
+    if data is not None:
+        return data, str(data), False
+    if (HERE / "data" / "headtorso").is_dir():
+        return HERE / "data" / "headtorso", "data/headtorso of this folder", False
+    folder = write_generated(HERE / "data" / "generated", N_GENERATED)
+    return folder, f"{N_GENERATED} GENERATED pictures (no --data and no {HERE.name}/data/headtorso)", True
+
+
+def list_pairs(folder: Path) -> Listing:
+    """The photos of a folder with their masks, and what has no partner. Raises InputError if there is no pair."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the one with photos/ and cutouts/ in it, or CelebAMask-HQ")
+    if (folder / "CelebA-HQ-img").is_dir() or (folder / "CelebAMask-HQ").is_dir():
+        found = list_celebamask(folder)
+        pairs = [Pair(str(face.id), face.photo, tuple(face.masks.values())) for face in found if face.masks]
+        alone = [face.photo for face in found if not face.masks]
+        return Listing(pairs, alone, unused_files(folder, found))
+    photos = _by_name(folder, PHOTO_FOLDERS, PHOTO_SUFFIXES)
+    cutouts = _by_name(folder, CUTOUT_FOLDERS, (".png", ".webp", ".tif", ".tiff", ".bmp"))
+    pairs = [Pair(name, photos[name], (cutouts[name],)) for name in sorted(photos.keys() & cutouts.keys())]
+    if not pairs:
+        raise InputError(
+            f"{folder}: {len(photos)} photo(s) in {' or '.join(PHOTO_FOLDERS[:2])}/ and {len(cutouts)} cut-out(s) in "
+            "cutouts/, but no two of the same name; give a folder with photos/NAME.jpg and cutouts/NAME.png"
+        )
+    return Listing(
+        pairs,
+        [photos[name] for name in sorted(photos.keys() - cutouts.keys())],
+        [cutouts[name] for name in sorted(cutouts.keys() - photos.keys())],
+    )
+
+
+def _by_name(folder: Path, subfolders: Iterable[str], suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """name -> file of every picture below folder/subfolder; raises InputError if two share a name."""
+    found: dict[str, Path] = {}
+    for sub in subfolders:
+        for root, folders, names in os.walk(folder / sub, followlinks=True):
+            folders.sort()
+            for name in sorted(names):
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() not in suffixes or name.startswith("."):
+                    continue
+                for ending in CUTOUT_SUFFIXES:
+                    stem = stem.removesuffix(ending)
+                path = Path(root) / name
+                if stem in found:
+                    raise InputError(f"{path}: has the name of {found[stem]}; pairs go by name, rename one of them")
+                found[stem] = path
+    return found
+
+
+def split(n: int, seed: int, n_train: int | None = None, n_test: int | None = None) -> dict[str, list[int]]:
+    """Positions of train, val and test among n pictures, at random from the seed.
+
+    250 + 48 (Sec. 3), the same proportion of fewer than 298; val is the tenth of the 250 that is not trained on. More
+    than 298 pictures stay unused unless n_train and n_test say otherwise.
+    """
+    if n_test is None:
+        n_test = N_TEST if n >= N_TRAIN + N_TEST else max(1, round(n * N_TEST / (N_TRAIN + N_TEST)))
+    if n_train is None:
+        n_train = min(N_TRAIN, n - n_test)
+    n_val = max(1, round(VAL_SHARE * n_train))
+    if n_train + n_test > n or n_train <= n_val:
+        raise InputError(
+            f"{n} picture(s) are too few for {max(n_train, 2)} to train with and {n_test} to test; give --data more of "
+            "them, a larger --limit, or smaller --n-train and --n-test"
+        )
+    order = np.random.default_rng(seed).permutation(n)
+    test, val, train = np.split(order[: n_test + n_train], [n_test, n_test + n_val])
+    return {"train": sorted(train.tolist()), "val": sorted(val.tolist()), "test": sorted(test.tolist())}
+
+
+def fingerprint(pairs: list[Pair]) -> str:
+    """16 hex digits from the names and file sizes of the photos: other photos of the same names have another."""
+    sizes = [(pair.name, os.path.getsize(pair.photo)) for pair in pairs]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
+
+
+# ---- Decoding ------------------------------------------------------------------------------------------------------
+
+
+def read_alpha(path: Path) -> np.ndarray:
+    """A cut-out's alpha channel, H x W uint8; of a file without one, or with one that is 255 throughout, the black and
+    white mask that it must then be."""
+    try:
+        with Image.open(path) as image:
+            if "A" in image.getbands() or "transparency" in image.info:
+                alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+                if alpha.min() < 255:
+                    return alpha
+    except Exception as error:  # decoders of broken files raise a dozen kinds
+        raise InputError(f"{path}: cannot be read as an image ({reason(error)}); replace or remove it") from None
+    return read_mask(path).astype(np.uint8) * 255
+
+
+def decode(pair: Pair, size: int, with_foreground: bool = False) -> dict[str, np.ndarray]:
+    """images: size x size x 3 uint8, alphas: size x size uint8, both antialiased with the same kernel, so that edges
+    stay on edges; foregrounds: the person's own colours (matting.py).
+
+    The paper reshapes its photos, so height and width are scaled apart where a photo is not square. Raises InputError,
+    naming the file, for what cannot be used.
+    """
+    photo = read_photo(pair.photo)
+    alpha = None
+    for path in pair.masks:
+        part = read_alpha(path)
+        h, w = part.shape
+        if abs(photo.width * h / photo.height - w) > 1.5:  # remove.bg's previews are smaller and rounded
+            raise InputError(
+                f"{path}: is {w} x {h} px, another shape than its photo of {photo.width} x {photo.height}; give both "
+                "the same width to height"
+            )
+        if alpha is not None and alpha.shape != part.shape:
+            raise InputError(f"{path}: is {w} x {h} px, unlike the other parts of this face; resize it (nearest)")
+        alpha = part if alpha is None else np.maximum(alpha, part)
+    image = np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR))
+    alpha = np.asarray(Image.fromarray(alpha).resize((size, size), Image.Resampling.BILINEAR))
+    sample = {"images": image, "alphas": alpha}
+    if with_foreground:
+        inner = ndimage.minimum_filter(alpha, 5)  # a cut-out's outermost two pixels still hold the old background
+        colours = foreground_colours(image.astype(np.float32) / 255, inner.astype(np.float32) / 255)
+        sample["foregrounds"] = (colours * 255).round().astype(np.uint8)
+    return sample
+
+
+def load(pairs: list[Pair], size: int, cache: Path, with_foreground: bool = False) -> Arrays:
+    """The decoded pictures of `pairs`, from a cache that is built if it is not there."""
+    files = [path for pair in pairs for path in (pair.photo, *pair.masks)]
+    fields = {"images": ((size, size, 3), "uint8"), "alphas": ((size, size), "uint8")}
+    if with_foreground:
+        fields["foregrounds"] = fields["images"]
+    key = cache_key(files, size, with_foreground, CACHE_VERSION)
+    return open_cache(cache, key, len(pairs), fields, lambda i: decode(pairs[i], size, with_foreground), "decoding")
+
+
+def read_background(path: Path, size: int) -> np.ndarray:
+    """A picture cut to a square of size x size x 3."""
+    return np.asarray(ImageOps.fit(read_photo(path), (size, size), Image.Resampling.BILINEAR))
+
+
+def load_backgrounds(folder: Path, size: int, cache: Path) -> np.ndarray:
+    """The pictures of a folder for --backgrounds, N x size x size x 3."""
+    paths = list_photos(folder)
+    fields = {"images": ((size, size, 3), "uint8")}
+    key = cache_key(paths, "backgrounds", size, CACHE_VERSION)
+    arrays = open_cache(
+        cache, key, len(paths), fields, lambda i: {"images": read_background(paths[i], size)}, "decoding backgrounds"
+    )
+    return arrays["images"]
+
+
+# ---- Samples -------------------------------------------------------------------------------------------------------
+
+
+def random_affine(rng: np.random.Generator) -> np.ndarray:
+    """2 x 3: where in the picture, from -1 to 1, each pixel of the augmented one is taken from (Sec. 2.3)."""
+    mirror = -1 if rng.random() < FLIP else 1
+    zoom = ZOOM ** rng.uniform(-1, 1)
+    angle = np.radians(rng.uniform(-ROTATION, ROTATION))
+    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+    return np.array([[mirror * cos, -mirror * sin, 0], [sin, cos, 0]], np.float32)
+
+
+def warp(stack: Tensor, affine: np.ndarray) -> Tensor:
+    """B x C x H x W float, B x 2 x 3 -> the same shape, bilinear.
+
+    Beyond its edges the picture repeats its outermost pixels, in all channels alike: a torso goes on below, a wall at
+    the sides. Mirroring, the other usual choice, puts a second, inverted head above people who touch the upper edge.
+    """
+    grid = F.affine_grid(torch.from_numpy(affine), list(stack.shape), align_corners=False)
+    return F.grid_sample(stack, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+class HeadTorso(Dataset):
+    """dataset[[i, j, ...]] -> images B x 3 x size x size and alphas B x 1 x size x size, both uint8.
+
+    A whole batch is one gather from the memory-mapped cache. With `augment`, picture and mask are flipped, zoomed and
+    rotated as one stack of channels; with `backgrounds`, half of the people are then put on another picture (the
+    paper's first next step, Sec. 5). Everything random depends on seed, epoch and picture alone, so neither the number
+    of loader processes nor a resumed run changes a sample. Set `epoch` before each pass.
+    """
+
+    def __init__(
+        self,
+        cache: dict[str, np.ndarray],
+        names: list[str],
+        *,
+        augment: bool = False,
+        seed: int = 0,
+        backgrounds: np.ndarray | None = None,
+    ):
+        self.cache, self.names, self.augment, self.seed, self.epoch = cache, names, augment, seed, 0
+        self.backgrounds = backgrounds
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, i: int) -> str:
+        return self.names[i]
+
+    def __getitem__(self, batch: list[int]) -> tuple[Tensor, Tensor]:
+        images, alphas = self.cache["images"][batch], self.cache["alphas"][batch]  # B H W 3, B H W
+        if self.augment:
+            images, alphas = self._augmented(batch, images, alphas)
+        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(alphas)[:, None]
+
+    def _augmented(self, batch: list[int], images: np.ndarray, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rngs = [np.random.default_rng([self.seed, self.epoch, i]) for i in batch]
+        affine = np.stack([random_affine(rng) for rng in rngs])
+        behind = {}  # position in the batch -> its new background
+        if self.backgrounds is not None:
+            for b, rng in enumerate(rngs):
+                if rng.random() < NEW_BACKGROUND:
+                    background = self.backgrounds[rng.integers(len(self.backgrounds))]
+                    behind[b] = background[:, ::-1] if rng.random() < FLIP else background
+                    images[b] = self.cache["foregrounds"][batch[b]]
+        stack = torch.from_numpy(np.concatenate([images, alphas[..., None]], axis=-1)).permute(0, 3, 1, 2)
+        moved = warp(stack.float(), affine).permute(0, 2, 3, 1).numpy()  # B H W 4
+        for b, background in behind.items():
+            alpha = moved[b, ..., 3:] / 255
+            moved[b, ..., :3] = alpha * moved[b, ..., :3] + (1 - alpha) * background
+        moved = np.rint(moved).astype(np.uint8)
+        return np.ascontiguousarray(moved[..., :3]), np.ascontiguousarray(moved[..., 3])
+
+
+# ---- Generated pictures --------------------------------------------------------------------------------------------
+
+
+def generate_portrait(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Picture size x size x 3 and alpha size x size (uint8) of a painted person, head and torso.
+
+    Every part of the painted face and body is the person; the mask is hard, as remove.bg's mostly is.
+    """
+    face = faces.generate_face(seed, size, zoom=PORTRAIT_ZOOM)
+    return face.image, face.masks.any(0) * np.uint8(255)
+
+
+def write_generated(folder: Path, n: int, size: int = GENERATED_SIZE, seed: int = 0) -> Path:
+    """The portraits of the seeds seed .. seed + n - 1 in remove.bg's layout, and `folder`.
+
+    A folder that holds just that is kept, another of its kind replaced; it appears only once it is complete. Raises
+    InputError if it cannot be written or holds something else.
+    """
+    wanted = json.dumps({"n": n, "size": size, "seed": seed, "version": [faces.VERSION, 2]})
+    recipe = folder / "generated.json"
+    try:
+        if folder.exists() and not recipe.is_file():
+            raise InputError(f"{folder}: holds no generated pictures; move it away or give pictures with --data")
+        if recipe.is_file() and recipe.read_text() == wanted:
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
+            for sub in ("photos", "cutouts"):
+                (draft / sub).mkdir()
+            for i in tqdm(range(n), f"painting {folder.name}", unit="picture", disable=None):
+                image, alpha = generate_portrait(seed + i, size)
+                Image.fromarray(image).save(draft / "photos" / f"{i:04d}.jpg", quality=95)
+                cutout = np.dstack([np.where(alpha[..., None] > 0, image, 0), alpha])  # as remove.bg: black elsewhere
+                Image.fromarray(cutout).save(draft / "cutouts" / f"{i:04d}.png")
+            (draft / "generated.json").write_text(wanted)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; generated pictures need a folder that can be written") from None
+    return folder
+
+
+# ---- python lrn_headtorso/dataset.py: verify, describe, draw ---------------------------------------------------------
+
+
+class Report(NamedTuple):
+    usable: list[Pair]
+    share: np.ndarray  # part of the picture that the person covers
+    soft: np.ndarray  # part of the picture where alpha is neither 0 nor 255
+    sizes: Counter  # of photos
+    problems: list[str]  # one line each
+
+
+def verify(pairs: list[Pair], size: int) -> Report:
+    """Decode every pair, with all cores, and say what is there and what cannot be used."""
+
+    def attempt(pair: Pair):
+        try:
+            alpha = decode(pair, size)["alphas"]
+            with Image.open(pair.photo) as photo:
+                return (alpha >= 128).mean(), ((alpha > 0) & (alpha < 255)).mean(), photo.size
+        except InputError as error:
+            return str(error)
+
+    usable, shares, sizes, problems = [], [], Counter(), []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = tqdm(pool.map(attempt, pairs), "verifying", len(pairs), disable=None, unit="picture")
+        for pair, found in zip(pairs, results, strict=True):
+            if isinstance(found, str):
+                problems.append(found)
+                continue
+            usable.append(pair)
+            shares.append(found[:2])
+            sizes[f"{found[2][0]} x {found[2][1]}"] += 1
+    share, soft = np.array(shares).reshape(-1, 2).T
+    return Report(usable, share, soft, sizes, problems)
+
+
+def draw_samples(pairs: list[Pair], size: int, backgrounds: Path | None, out: Path) -> None:
+    """samples.png: photo, mask, cut-out on white; augmentation.png: the first of them in six epochs."""
+    decoded = [decode(pair, size, with_foreground=True) for pair in pairs]
+    cache = {name: np.stack([sample[name] for sample in decoded]) for name in decoded[0]}
+    alpha = cache["alphas"][..., None] / 255
+    on_white = (alpha * cache["foregrounds"] + (1 - alpha) * 255).astype(np.uint8)
+    rows = [list(cache["images"]), list(cache["alphas"]), list(on_white)]
+    pictures.save_grid(out / "samples.png", rows, row_titles=["photo", "alpha", "on white"])
+    behind = None
+    if backgrounds:
+        behind = np.stack([read_background(path, size) for path in list_photos(backgrounds)[:20]])
+    data = HeadTorso(cache, [pair.name for pair in pairs], augment=True, backgrounds=behind)
+    first, rows = list(range(min(3, len(pairs)))), []
+    for data.epoch in range(1, 7):
+        images, alphas = data[first]
+        rows.append([*images.permute(0, 2, 3, 1).numpy(), *alphas[:, 0].numpy()])
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    order = [i for pair in zip(range(len(first)), range(len(first), 2 * len(first)), strict=True) for i in pair]
+    titles = [f"epoch {epoch}" for epoch in range(1, 7)]
+    pictures.save_grid(out / "augmentation.png", [columns[i] for i in order], column_titles=titles)
+
+
+def main():
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: as in train.py)")
+    add("--size", type=cli.number(int, STRIDE), default=SIZE, metavar="N", help="image side (224: Sec. 3)")
+    add("--backgrounds", type=Path, metavar="DIR", help="draw the augmentation with these pictures behind the people")
+    add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N pictures only")
+    add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")
+    args = parser.parse_args()
+    folder, source, _ = locate(args.data)
+    pairs, photos_alone, cutouts_alone = list_pairs(folder)
+    report = verify(pairs[: args.limit], args.size)
+    n = len(pairs[: args.limit])
+    print(f"{source}: {n} photos with their masks")
+    print("most frequent sizes in px:", ", ".join(f"{size} ({count})" for size, count in report.sizes.most_common(5)))
+    if report.usable:
+        low, middle, high = np.quantile(report.share, [0.05, 0.5, 0.95])
+        print(f"person: {report.share.mean():.1%} of the picture on average, {low:.1%} / {middle:.1%} / {high:.1%} at "
+              "the 5 / 50 / 95 % quantiles")  # fmt: skip
+        print(f"soft edges: {report.soft.mean():.1%} of the pixels at {args.size} px are neither 0 nor 255")
+        empty = [pair.photo.name for pair, share in zip(report.usable, report.share, strict=True) if share == 0]
+        if empty:
+            print(f"empty masks: {len(empty)}, such as {', '.join(empty[:5])}")
+        draw_samples(report.usable[:8], args.size, args.backgrounds, make_folder(args.out))
+        print(f"samples.png, augmentation.png -> {args.out}")
+    for path in photos_alone:
+        print(f"{path}: has no cut-out and is not used")
+    for path in cutouts_alone:
+        print(f"{path}: belongs to no photo and is not used")
+    for problem in report.problems:
+        print(problem)
+    if report.problems:
+        raise InputError(f"{folder}: {len(report.problems)} problem(s) in {n} pictures, the lines above name them")
+    print("every photo and every mask can be read")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,319 @@
+"""Table 1 and figure 2: Jaccard index and Hausdorff distance on the test pictures, for any number of runs at once.
+
+    python lrn_headtorso/eval.py lrn_headtorso/runs/lrn/best.pt
+    python lrn_headtorso/eval.py runs/lrn/best.pt runs/unet/best.pt runs/lrn-vgg/best.pt    the paper's rows and ours
+    python lrn_headtorso/eval.py runs/lrn/best.pt --worst                                   figure 2 of the worst
+    python lrn_headtorso/eval.py runs/lrn/best.pt --data OTHER --split all                  on other pictures
+
+Writes results.json, table1.csv, figure2.png and, for each LRN, maps-RUN.png (its six maps) beside the first checkpoint
+or to --out. Both measures are taken for each picture at 0.5 and averaged; distances are in pixels of a 224 px picture
+whatever the network's size.
+"""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from common import cli, pictures
+from common.checkpoint import load_checkpoint, make_folder, restore, write_atomically
+from common.cli import InputError
+from common.data import EvalBatches, check_finite, loader
+from common.device import autocast, pick_amp, pick_device, to_device
+from common.distributed import sum_over_processes, world
+from common.metrics import hausdorff, jaccard
+from lrn_headtorso import dataset
+from lrn_headtorso.dataset import HeadTorso
+from lrn_headtorso.model import LRN, UNet
+
+PAPER = Path(__file__).resolve().parent.name
+# Table 1 as printed: Jaccard index in % and Hausdorff distance in px, mean and standard deviation
+TABLE_1 = {
+    "LRN": ((91.67, 5.63), (32.84, 23.05)),
+    "LRN-VGG": ((92.73, 5.24), (26.28, 20.07)),
+    "UNET": ((89.25, 7.19), (35.18, 19.63)),
+    "UNET-VGG": ((87.98, 7.53), (44.00, 16.75)),
+}
+MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # of ImageNet, as torchvision's VGG-16 was trained with
+STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
+FIGURE_ROWS = 5  # of figure 2
+SCORES = ("loss", "jaccard", "hausdorff", "missed", "added", "empty_predicted", "empty_true")  # of each picture
+
+
+def normalise(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 images to float32 on the device, as VGG-16 knows them: [0, 1], less the mean, by the standard deviation."""
+    return (to_device(images, device).float() / 255 - MEAN.to(device)) / STD.to(device)
+
+
+def summed_bce(maps: list[Tensor], alphas: Tensor) -> Tensor:
+    """Maps B x 1 x h x w in [0, 1], coarse to fine, and alphas B x 1 x H x W uint8 -> the loss of each picture, B.
+
+    Binary cross-entropy, averaged over the pixels of each map and summed over the maps (Sec. 2.3). The truth is brought
+    to each map's size by averaging areas and stays soft (ours: the paper does not say).
+    """
+    truth = alphas.float() / 255
+    loss = torch.zeros(len(truth), device=truth.device)
+    for p in maps:
+        y = F.interpolate(truth, size=p.shape[-2:], mode="area")
+        loss = loss + F.binary_cross_entropy(p.float(), y, reduction="none").mean((1, 2, 3))
+    return loss
+
+
+def score(predicted: np.ndarray, true: np.ndarray) -> tuple[float, ...]:
+    """Two H x W bool masks -> SCORES without the loss.
+
+    missed: share of the person that is left out; added: pixels too many, by the person's. An empty prediction has
+    Jaccard 0 and the picture's diagonal as its distance (common/metrics.py); shares of an empty truth are 0.
+    """
+    size = max(1, int(true.sum()))
+    return (
+        jaccard(predicted, true),  # Eq. (1)
+        hausdorff(predicted, true) * dataset.SIZE / max(true.shape),  # Eq. (2)
+        float((true & ~predicted).sum() / size),
+        float((predicted & ~true).sum() / size) if true.any() else 0.0,
+        float(not predicted.any()),
+        float(not true.any()),
+    )
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: bool) -> dict[str, np.ndarray]:
+    """SCORES -> one number for each picture of the set, in its order, whichever process of torchrun saw it."""
+    model.eval()
+    scores, losses = torch.zeros(len(batches.dataset), len(SCORES)), []
+    bar = tqdm(batches, "evaluating", leave=False, disable=None if world()[0] == 0 else True, unit="batch")
+    for chosen, (images, alphas) in zip(list(batches.sampler), bar, strict=True):
+        alphas = to_device(alphas, device)
+        with autocast(device, amp):
+            maps = model(normalise(images, device))
+        loss = summed_bce(maps, alphas)
+        losses.append(loss.mean())
+        found, true = (maps[-1][:, 0] > 0.5).cpu().numpy(), (alphas[:, 0] >= 128).cpu().numpy()
+        measured = [score(p, t) for p, t in zip(found, true, strict=True)]
+        scores[chosen] = torch.cat([loss.cpu()[:, None], torch.tensor(measured)], dim=1)
+    check_finite(losses, batches, "evaluation")
+    return dict(zip(SCORES, sum_over_processes(scores.to(device)).cpu().numpy().T, strict=True))
+
+
+def summarize(scores: dict[str, np.ndarray]) -> dict[str, float | int]:
+    """evaluate()'s result -> means, the standard deviations that table 1 has, and counts of empty masks."""
+    summary = {"n": len(scores["loss"]), "loss": float(scores["loss"].mean())}
+    for name in ("jaccard", "hausdorff"):
+        summary |= {name: float(scores[name].mean()), f"{name}_std": float(scores[name].std())}
+    summary |= {name: float(scores[name].mean()) for name in ("missed", "added")}
+    return summary | {name: int(scores[name].sum()) for name in ("empty_predicted", "empty_true")}
+
+
+# ---- Checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def make_model(args: dict) -> LRN | UNet:
+    """The network that `args` (of train.py) ask for."""
+    return LRN(channel_reduction=args["channel_reduction"]) if args["model"] == "lrn" else UNet()
+
+
+def load_model(path: Path, device: torch.device) -> tuple[LRN | UNet, dict]:
+    """The network of a checkpoint, ready to evaluate, and the checkpoint."""
+    checkpoint = load_checkpoint(path, PAPER)
+    model = make_model(checkpoint["args"])
+    restore(path, lambda: model.load_state_dict(checkpoint["model"]))
+    return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
+
+
+def method(checkpoint: dict) -> str:
+    """The run's name in table 1, such as LRN-VGG; what the paper did not do is added in words."""
+    args = checkpoint["args"]
+    name = ("LRN" if args["model"] == "lrn" else "UNET") + ("-VGG" if checkpoint["pretrained"] == "imagenet" else "")
+    extras = [f"encoder from {args['weights']}"] if checkpoint["pretrained"] == "file" else []
+    extras += ["channel reduction"] if args["channel_reduction"] else []
+    extras += [f"{args['size']} px"] if args["size"] != dataset.SIZE else []
+    extras += ["backgrounds"] if args["backgrounds"] else []
+    return name + (f" ({', '.join(extras)})" if extras else "")
+
+
+class Run(NamedTuple):
+    label: str  # of the run folder
+    method: str
+    model: LRN | UNet
+    checkpoint: dict
+    amp: bool
+    data: HeadTorso
+    scores: dict[str, np.ndarray]
+
+
+def select(
+    data: Path | None, split: str, checkpoint: dict, path: Path, cache: Path
+) -> tuple[HeadTorso, list[str], Path, str]:
+    """The pictures to evaluate on (the checkpoint's data and split unless told otherwise), their names and folder."""
+    args = checkpoint["args"]
+    folder, source, _ = dataset.locate(data or (args["data"] and Path(args["data"])))
+    pairs = {pair.name: pair for pair in dataset.list_pairs(folder).pairs}
+    names = list(pairs) if split == "all" else checkpoint["split"][split]
+    chosen = [pairs[name] for name in names if name in pairs]
+    if split != "all" and dataset.fingerprint(chosen) != checkpoint["fingerprint"][split]:
+        raise InputError(
+            f"{folder}: its pictures are not those of the {split} split of {path}; give --data the folder that it was "
+            "trained on, or --split all for other pictures"
+        )
+    arrays = dataset.load(chosen, args["size"], cache)
+    return HeadTorso(arrays, [pair.photo.name for pair in chosen]), names, folder, source
+
+
+# ---- Table 1, figure 2, the six maps -------------------------------------------------------------------------------
+
+
+def table(runs: dict[str, tuple[str, dict]]) -> list[list[str]]:
+    """Table 1: the paper's rows, then ours (label -> method, summary), with the shares missed and added."""
+    rows = [["method", "run", "Jaccard %", "Hausdorff px", "missed %", "added %", "empty", "n"]]
+    for name, ((j, j_std), (h, h_std)) in TABLE_1.items():
+        rows.append([name, "the paper", f"{j:.2f} +- {j_std:.2f}", f"{h:.2f} +- {h_std:.2f}", "", "", "", "48"])
+    for label, (name, s) in runs.items():
+        jaccard_ = f"{100 * s['jaccard']:.2f} +- {100 * s['jaccard_std']:.2f}"
+        hausdorff_ = f"{s['hausdorff']:.2f} +- {s['hausdorff_std']:.2f}"
+        shares = [f"{100 * s['missed']:.2f}", f"{100 * s['added']:.2f}"]
+        rows.append([name, label, jaccard_, hausdorff_, *shares, str(s["empty_predicted"]), str(s["n"])])
+    return rows
+
+
+def print_table(rows: list[list[str]]) -> None:
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    for row in rows:
+        cells = [text.ljust(w) if c < 2 else text.rjust(w) for c, (text, w) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(cells))
+
+
+def write_csv(path: Path, rows: list[list[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+@torch.inference_mode()
+def predict_maps(
+    model: nn.Module, data: HeadTorso, chosen: list[int], device: torch.device, amp: bool
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """The chosen pictures -> photos N x H x W x 3 and alphas N x H x W uint8, and the maps, N x h x w in [0, 1]."""
+    model.eval()
+    images, alphas = data[chosen]
+    with autocast(device, amp):
+        maps = model(normalise(images, device))
+    return images.permute(0, 2, 3, 1).numpy(), alphas[:, 0].numpy(), [p[:, 0].cpu().numpy() for p in maps]
+
+
+def draw_predictions(path: Path, columns: dict[str, list[np.ndarray]], row_titles: list[str] | None = None) -> None:
+    """Figure 2: photo, truth, and the mask of each network."""
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    titles = [title.replace(" (", "\n(").replace(", ", ",\n") for title in columns]
+    pictures.save_grid(path, rows, column_titles=titles, row_titles=row_titles)
+
+
+def draw_maps(path: Path, photos: np.ndarray, alphas: np.ndarray, maps: list[np.ndarray]) -> None:
+    """The maps of an LRN, coarse to fine, as grey values: how a contour is refined."""
+    grey = [(p * 255).astype(np.uint8) for p in maps]
+    rows = [list(row) for row in zip(photos, alphas, *grey, strict=True)]
+    titles = ["photo", "truth", *(f"{p.shape[-1]} x {p.shape[-2]}" for p in maps)]
+    pictures.save_grid(path, rows, column_titles=titles)
+
+
+# fmt: off
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
+    add("--data", type=Path, metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: the checkpoint's)")
+    add("--split", choices=["test", "val", "all"], default="test",
+        help="test: the checkpoint's 48 (Sec. 3); val: those of its plateau rule; all: every picture")
+    add("--worst", action="store_true", help="figure 2 and the six maps of the pictures with the lowest Jaccard index")
+    add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt")
+    add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
+    cli.add_machine_arguments(parser)
+    return parser.parse_args(argv)
+# fmt: on
+
+
+def main():
+    args = parse_args()
+    device = pick_device(args.device)
+    runs, first_names = {}, None
+    for path in args.checkpoints:
+        model, checkpoint = load_model(path, device)
+        amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
+        data, names, folder, source = select(args.data, args.split, checkpoint, path, args.cache)
+        if first_names not in (None, (folder, names)):
+            raise InputError(
+                f"{path}: its {args.split} pictures are not those of {args.checkpoints[0]}; evaluate them apart, or "
+                "give --data and --split all"
+            )
+        first_names = folder, names
+        batches = loader(data, EvalBatches(len(data), checkpoint["args"]["batch_size"]), args.workers)
+        label = path.resolve().parent.name + ("" if path.stem == "best" else f"-{path.stem}")
+        if label in runs:
+            label = str(path)
+        runs[label] = Run(
+            label, method(checkpoint), model, checkpoint, amp, data, evaluate(model, batches, device, amp)
+        )
+        print(f"{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}", flush=True)
+    out = make_folder(args.out or args.checkpoints[0].parent / f"{args.checkpoints[0].stem}-{args.split}")
+
+    summaries = {label: summarize(run.scores) for label, run in runs.items()}
+    rows = table({label: (run.method, summaries[label]) for label, run in runs.items()})
+    print(f"{source}, split {args.split}, {len(names)} pictures")
+    print_table(rows)
+    diagonal = np.hypot(dataset.SIZE, dataset.SIZE)
+    for label, summary in summaries.items():
+        if summary["empty_predicted"]:
+            print(
+                f"{label}: found nobody in {summary['empty_predicted']} of {summary['n']} pictures; each counts as "
+                f"Jaccard 0 and a distance of the diagonal, {diagonal:.1f} px"
+            )
+    without = next(iter(summaries.values()))["empty_true"]
+    if without:
+        print(f"{without} picture(s) without a person: Jaccard 1 and 0 px if nobody is found, else 0 and the diagonal")
+    write_csv(out / "table1.csv", rows)
+    results = {
+        label: {
+            "method": run.method,
+            "epoch": run.checkpoint["epoch"],
+            "weights": run.checkpoint["weights"],
+            "data": folder.name,
+            "split": args.split,
+            **summaries[label],
+            "pictures": {name: {s: float(run.scores[s][i]) for s in SCORES} for i, name in enumerate(names)},
+        }
+        for label, run in runs.items()
+    }
+    write_atomically(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+
+    first = next(iter(runs.values()))
+    if args.worst:
+        chosen = np.argsort(first.scores["jaccard"], kind="stable")[:FIGURE_ROWS].tolist()
+        for i in chosen:
+            j, h = first.scores["jaccard"][i], first.scores["hausdorff"][i]
+            print(f"worst of {first.label}: {first.data.name(i)}  Jaccard {100 * j:.2f} %  Hausdorff {h:.2f} px")
+    else:
+        chosen = np.random.default_rng(first.checkpoint["args"]["seed"]).permutation(len(names))[:FIGURE_ROWS].tolist()
+    columns = {}
+    for run in runs.values():
+        photos, alphas, maps = predict_maps(run.model, run.data, chosen, device, run.amp)
+        columns |= {} if columns else {"photo": list(photos), "truth": list(alphas >= 128)}
+        title = run.method if run.method not in columns else f"{run.method} ({run.label})"
+        columns[title] = list(maps[-1] > 0.5)
+        if len(maps) > 1:
+            draw_maps(out / f"maps-{run.label.replace('/', '-')}.png", photos, alphas, maps)
+    draw_predictions(out / "figure2.png", columns, [f"{100 * first.scores['jaccard'][i]:.1f} %" for i in chosen])
+    print(f"results.json, table1.csv, figure2.png -> {out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,381 @@
+"""Train a Label Refinement Network, or the U-Net it is compared with, to cut out head and torso.
+
+Pinto, Cardoso: "Fine Segmentation of Head and Torso Using Label Refinement Networks", RecPad 2019 (INESC TEC, Porto).
+
+    python lrn_headtorso/train.py                                            a try on generated pictures
+    python lrn_headtorso/train.py --data FOLDER                              the paper's LRN
+    python lrn_headtorso/train.py --data FOLDER --model unet                 its UNET
+    python lrn_headtorso/train.py --data FOLDER --weights imagenet           its LRN-VGG, in two phases
+    python lrn_headtorso/train.py --data FOLDER --backgrounds PICTURES --size 448     its next steps
+    python lrn_headtorso/train.py --resume lrn_headtorso/runs/lrn/last.pt
+    torchrun --nproc_per_node=2 lrn_headtorso/train.py --batch-size 8        two processes, 4 pictures each
+"""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.models import VGG16_Weights
+from tqdm import tqdm
+
+from common import checkpoint, cli, distributed, pictures
+from common.cli import InputError, number
+from common.data import EvalBatches, TrainBatches, check_finite, loader
+from common.device import adam, autocast, pick_amp, pick_device, seed_everything, to_device
+from common.weights import load_pretrained
+from lrn_headtorso import dataset
+from lrn_headtorso.dataset import HeadTorso
+from lrn_headtorso.eval import (
+    draw_predictions,
+    evaluate,
+    make_model,
+    normalise,
+    predict_maps,
+    summarize,
+    summed_bce,
+)
+from lrn_headtorso.model import LRN, STRIDE, UNet
+
+PAPER = Path(__file__).resolve().parent.name
+# what stands on the command line goes before; epochs: at most (ours: the paper trains until nothing improves)
+DEFAULTS = {"size": dataset.SIZE, "epochs": 300, "lr": 1e-4}  # Sec. 3, ours, Sec. 2.3
+GENERATED = {"size": 64, "epochs": 25, "lr": 3e-4}  # ours: on generated pictures, to end within minutes on a CPU
+MAY_CHANGE = {"epochs", "patience", "data", "workers", "device"}  # when resuming
+NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
+CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
+CURVES = {
+    "BCE, summed over the maps": {"loss": "training", "val_loss": "validation"},
+    "Jaccard index": {"jaccard": "training", "val_jaccard": "validation"},
+    "Hausdorff distance, px": {"val_hausdorff": "validation"},
+    "learning rate": {"lr": "lr"},
+}
+
+
+# fmt: off
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument_group("data (Sec. 3)").add_argument
+    add("--data", type=Path, metavar="PATH",
+        help="photos/ and cutouts/, or CelebAMask-HQ (default: data/headtorso here, else generated pictures)")
+    add("--size", type=number(int, STRIDE), metavar="N",
+        help=f"image side ({dataset.SIZE}: Sec. 3; on generated pictures {GENERATED['size']})")
+    add("--n-train", type=number(int, 2), metavar="N",
+        help="pictures to train with, a tenth of which is kept for the plateau rule (250: Sec. 3; fewer if need be)")
+    add("--n-test", type=number(int, 1), metavar="N", help="pictures kept for eval.py (48: Sec. 3; fewer if need be)")
+    add("--augment", choices=["paper", "none"], default="paper", help="paper: flip, zoom and rotation (Sec. 2.3)")
+    add("--backgrounds", type=Path, metavar="DIR",
+        help="put half of the people on pictures of this folder (Sec. 5 proposes it)")
+    add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
+    add = parser.add_argument_group("model (Sec. 2.1, 2.2)").add_argument
+    add("--model", choices=["lrn", "unet"], default="lrn", help="lrn: Sec. 2.1; unet: Sec. 2.2")
+    add("--channel-reduction", action="store_true",
+        help="put back the convolution of the original LRN that Sec. 2.1 takes out")
+    add("--weights", default="none", metavar="W",
+        help="of the VGG-16: none (Glorot), imagenet (both: Sec. 2.3), auto, torchvision's file, or a run's best.pt; "
+             "with weights, training has two phases; auto: ImageNet if to be had, else none")
+    add = parser.add_argument_group("training (Sec. 2.3)").add_argument
+    add("--epochs", type=number(int, 1), metavar="N",
+        help=f"at most (ours: {DEFAULTS['epochs']}; on generated pictures {GENERATED['epochs']})")
+    add("--batch-size", type=number(int, 1), default=4, metavar="N",
+        help="ours: 4; under torchrun of all processes together")
+    add("--lr", type=number(float, 0, above=True), metavar="X",
+        help=f"of Adam (0.0001: Sec. 2.3; on generated pictures {GENERATED['lr']})")
+    add("--lr-unfrozen", type=number(float, 0, above=True), default=1e-5, metavar="X",
+        help="once the encoder is unfrozen (ours; the paper speaks of small adjustments)")
+    add("--patience", type=number(int, 0), default=15, metavar="N",
+        help="a plateau is N epochs without a better validation loss (ours), 0: none ever")
+    cli.add_run_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.resume and args.out:
+        parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
+    if args.size and args.size % STRIDE:
+        parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
+    if args.channel_reduction and args.model == "unet":
+        parser.error("--channel-reduction is a part of the LRN; leave it out with --model unet")
+    if args.backgrounds and args.augment == "none":
+        parser.error("--backgrounds is an augmentation; leave --augment none out")
+    return args, cli.given_arguments(parser, argv)
+# fmt: on
+
+
+class Plateau:
+    """Sec. 2.3 trains until the loss stops falling: here `patience` epochs in a row that do not beat the best
+    validation loss (ours: the paper gives no rule)."""
+
+    def __init__(self, patience: int):
+        self.patience, self.best, self.bad_epochs = patience, float("inf"), 0
+
+    def better(self, loss: float) -> bool:
+        """Count an epoch; True if its loss is the best so far."""
+        improved = loss < self.best
+        self.best, self.bad_epochs = (loss, 0) if improved else (self.best, self.bad_epochs + 1)
+        return improved
+
+    @property
+    def reached(self) -> bool:
+        return 0 < self.patience <= self.bad_epochs
+
+
+def load_encoder(model: LRN | UNet, choice: str) -> tuple[str | None, str]:
+    """Fill the encoder as --weights says -> (None, "imagenet" or "file", where the weights came from in words).
+
+    A checkpoint of this folder gives its encoder: weights that were learned here, on whatever that run saw. Raises
+    InputError if the weights cannot be had or are not a VGG-16's.
+    """
+    path = Path(choice)
+    if path.suffix == ".pt" and path.is_file():
+        other = checkpoint.load_checkpoint(path, PAPER)
+        start = "encoder.features."
+        found = {name[len("encoder.") :]: value for name, value in other["model"].items() if name.startswith(start)}
+        words = f"encoder of {choice}: {other['args']['model']}, epoch {other['epoch']}, {other['source']}"
+    else:
+        found, words = load_pretrained(choice, VGG16_Weights.IMAGENET1K_V1)
+    if found is None:
+        return None, words
+    try:
+        model.encoder.load_imagenet(found)
+    except RuntimeError as error:
+        problem = str(error).splitlines()[1].strip()[:100]
+        raise InputError(f"--weights {choice}: not torchvision's VGG-16 ({problem}); give its state dict") from None
+    return "imagenet" if choice in ("imagenet", "auto") else "file", words
+
+
+def phases(pretrained: str | None) -> tuple[str, ...]:
+    """Sec. 2.3: a pretrained encoder is frozen until the decoder has converged; random weights learn all at once."""
+    return ("frozen encoder", "everything") if pretrained else ("everything",)
+
+
+def start_phase(model: LRN | UNet, phase: str, lr: float, device: torch.device) -> tuple[nn.Module, torch.optim.Adam]:
+    """The network to call and the optimiser of a phase. Frozen is frozen: VGG-16 has no batch norm, so without gradient
+    and optimiser nothing of it moves."""
+    model.encoder.requires_grad_(phase != "frozen encoder")
+    model.zero_grad(set_to_none=True)
+    return distributed.wrap(model, device), adam(model, lr)
+
+
+def train_epoch(
+    model: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer, device: torch.device, amp: bool, epoch: int
+) -> dict[str, float]:
+    """One pass over the training set -> loss and jaccard, means over its (augmented) pictures."""
+    model.train()
+    losses, sums = [], torch.zeros(3, device=device)  # pictures, their losses, their Jaccard indices
+    rank, _ = distributed.world()
+    bar = tqdm(batches, f"epoch {epoch}", leave=False, disable=None if rank == 0 else True, unit="batch")
+    for images, alphas in bar:
+        alphas = to_device(alphas, device)
+        with autocast(device, amp):
+            maps = model(normalise(images, device))
+        loss = summed_bce(maps, alphas).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        found, true = maps[-1].detach() > 0.5, alphas >= 128
+        jaccard = (found & true).sum((1, 2, 3)) / (found | true).sum((1, 2, 3)).clamp(min=1)
+        B = len(alphas)
+        sums += torch.stack([torch.full_like(losses[-1], B), losses[-1] * B, jaccard.sum()])
+        if len(losses) % CHECK_EVERY == 0:
+            check_finite(losses, batches, f"epoch {epoch}")
+            bar.set_postfix(loss=f"{losses[-1].item():.4f}")
+    check_finite(losses, batches, f"epoch {epoch}")
+    n, loss, jaccard = distributed.sum_over_processes(sums).tolist()
+    return {"loss": loss / n, "jaccard": jaccard / n}
+
+
+def draw_curves(path: Path, log: list[dict]) -> None:
+    """CURVES over the epochs; a dashed line marks where the encoder was unfrozen."""
+    figure, axes = pictures.plt.subplots(1, len(CURVES), figsize=(4.2 * len(CURVES), 3.2), layout="constrained")
+    epochs = [row["epoch"] for row in log]
+    unfrozen = [b["epoch"] - 0.5 for a, b in zip(log, log[1:]) if b["phase"] != a["phase"]]
+    for axis, (title, columns) in zip(axes, CURVES.items(), strict=True):
+        for column, label in columns.items():
+            axis.plot(epochs, [row[column] for row in log], label=label, marker="." if len(log) < 10 else None)
+        for x in unfrozen:
+            axis.axvline(x, color="gray", linestyle="--", label="encoder unfrozen")
+        axis.set_title(title)
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if title == "learning rate":
+            axis.set_yscale("log")
+        if len(columns) > 1 or unfrozen:
+            axis.legend()
+    pictures.save_figure(path, figure)
+
+
+def run_name(args, pretrained: str | None) -> str:
+    """The folder in runs/: lrn, unet, lrn-vgg, ... and what else differs from the paper's recipe."""
+    parts = [args.model, {None: "", "imagenet": "vgg", "file": "own"}[pretrained]]
+    parts += ["reduced" if args.channel_reduction else "", "backgrounds" if args.backgrounds else ""]
+    parts += [str(args.size) if args.size != dataset.SIZE else ""]
+    return "-".join(part for part in parts if part)
+
+
+def main():
+    args, given = parse_args()
+    saved = None
+    if args.resume:
+        saved = checkpoint.load_checkpoint(args.resume, PAPER)
+        last = args.resume.with_name("last.pt")
+        if args.resume.name != "last.pt" and last.exists():
+            raise InputError(f"--resume {args.resume}: would overwrite the later epochs of {last}; resume that one")
+        cli.resume_arguments(args, given, saved["args"], MAY_CHANGE)
+    args.data = args.data and Path(args.data).resolve()  # eval.py and --resume find it from any folder
+    args.backgrounds = args.backgrounds and Path(args.backgrounds).resolve()
+    device = pick_device(args.device)
+    amp = pick_amp(args.amp, device)
+    rank, world_size = distributed.start(device)
+    if args.batch_size % world_size:
+        raise InputError(
+            f"--batch-size {args.batch_size} over {world_size} processes: each needs the same number of pictures; "
+            f"give --batch-size {4 * world_size}"
+        )
+    seed_everything(args.seed, args.deterministic)
+
+    # data (Sec. 3)
+    with distributed.first_process_first():
+        folder, source, generated = dataset.locate(args.data)
+        for name, value in (GENERATED if generated else DEFAULTS).items():
+            if getattr(args, name) is None:
+                setattr(args, name, value)
+        listing = dataset.list_pairs(folder)
+        pairs = listing.pairs[: args.limit]
+        split = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
+        train, val = ([pairs[i] for i in split[part]] for part in ("train", "val"))
+        names = {part: [pairs[i].name for i in positions] for part, positions in split.items()}
+        fingerprint = {part: dataset.fingerprint([pairs[i] for i in split[part]]) for part in split}
+        if saved and (saved["split"], saved["fingerprint"]) != (names, fingerprint):
+            raise InputError(
+                f"--data {folder}: not the pictures that {args.resume} was trained on; give the folder as it was"
+            )
+        train_cache = dataset.load(train, args.size, args.cache, with_foreground=args.backgrounds is not None)
+        val_cache = dataset.load(val, args.size, args.cache)
+        behind = None
+        if args.backgrounds:
+            behind = dataset.load_backgrounds(args.backgrounds, args.size, args.cache)
+    augment = args.augment == "paper"
+    train_names, val_names = ([pair.photo.name for pair in part] for part in (train, val))
+    train_set = HeadTorso(train_cache, train_names, augment=augment, seed=args.seed, backgrounds=behind)
+    val_set = HeadTorso(val_cache, val_names)
+    batches = TrainBatches(len(train_set), args.batch_size, args.seed)
+    pin_memory = device.type == "cuda"
+    train_loader = loader(train_set, batches, args.workers, pin_memory)
+    val_loader = loader(val_set, EvalBatches(len(val_set), args.batch_size), args.workers, pin_memory)
+
+    # model (Sec. 2.1, 2.2)
+    model = make_model(vars(args))
+    pretrained, weights = (saved["pretrained"], saved["weights"]) if saved else (None, None)
+    if not saved:
+        with distributed.first_process_first():
+            pretrained, weights = load_encoder(model, args.weights)
+    model.to(device, memory_format=torch.channels_last)
+
+    # training (Sec. 2.3)
+    steps, phase, plateau, log = phases(pretrained), 0, Plateau(args.patience), []
+    rates = (args.lr, args.lr_unfrozen)
+    if saved:
+        checkpoint.restore(args.resume, lambda: model.load_state_dict(saved["model"]))
+        phase, plateau.best, plateau.bad_epochs = saved["phase"], saved["best"], saved["bad_epochs"]
+        log = saved["log"]
+    network, optimizer = start_phase(model, steps[phase], rates[phase], device)
+    if saved:
+        checkpoint.restore(args.resume, lambda: optimizer.load_state_dict(saved["optimizer"]))
+        checkpoint.set_rng_state(saved["rng"], device)
+    samples = list(range(len(val_set)))[:3]  # drawn whenever the model gets better
+
+    if rank == 0:
+        if args.resume:
+            out = args.resume.parent
+        else:
+            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", run_name(args, pretrained))
+        unmatched = len(listing.photos_alone), len(listing.cutouts_alone)
+        print(f"command    {' '.join(sys.argv)}")
+        print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
+        added = f", {len(behind)} other backgrounds" if args.backgrounds else ""
+        print(f"data       {source}: {len(pairs)} pictures, {len(train)} train, {len(val)} val, "
+              f"{len(split['test'])} test, --augment {args.augment}{added}")  # fmt: skip
+        if any(unmatched):
+            print(f"unmatched  {unmatched[0]} photo(s) without a cut-out, {unmatched[1]} cut-out(s) without a photo: "
+                  f"{', '.join(p.name for p in [*listing.photos_alone, *listing.cutouts_alone][:3])}, ... "
+                  "(dataset.py names all)")  # fmt: skip
+        print(f"model      {args.model}, {sum(p.numel() for p in model.parameters()):,} parameters")
+        print(f"weights    {weights}")
+        print(f"out        {out}", flush=True)
+        facts = {"weights": weights, "device": str(device), "amp": amp, "processes": world_size, "split": names}
+        checkpoint.write_run_json(out / "run.json", vars(args), **facts)
+
+    for epoch in range(len(log) + 1, args.epochs + 1):
+        if plateau.reached:
+            if phase + 1 == len(steps):
+                break
+            if rank == 0:
+                print(f"phase {phase + 2}    {steps[phase + 1]}, lr {rates[phase + 1]:.0e}: with a {steps[phase]} no "
+                      f"better validation loss for {plateau.bad_epochs} epochs", flush=True)  # fmt: skip
+            phase, plateau.bad_epochs = phase + 1, 0
+            network, optimizer = start_phase(model, steps[phase], rates[phase], device)
+        started = time.perf_counter()
+        batches.epoch = train_set.epoch = epoch
+        trained = train_epoch(network, train_loader, optimizer, device, amp, epoch)
+        validated = summarize(evaluate(model, val_loader, device, amp))
+        improved = plateau.better(validated["loss"])
+        log.append({
+            "epoch": epoch,
+            "phase": steps[phase],
+            **trained,
+            "val_loss": validated["loss"],
+            "val_jaccard": validated["jaccard"],
+            "val_hausdorff": validated["hausdorff"],
+            "lr": rates[phase],
+            "seconds": round(time.perf_counter() - started, 1),
+        })  # fmt: skip
+        if rank > 0:
+            continue
+        state = {
+            "paper": PAPER,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "phase": phase,
+            "best": plateau.best,
+            "bad_epochs": plateau.bad_epochs,
+            "epoch": epoch,
+            "log": log,
+            "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
+            "classes": ["head and torso"],
+            "pretrained": pretrained,
+            "weights": weights,
+            "source": source,
+            "split": names,
+            "fingerprint": fingerprint,
+            "rng": checkpoint.rng_state(device),
+        }
+        if improved:
+            checkpoint.save_checkpoint(out / "best.pt", state)
+            photos, alphas, maps = predict_maps(model, val_set, samples, device, amp)
+            columns = {"photo": list(photos), "truth": list(alphas >= 128), args.model: list(maps[-1] > 0.5)}
+            draw_predictions(out / "samples.png", columns)
+        checkpoint.save_checkpoint(out / "last.pt", state)
+        checkpoint.write_log(out / "log.csv", log)
+        draw_curves(out / "curves.png", log)
+        print("epoch {epoch:3d}  loss {loss:.4f}  Jaccard {jaccard:.4f}  val loss {val_loss:.4f}  val Jaccard "
+              "{val_jaccard:.4f}  Hausdorff {val_hausdorff:.1f} px  lr {lr:.0e}  {seconds:.0f} s".format(**log[-1]),
+              " best" if improved else "", flush=True)  # fmt: skip
+    if rank == 0:
+        if plateau.reached and phase + 1 == len(steps):
+            print(
+                f"stopped    {plateau.bad_epochs} epochs without a better validation loss (--patience {args.patience})"
+            )
+        elif saved and saved["epoch"] >= args.epochs:
+            print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
+        evaluation = Path(sys.argv[0]).with_name("eval.py")
+        print(f"next       python {shlex.quote(str(evaluation))} {shlex.quote(str(out / 'best.pt'))}")
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    cli.run(main, "; the epochs that ended are in the run folder's last.pt, go on with --resume")

@@ -1,0 +1,306 @@
+"""hair_transfer as its users run it, on generated faces at 32 px: a ResNet-101 is slow however small its picture is."""
+
+import csv
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, one_line_error
+from PIL import Image
+
+from hair_transfer import dataset, eval, recolor, train
+
+TINY = ("--size", 32, "--device", "cpu", "--workers", 0)
+CHECKPOINTS = ("last.pt", "best.pt")  # of 700 and 235 MB: removed as soon as they have served
+
+
+def succeed(result):
+    assert result.returncode == 0, result.stderr + result.stdout
+    return result.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the subprocesses of `script`: sums in another order would not be equal bit for bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def trained(faces, tmp_path_factory):
+    """A run of two epochs at 32 px, in this process."""
+    out = tmp_path_factory.mktemp("runs") / "two"
+    argv, cache = sys.argv, out.parent / "cache"
+    sys.argv = [train.__file__, "--data", faces, "--epochs", 2, "--lr", 0.001, "--out", out, "--cache", cache, *TINY]
+    sys.argv = [str(arg) for arg in sys.argv]
+    try:
+        train.main()
+    finally:
+        sys.argv = argv
+    yield out
+    for name in CHECKPOINTS:
+        (out / name).unlink()
+
+
+@pytest.fixture(autouse=True)
+def no_checkpoints_left(tmp_path):
+    yield
+    for path in tmp_path.rglob("*.pt"):
+        path.unlink()
+
+
+# ---- Training ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_what_the_readme_says(trained):
+    names = {path.name for path in trained.iterdir() if path.is_file()}
+    assert names == {"last.pt", "best.pt", "log.csv", "curves.png", "samples.png", "run.json"}
+    rows = list(csv.DictReader(open(trained / "log.csv")))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    scores = {"loss", "f1_01", "f1_05", "iou", "auroc", "batch_auroc"}
+    assert set(rows[0]) == {"epoch", "seconds"} | scores | {f"test_{name}" for name in scores}
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in row if name not in ("epoch", "seconds"))
+    run = json.loads((trained / "run.json").read_text())
+    assert run["weights"] == "random (--init random)" and run["arguments"]["lr"] == 0.001
+    split = {name: {tuple(key) for key in run["split"][name]} for name in ("train", "test")}
+    assert len(split["train"]) == 9 and len(split["test"]) == 3 and not split["train"] & split["test"]
+    best = torch.load(trained / "best.pt", weights_only=True)
+    losses = [float(row["test_loss"]) for row in rows]
+    assert best["paper"] == "hair_transfer" and best["best"] == pytest.approx(min(losses))
+    assert best["epoch"] == 1 + losses.index(min(losses)) and "optimizer" not in best
+
+
+def test_first_and_last_lines_and_a_resumed_run_that_equals_the_uninterrupted_one(
+    script, call, faces, trained, tmp_path
+):
+    """One epoch as a subprocess, the second resumed: bit for bit the run of two epochs."""
+    common = ("--cache", trained.parent / "cache")
+    arguments = ("--data", faces, "--epochs", 1, "--lr", 0.001, "--out", "one", *common, *TINY)
+    out = succeed(script("hair_transfer/train.py", *arguments)).splitlines()
+    assert [line.split()[0] for line in out[:6]] == ["command", "device", "data", "model", "weights", "out"]
+    assert "12 faces, 9 train, 3 test, hair" in out[2] and "58,625,857" in out[3] and "random" in out[4]
+    assert out[-1].startswith("next") and out[-1].endswith("eval.py one/best.pt")
+    (tmp_path / "one" / "best.pt").unlink()
+    succeed(call(train, "--resume", tmp_path / "one" / "last.pt", "--epochs", 2, *common))
+    whole, resumed = (torch.load(run / "last.pt", weights_only=True, mmap=True) for run in (trained, tmp_path / "one"))
+    assert all(torch.equal(whole["model"][name], tensor) for name, tensor in resumed["model"].items())
+    state = resumed["optimizer"]["state"]
+    assert all(torch.equal(whole["optimizer"]["state"][i]["exp_avg"], state[i]["exp_avg"]) for i in state)
+    for a, b in zip(whole["log"], resumed["log"], strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+    assert len((tmp_path / "one" / "log.csv").read_text().splitlines()) == 3
+
+
+def test_transfer_from_another_task_of_two_folders_with_tanh_and_the_auxiliary_head(call, faces, trained, tmp_path):
+    arguments = (
+        "--init",
+        trained / "best.pt",
+        "--data",
+        faces,
+        faces,
+        "--part",
+        "skin",
+        "--output",
+        "tanh",
+        "--aux",
+        0.5,
+    )
+    out = succeed(call(train, *arguments, "--limit", 14, "--epochs", 1, "--out", tmp_path / "run", *TINY))
+    assert "hair_transfer on hair" in out and "itself from random" in out and "skin" in out
+    saved = torch.load(tmp_path / "run" / "best.pt", weights_only=True, mmap=True)
+    assert saved["args"]["lr"] == 1e-4 and "aux_classifier.4.bias" in saved["model"] and saved["classes"] == ["skin"]
+    assert {root for root, _ in saved["split"]["train"] + saved["split"]["test"]} == {0, 1}
+    out = succeed(call(eval, tmp_path / "run" / "best.pt", "--device", "cpu"))
+    results = json.loads((tmp_path / "run" / "best-test" / "results.json").read_text())
+    assert results["loss"] == pytest.approx(saved["best"], abs=1e-6) and set(results["per_class"]) == {"skin"}
+    assert "segments hair" in one_line_error(call(eval, tmp_path / "run" / "best.pt", trained / "best.pt"))
+
+
+# ---- Evaluation ----------------------------------------------------------------------------------------------------
+
+
+def test_eval_of_two_checkpoints_gives_table_numbers_figure_3_and_error_maps(call, trained, tmp_path):
+    cache = ("--cache", trained.parent / "cache", "--device", "cpu")
+    out = succeed(
+        call(eval, trained / "last.pt", trained / "best.pt", "--error-map", "--out", tmp_path / "both", *cache)
+    )
+    assert "0.981631" in out and "(0.991447)" in out and "boundary F1" in out
+    assert {path.name for path in (tmp_path / "both").iterdir() if path.is_file()} == {
+        "table.csv",
+        "figure3.png",
+        "errors.png",
+    }
+    results = json.loads((tmp_path / "both" / "two-best" / "results.json").read_text())
+    # the loss of the best epoch, as train.py logged it: both call the same evaluate()
+    rows = list(csv.DictReader(open(trained / "log.csv")))
+    best = min(rows, key=lambda row: float(row["test_loss"]))
+    for name in ("loss", "f1_01", "iou", "auroc", "batch_auroc"):
+        assert results[name] == pytest.approx(float(best[f"test_{name}"]), abs=1e-6)
+    assert results["n"] == 3 and results["per_class"]["hair"]["iou"] == results["iou"]
+    assert results["auroc_error"] < 0.01
+
+
+def test_eval_on_all_faces_and_on_pairs_of_any_origin(call, faces, trained, tmp_path):
+    cache = ("--cache", tmp_path / "cache", "--device", "cpu")
+    succeed(call(eval, trained / "best.pt", "--data", faces, "--split", "all", "--out", tmp_path / "all", *cache))
+    results = json.loads((tmp_path / "all" / "results.json").read_text())
+    assert results["n"] == 12 and results["split"] == "all"
+    for name in ("photos", "masks"):
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+    Image.new("RGB", (60, 40), (90, 60, 30)).save(tmp_path / "pairs" / "photos" / "a.jpg")
+    Image.new("L", (60, 40)).save(tmp_path / "pairs" / "masks" / "a.png")  # no hair at all
+    out = succeed(call(eval, trained / "best.pt", "--pairs", tmp_path / "pairs", "--out", tmp_path / "out", *cache))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["n"] == 1 and results["auroc"] is None and results["recall"] is None and "none" in out
+
+
+# ---- Changing the colour -------------------------------------------------------------------------------------------
+
+
+def test_recolor_keeps_size_orientation_and_whatever_is_no_hair(call, trained, tmp_path, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture = np.full((120, 200, 3), (100, 70, 50), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    Image.fromarray(picture).save(photos / "turned.jpg", exif=exif)
+    Image.fromarray(picture).save(photos / "plain.png")
+    (photos / "bad.jpg").write_bytes(b"no picture")
+
+    def the_left_fifth(model, photo, *_):
+        return np.repeat((np.arange(photo.width) < photo.width // 5)[None], photo.height, axis=0).astype(np.float32)
+
+    monkeypatch.setattr(recolor, "predict", the_left_fifth)
+    colors = ("--color", "blond", "#3050C0")
+    result = call(recolor, trained / "best.pt", photos, *colors, "--out", tmp_path / "out", "--device", "cpu")
+    assert "bad.jpg" in one_line_error(result) and "2 photo(s)" in result.stdout
+    names = {f"{photo}_{what}.png" for photo in ("turned", "plain") for what in ("blond", "3050c0", "strip", "mask")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert Image.open(tmp_path / "out" / "turned_blond.png").size == (120, 200)
+    assert Image.open(tmp_path / "out" / "plain_strip.png").size == (600, 120)
+    dyed = np.asarray(Image.open(tmp_path / "out" / "plain_3050c0.png"))
+    assert (dyed[:, 60:] == picture[:, 60:]).all() and (dyed[:, :35] != picture[:, :35]).any(-1).all()
+
+
+def test_recolor_with_the_network_itself(call, faces, trained, tmp_path):
+    photo = faces / "CelebA-HQ-img" / "0.jpg"
+    arguments = ("--color", "teal", "--strength", 0, "--out", tmp_path / "out", "--device", "cpu")
+    succeed(call(recolor, trained / "best.pt", photo, *arguments))
+    result = np.asarray(Image.open(tmp_path / "out" / "0_teal.png"))
+    assert (result == np.asarray(Image.open(photo))).all()
+
+
+# ---- The data set --------------------------------------------------------------------------------------------------
+
+
+def test_dataset_describes_folders_and_draws_their_figures(call, faces, tmp_path):
+    folder = tmp_path / "faces"
+    shutil.copytree(faces, folder)
+    bald = sum(face.mask is None for face in dataset.list_faces([faces]))
+    (folder / "CelebAMask-HQ-mask-anno" / "0" / "00000_hair.png").unlink()
+    (folder / "CelebA-HQ-img" / "7.jpg").unlink()
+    out = succeed(call(dataset, "--data", faces, folder, "--size", 32, "--out", tmp_path / "figures"))
+    assert f"23 faces, {2 * bald + 1} without hair" in out and "every photo and every mask can be read" in out
+    assert "00007_hair.png: not used" in out
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"share.png", "samples.png"}
+
+
+def test_dataset_names_every_bad_file(call, faces, tmp_path):
+    folder = tmp_path / "faces"
+    shutil.copytree(faces, folder)
+    photo = folder / "CelebA-HQ-img" / "3.jpg"
+    photo.write_bytes(photo.read_bytes()[:500])
+    Image.new("RGB", (64, 64), (37, 37, 37)).save(folder / "CelebAMask-HQ-mask-anno" / "0" / "00004_hair.png")
+    result = call(dataset, "--data", folder, "--size", 32, "--out", tmp_path / "figures")
+    assert result.returncode == 2
+    assert "3.jpg: cannot be read" in result.stdout and "00004_hair.png: has the value 37" in result.stdout
+
+
+# ---- Bad input: one line that names the file and the remedy, exit code 2, nothing half-written -----------------------
+
+
+def no_hair(folder):
+    for path in folder.rglob("*_hair.png"):
+        path.unlink()
+
+
+def truncated_photo(folder):
+    photo = folder / "CelebA-HQ-img" / "4.jpg"
+    photo.write_bytes(photo.read_bytes()[:700])
+
+
+def mask_of_another_shape(folder):
+    Image.new("RGB", (40, 60)).save(folder / "CelebAMask-HQ-mask-anno" / "0" / "00004_hair.png")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (no_hair, "none of its 12 faces has a mask NNNNN_hair.png"),
+        (truncated_photo, "4.jpg: cannot be read"),
+        (mask_of_another_shape, "00004_hair.png: is 40 x 60 px"),
+    ],
+)
+def test_bad_data_is_one_clear_line(damage, named, call, faces, tmp_path):
+    folder = tmp_path / "faces"
+    shutil.copytree(faces, folder)
+    damage(folder)
+    arguments = ("--data", folder, "--epochs", 1, "--out", tmp_path / "run", "--cache", tmp_path / "cache", *TINY)
+    assert named in one_line_error(call(train, *arguments))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("--data", "nowhere"), "nowhere: no such folder"),
+        (("--data", "{faces}", "--size", "100"), "--size 100 must be a multiple of 8"),
+        (("--data", "{faces}", "--limit", "2"), "2 face(s) are too few"),
+        (("--data", "{faces}", "--batch-size", "1"), "argument --batch-size"),
+        (("--data", "{faces}", "--init", "lost.pth", "--size", "32"), "--init lost.pth: no such file"),
+        (("--data", "{faces}", "--output", "softmax"), "argument --output"),
+        (("--data", "{faces}", "--weights", "none"), "--weights"),
+        (("--resume", "missing.pt"), "missing.pt: no such checkpoint"),
+        (("--resume", "{other}"), "a checkpoint of nu_deeplabv3plus, not of hair_transfer"),
+        (("--resume", "{run}/best.pt"), "would overwrite the later epochs"),
+        (("--resume", "{last}", "--lr", "0.5"), "--lr 0.5 differs from 0.001"),
+        (("--resume", "{last}", "--init", "pretrained"), "--init pretrained differs from random"),
+        (("--data", "{faces}", "--out", "{run}", "--size", "32"), "already holds a run"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line(args, named, call, faces, trained, tmp_path):
+    other = tmp_path / "other.pt"
+    torch.save({"paper": "nu_deeplabv3plus"}, other)
+    names = {"faces": faces, "other": other, "last": trained / "last.pt", "run": trained}
+    arguments = [arg.format(**names) for arg in args]
+    assert named in one_line_error(call(train, *arguments, "--cache", trained.parent / "cache", "--device", "cpu"))
+
+
+def test_pretrained_weights_that_cannot_be_had_stop_the_run(call, faces, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("common.weights._unreachable", lambda url: "no route to host")
+    arguments = ("--data", faces, "--init", "pretrained", "--out", tmp_path / "run", *TINY)
+    error = one_line_error(call(train, *arguments, "--cache", trained.parent / "cache"))
+    assert "deeplabv3_resnet101_coco-586e9e4e.pth could not be had" in error and "--init random" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_scripts_refuse_in_one_line(call, trained, faces, tmp_path):
+    photo = faces / "CelebA-HQ-img" / "0.jpg"
+    assert "no such colour" in one_line_error(call(recolor, trained / "best.pt", photo, "--color", "hairy"))
+    assert "give one of the two" in one_line_error(
+        call(eval, trained / "best.pt", "--pairs", tmp_path, "--data", faces)
+    )
+    assert "nothing: no such checkpoint" in one_line_error(call(eval, tmp_path / "nothing"))
+
+
+def test_help_names_every_flag_and_its_source(call):
+    out = succeed(call(train, "--help"))
+    for flag in ("--data", "--part", "--size", "--init", "--output", "--aux", "--epochs", "--batch-size", "--lr"):
+        assert flag in out
+    assert out.count("Sec. II") >= 8 and str(ROOT) not in out

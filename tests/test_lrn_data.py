@@ -1,0 +1,362 @@
+"""lrn_headtorso/dataset.py and matting.py: pairs, alphas, the split, the augmentation, edges."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.cli import InputError
+from common.data import TrainBatches, loader
+from lrn_headtorso import dataset, matting
+from lrn_headtorso.dataset import HeadTorso, Pair, list_pairs, read_alpha, split, write_generated
+from lrn_headtorso.whiten import BAND, replace_background
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Six generated pictures in remove.bg's layout. Tests that change files copy it first."""
+    return write_generated(tmp_path_factory.mktemp("data") / "people", 6, size=80)
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def a_photo(path, w=8, h=6):
+    return save(path, np.zeros((h, w, 3), np.uint8))
+
+
+def a_cutout(path, w=8, h=6, alpha=128):
+    pixels = np.zeros((h, w, 4), np.uint8)
+    pixels[:, : w // 2, 3] = alpha
+    return save(path, pixels)
+
+
+# ---- Folders -------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_go_by_name_and_the_unmatched_are_named(tmp_path):
+    for name in ("b", "a", "lonely"):
+        a_photo(tmp_path / "photos" / f"{name}.jpg")
+    a_cutout(tmp_path / "cutouts" / "a.png")
+    a_cutout(tmp_path / "cutouts" / "b-removebg-preview.png")
+    a_cutout(tmp_path / "cutouts" / "orphan-removebg.png")
+    (tmp_path / "photos" / "notes.txt").write_text("")
+    found = list_pairs(tmp_path)
+    assert [pair.name for pair in found.pairs] == ["a", "b"]
+    assert found.pairs[1].masks == (tmp_path / "cutouts" / "b-removebg-preview.png",)
+    assert [path.name for path in found.photos_alone] == ["lonely.jpg"]
+    assert [path.name for path in found.cutouts_alone] == ["orphan-removebg.png"]
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_lfws_own_layout(tmp_path, nested):
+    for person, n in (("Ann_Lee", 2), ("Bo_Kim", 1)):
+        for i in range(1, n + 1):
+            a_photo(tmp_path / "lfw" / person / f"{person}_{i:04d}.jpg")
+    folder = tmp_path / "cutouts" / ("Ann_Lee" if nested else "")
+    a_cutout(folder / "Ann_Lee_0002.png")
+    found = list_pairs(tmp_path)
+    assert [pair.photo.relative_to(tmp_path).as_posix() for pair in found.pairs] == ["lfw/Ann_Lee/Ann_Lee_0002.jpg"]
+    assert len(found.photos_alone) == 2
+
+
+def test_two_photos_of_one_name_are_refused(tmp_path):
+    a_photo(tmp_path / "photos" / "x" / "1.jpg")
+    a_photo(tmp_path / "photos" / "y" / "1.png")
+    with pytest.raises(InputError, match="1.png: has the name of .*1.jpg"):
+        list_pairs(tmp_path)
+
+
+def test_celebamask_is_the_union_of_all_parts(faces):
+    found = list_pairs(faces)
+    assert len(found.pairs) == 12 and found.pairs[3].name == "3"
+    alpha = dataset.decode(found.pairs[3], 64)["alphas"]
+    union = np.zeros((64, 64), bool)
+    for path in (faces / "CelebAMask-HQ-mask-anno" / "0").glob("00003_*.png"):
+        union |= np.asarray(Image.open(path).convert("L")) > 0
+    assert np.array_equal(alpha, union * np.uint8(255))
+    assert 0.2 < union.mean() < 0.95
+
+
+def test_a_face_without_masks_is_unmatched(faces, tmp_path):
+    shutil.copytree(faces, tmp_path / "faces")
+    for path in (tmp_path / "faces" / "CelebAMask-HQ-mask-anno" / "0").glob("00004_*.png"):
+        path.unlink()
+    found = list_pairs(tmp_path / "faces")
+    assert len(found.pairs) == 11 and [path.name for path in found.photos_alone] == ["4.jpg"]
+
+
+def test_the_split_is_the_papers():
+    parts = split(298, seed=0)
+    assert [len(parts[name]) for name in ("train", "val", "test")] == [225, 25, 48]
+    everything = sum(parts.values(), [])
+    assert sorted(everything) == list(range(298))
+    assert parts == split(298, seed=0) != split(298, seed=1)
+    assert all(part == sorted(part) for part in parts.values())
+
+
+@pytest.mark.parametrize(
+    ("n", "asked", "sizes"),
+    [
+        (798, {}, (225, 25, 48)),  # the rest stays unused
+        (290, {}, (219, 24, 47)),  # the same proportion
+        (290, {"n_test": 48}, (218, 24, 48)),
+        (798, {"n_train": 700}, (630, 70, 48)),
+        (12, {}, (9, 1, 2)),
+        (3, {}, (1, 1, 1)),
+    ],
+)
+def test_other_numbers_of_pictures(n, asked, sizes):
+    parts = split(n, 0, **asked)
+    assert tuple(len(parts[name]) for name in ("train", "val", "test")) == sizes
+    assert len(set(sum(parts.values(), []))) == sum(sizes)
+
+
+@pytest.mark.parametrize(("n", "asked"), [(2, {}), (100, {"n_train": 80, "n_test": 21}), (1, {})])
+def test_too_few_pictures(n, asked):
+    with pytest.raises(InputError, match="too few"):
+        split(n, 0, **asked)
+
+
+# ---- Alphas --------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_mask_is_read(tmp_path):
+    mask = np.zeros((6, 8), np.uint8)
+    mask[2:, 3:] = 255
+    assert np.array_equal(read_alpha(save(tmp_path / "grey.png", mask)), mask)
+    assert np.array_equal(read_alpha(save(tmp_path / "rgb.png", np.dstack([mask] * 3))), mask)
+    opaque = np.dstack([mask, mask, mask, np.full_like(mask, 255)])
+    assert np.array_equal(read_alpha(save(tmp_path / "opaque.png", opaque)), mask)
+    soft = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    cutout = np.dstack([np.full_like(soft, 99)] * 3 + [soft])
+    assert np.array_equal(read_alpha(save(tmp_path / "cutout.png", cutout)), soft)
+    assert np.array_equal(read_alpha(save(tmp_path / "la.png", cutout[..., 2:])), soft)
+    with pytest.raises(InputError, match="photo.png: has the value 37"):
+        read_alpha(save(tmp_path / "photo.png", np.full((4, 4, 4), [37, 37, 37, 255], np.uint8)))
+
+
+def test_photo_and_mask_must_have_one_shape(tmp_path):
+    pair = Pair("a", a_photo(tmp_path / "a.jpg", 80, 60), (a_cutout(tmp_path / "a.png", 60, 80),))
+    with pytest.raises(InputError, match="a.png: is 60 x 80 px, another shape"):
+        dataset.decode(pair, 32)
+    smaller = Pair("a", pair.photo, (a_cutout(tmp_path / "small.png", 41, 30),))  # a preview, rounded
+    assert dataset.decode(smaller, 32)["alphas"].shape == (32, 32)
+
+
+def test_the_cache_holds_what_decoding_gives(people, tmp_path):
+    pairs = list_pairs(people).pairs
+    cache = dataset.load(pairs, SIZE, tmp_path)
+    images, alphas = HeadTorso(cache, [pair.name for pair in pairs])[[4, 1]]
+    assert images.shape == (2, 3, SIZE, SIZE) and alphas.shape == (2, 1, SIZE, SIZE)
+    assert images.dtype == alphas.dtype == torch.uint8
+    for i, image, alpha in zip((4, 1), images, alphas, strict=True):
+        expected = dataset.decode(pairs[i], SIZE)
+        assert np.array_equal(image.permute(1, 2, 0), expected["images"])
+        assert np.array_equal(alpha[0], expected["alphas"])
+    assert set(dataset.load(pairs, SIZE, tmp_path, with_foreground=True)) == {"images", "alphas", "foregrounds"}
+
+
+# ---- Augmentation --------------------------------------------------------------------------------------------------
+
+
+def painted(n=5, size=SIZE):
+    """Pictures whose red channel is their own alpha: wherever the mask goes, the paint must be."""
+    rng = np.random.default_rng(0)
+    alphas = np.zeros((n, size, size), np.uint8)
+    for alpha in alphas:
+        y, x = rng.integers(8, size - 24, 2)
+        alpha[y : y + 16, x : x + 12] = 255
+    images = np.zeros((n, size, size, 3), np.uint8)
+    images[..., 0], images[..., 1] = alphas, 90
+    return {"images": images, "alphas": alphas}
+
+
+def test_a_painted_marker_stays_under_its_mask():
+    data = HeadTorso(painted(), list("abcde"), augment=True)
+    still = 0
+    for data.epoch in range(8):
+        images, alphas = data[[0, 1, 2, 3, 4]]
+        assert torch.equal(images[:, 0], alphas[:, 0])
+        assert (images[:, 1] == 90).all()  # and beyond the edges nothing black comes in
+        still += (alphas[:, 0].numpy() == data.cache["alphas"]).all((1, 2)).sum()
+    assert still == 0
+
+
+def test_without_augmentation_nothing_moves():
+    cache = painted()
+    images, alphas = HeadTorso(cache, list("abcde"))[[2]]
+    assert np.array_equal(alphas[0, 0], cache["alphas"][2]) and np.array_equal(images[0, 0], cache["alphas"][2])
+
+
+def test_a_sample_depends_on_seed_epoch_and_picture_alone():
+    def sample(i, batch, *, seed=0, epoch=1):
+        data = HeadTorso(painted(), list("abcde"), augment=True, seed=seed)
+        data.epoch = epoch
+        return data[batch][1][batch.index(i)]
+
+    assert torch.equal(sample(3, [3]), sample(3, [0, 4, 3]))
+    assert not torch.equal(sample(3, [3]), sample(3, [3], epoch=2))
+    assert not torch.equal(sample(3, [3]), sample(3, [3], seed=1))
+
+
+def test_loader_processes_change_nothing():
+    data = HeadTorso(painted(), list("abcde"), augment=True)
+    batches = TrainBatches(5, 2, seed=0)
+    seen = {}
+    for workers in (0, 2):
+        for batches.epoch in (1, 2):
+            data.epoch = batches.epoch
+            seen[workers, data.epoch] = list(loader(data, batches, workers))
+    for epoch in (1, 2):
+        for a, b in zip(seen[0, epoch], seen[2, epoch], strict=True):
+            assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+
+
+def test_flip_zoom_and_rotation_stay_in_their_ranges():
+    drawn = np.stack([dataset.random_affine(np.random.default_rng(i)) for i in range(500)])
+    area = np.linalg.det(drawn[:, :, :2])
+    zoom, angle = np.abs(area) ** -0.5, np.degrees(np.arctan2(drawn[:, 1, 0], drawn[:, 1, 1]))
+    assert 0.4 < (area < 0).mean() < 0.6
+    assert 1 / dataset.ZOOM <= zoom.min() < 0.82 and 1.22 < zoom.max() <= dataset.ZOOM + 1e-5
+    assert -dataset.ROTATION <= angle.min() < -14 and 14 < angle.max() <= dataset.ROTATION
+    assert not drawn[:, :, 2].any()
+
+
+def test_a_turned_picture_keeps_its_shape():
+    """90 degrees: what was at the top right comes to the top left; nothing is lost at the edges."""
+    stack = torch.arange(16.0).reshape(1, 1, 4, 4)
+    turned = dataset.warp(stack, np.array([[[0, -1, 0], [1, 0, 0]]], np.float32))
+    torch.testing.assert_close(turned[0, 0], torch.rot90(stack[0, 0]))
+
+
+def test_new_backgrounds():
+    cache = painted()
+    cache["foregrounds"] = np.full_like(cache["images"], (200, 0, 0))
+    backgrounds = np.full((1, SIZE, SIZE, 3), (0, 0, 180), np.uint8)
+    data = HeadTorso(cache, list("abcde"), augment=True, backgrounds=backgrounds)
+    changed = 0
+    for data.epoch in range(10):
+        images, alphas = data[[0, 1, 2, 3, 4]]
+        plain = HeadTorso(cache, list("abcde"), augment=True)
+        plain.epoch = data.epoch
+        assert torch.equal(alphas, plain[[0, 1, 2, 3, 4]][1])  # the masks are those without new backgrounds
+        for image, alpha in zip(images.numpy(), alphas[:, 0].numpy(), strict=True):
+            if (image[2] == 0).all():
+                continue
+            changed += 1
+            share = alpha / 255
+            assert np.abs(image[0] - 200 * share).max() <= 1 and np.abs(image[2] - 180 * (1 - share)).max() <= 1
+            assert not image[1].any()  # nothing of the old background
+    assert 15 <= changed <= 35  # about half of 50
+
+
+# ---- Generated pictures --------------------------------------------------------------------------------------------
+
+
+def test_generated_pictures_have_a_torso(people):
+    pairs = list_pairs(people).pairs
+    assert [pair.name for pair in pairs] == [f"{i:04d}" for i in range(6)]
+    for pair in pairs:
+        cutout = np.asarray(Image.open(pair.masks[0]))
+        assert cutout.shape == (80, 80, 4)
+        alpha = cutout[..., 3] >= 128
+        assert alpha[-1].mean() > 0.4 and 0.2 < alpha.mean() < 0.9  # it leaves the picture at the bottom
+        assert not cutout[cutout[..., 3] == 0].any()
+
+
+def test_generated_pictures_depend_on_the_seed_alone():
+    (image, alpha), again = dataset.generate_portrait(3, 48), dataset.generate_portrait(3, 48)
+    assert np.array_equal(image, again[0]) and np.array_equal(alpha, again[1])
+    assert not np.array_equal(image, dataset.generate_portrait(4, 48)[0])
+
+
+def test_a_generated_folder_is_kept_replaced_or_refused(tmp_path):
+    folder = write_generated(tmp_path / "people", 2, size=32)
+    before = (folder / "photos" / "0000.jpg").stat().st_mtime_ns
+    write_generated(folder, 2, size=32)
+    assert (folder / "photos" / "0000.jpg").stat().st_mtime_ns == before
+    write_generated(folder, 1, size=48)
+    assert len(list_pairs(folder).pairs) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["people"]
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="holds no generated pictures"):
+        write_generated(tmp_path / "mine", 1, size=32)
+
+
+# ---- Edges ---------------------------------------------------------------------------------------------------------
+
+RED, GREEN = np.array([0.8, 0.1, 0.1], np.float32), np.array([0.1, 0.7, 0.2], np.float32)
+
+
+def a_disc(size=120, radius=36, softness=2.0):
+    """Photo of a red disc on green with a soft edge, and its true matte."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    matte = np.clip((radius - np.hypot(x, y)) / softness + 0.5, 0, 1).astype(np.float32)
+    return matting.composite(RED, matte, GREEN).astype(np.float32), matte
+
+
+def test_the_guided_filter_on_a_flat_guide_is_a_mean():
+    matte = np.random.default_rng(0).random((20, 30)).astype(np.float32)
+    found = matting.guided_filter(np.full((20, 30, 3), 0.5, np.float32), matte, radius=2)
+    np.testing.assert_allclose(found, matting.box(matting.box(matte, 2), 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [120, 1400])  # the second is fitted on a reduced copy
+def test_the_guided_filter_finds_the_pictures_edge(size):
+    photo, true = a_disc(size, radius=0.3 * size)
+    wrong = np.roll(true > 0.5, round(0.01 * size), axis=1).astype(np.float32)  # a contour that is a little off
+    found = matting.refine(photo, wrong, band=round(0.05 * size))
+    assert np.abs(found - true).mean() < 0.6 * np.abs(wrong - true).mean()
+
+
+def test_the_old_backgrounds_colour_is_taken_out():
+    photo, matte = a_disc()
+    colours = matting.foreground_colours(photo, matte)
+    edge = (matte > 0.1) & (matte < 0.9)
+    assert np.abs(photo[edge] - RED).max() > 0.4
+    assert np.abs(colours[edge] - RED).max() < 0.05
+    assert np.array_equal(colours[matte == 1], photo[matte == 1])
+
+
+def photo_of_noise(w=150, h=100):
+    """A photo without a flat spot, and a network's probability of an ellipse in it."""
+    photo = np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8)
+    y, x = np.mgrid[:h, :w]
+    inside = 1 - np.hypot((x - w / 2) / (0.35 * w), (y - h / 2) / (0.35 * h))
+    return photo, (1 / (1 + np.exp(-20 * inside))).astype(np.float32)
+
+
+@pytest.mark.parametrize("background", ["white", "colour", "picture", "transparent"])
+def test_inner_pixels_are_the_photos_own(background):
+    photo, probability = photo_of_noise()
+    h, w, _ = photo.shape
+    other = np.random.default_rng(1).integers(0, 256, (h, w, 3), dtype=np.uint8)
+    choice = {"white": (255,) * 3, "colour": (10, 20, 30), "picture": Image.fromarray(other), "transparent": None}
+    found = replace_background(Image.fromarray(photo), probability, choice[background])
+    assert found.size == (w, h) and found.mode == ("RGBA" if background == "transparent" else "RGB")
+    found, band = np.asarray(found), round(BAND * w)
+    person = (probability > 0.5).astype(np.float32)
+    inner, outer = matting.box(person, band) > 0.999, matting.box(person, band) < 0.001
+    assert inner.mean() > 0.2 and outer.mean() > 0.3
+    assert np.array_equal(found[inner][:, :3], photo[inner])
+    if background == "transparent":
+        assert (found[inner][:, 3] == 255).all() and not found[outer].any()
+    else:
+        expected = other if background == "picture" else np.broadcast_to(np.uint8(choice[background]), photo.shape)
+        assert np.array_equal(found[outer], expected[outer])
+
+
+def test_nobody_and_nothing_but_a_person():
+    photo, _ = photo_of_noise(40, 30)
+    image = Image.fromarray(photo)
+    everywhere, nowhere = np.ones((30, 40), np.float32), np.zeros((30, 40), np.float32)
+    assert np.array_equal(np.asarray(replace_background(image, everywhere, (255,) * 3)), photo)
+    assert (np.asarray(replace_background(image, nowhere, (255,) * 3)) == 255).all()

@@ -1,0 +1,376 @@
+"""lrn_headtorso as its users run it. The scripts run in this process with a narrow VGG-16, which is quick, and once as
+subprocesses, from another folder, as they are."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, one_line_error
+from PIL import Image
+
+from common import cli
+from lrn_headtorso import dataset, eval, model, train, whiten
+
+TINY = ("--size", 32, "--device", "cpu", "--amp", "off")
+TRAIN, EVAL = "lrn_headtorso/train.py", "lrn_headtorso/eval.py"
+WHITEN, DATASET = "lrn_headtorso/whiten.py", "lrn_headtorso/dataset.py"
+N = 14  # pictures: 11 train, 1 val, 2 test
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """All that runs in this process has a VGG-16 with few channels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "CHANNELS", (4, 8, 8, 16, 16))
+        yield
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Fourteen generated pictures in remove.bg's layout. Tests that change files copy it first."""
+    return dataset.write_generated(tmp_path_factory.mktemp("data") / "people", N, size=64)
+
+
+@pytest.fixture
+def here(capsys, tmp_path, monkeypatch):
+    """here(train, "--flag", value) runs a script's main in this process -> returncode, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(script, *args):
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__.split('.')[-1]}.py", *map(str, args)])
+        code = 0
+        try:
+            cli.run(script.main)
+        except SystemExit as end:
+            code = end.code
+        out = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out.out, stderr=out.err)
+
+    return run
+
+
+def succeed(result):
+    assert result.returncode == 0, result.stderr + result.stdout
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(people, tmp_path_factory):
+    """Two epochs of an LRN and of a U-Net, and their cache: runs/lrn, runs/unet, cache."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("lrn", "unet"):
+            args = ("--model", name, "--data", people, "--epochs", 2, "--lr", 0.003, "--cache", folder / "cache")
+            patch.setattr(sys, "argv", ["train.py", *map(str, args), "--out", str(folder / name), *map(str, TINY)])
+            train.main()
+    return folder
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def same_tensors(a, b):
+    assert a.keys() == b.keys()
+    return all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+# ---- Training ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_what_the_readme_says(trained):
+    run = trained / "lrn"
+    assert {path.name for path in run.iterdir()} == {
+        "last.pt", "best.pt", "log.csv", "curves.png", "samples.png", "run.json"
+    }  # fmt: skip
+    rows = list(csv.DictReader(open(run / "log.csv")))
+    assert [(row["epoch"], row["phase"]) for row in rows] == [("1", "everything"), ("2", "everything")]
+    assert all(np.isfinite(float(value)) for row in rows for name, value in row.items() if name != "phase")
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["weights"].startswith("random") and facts["environment"]["torch"] == torch.__version__
+    assert [len(facts["split"][part]) for part in ("train", "val", "test")] == [11, 1, 2]
+    assert load(run / "best.pt")["paper"] == "lrn_headtorso"
+
+
+def test_the_bare_command_trains_on_generated_pictures(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "HERE", tmp_path / "folder")
+    monkeypatch.setattr(dataset, "N_GENERATED", 10)
+    monkeypatch.setattr(dataset, "GENERATED_SIZE", 40)
+    monkeypatch.setattr(train, "GENERATED", {"size": 32, "epochs": 1, "lr": 3e-4})
+    out = succeed(here(train, "--cache", tmp_path / "cache"))
+    assert "10 GENERATED pictures" in out
+    assert (tmp_path / "folder" / "runs" / "lrn-32" / "best.pt").exists()
+    assert len(list((tmp_path / "folder" / "data" / "generated" / "photos").iterdir())) == 10
+    second = succeed(
+        here(train, *TINY, "--cache", tmp_path / "cache", "--weights", tmp_path / "folder/runs/lrn-32/last.pt")
+    )
+    assert (tmp_path / "folder" / "runs" / "lrn-own-32" / "best.pt").exists()
+    assert "lrn, epoch 1, 10 GENERATED pictures" in second  # where the encoder comes from
+
+
+def test_resuming_in_both_phases_equals_the_uninterrupted_run_bit_for_bit(here, people, trained, tmp_path):
+    """A learning rate of nearly nothing makes a plateau of epochs 2 and 3; the encoder is unfrozen in epoch 4."""
+    source = trained / "lrn" / "last.pt"
+    args = ("--data", people, "--cache", trained / "cache", "--weights", source, "--patience", 2, "--lr", 1e-20, *TINY)
+    args += ("--lr-unfrozen", 1e-3)
+    out = succeed(here(train, *args, "--epochs", 5, "--out", "whole"))
+    assert "phase 2    everything" in out
+    succeed(here(train, *args, "--epochs", 2, "--out", "parts"))
+    first = load("parts/last.pt")
+    start = load(source)["model"]
+    encoder = [name for name in start if name.startswith("encoder.")]
+    assert len(encoder) == 26 and all(torch.equal(first["model"][name], start[name]) for name in encoder)
+    assert len(first["optimizer"]["state"]) == len(start) - 26  # nothing of the encoder
+    for epochs in (3, 4, 5):  # within phase one, at its end, within phase two
+        succeed(here(train, "--resume", "parts/last.pt", "--epochs", epochs, "--cache", trained / "cache"))
+    whole, parts = load("whole/last.pt"), load("parts/last.pt")
+    assert [row["phase"] for row in whole["log"]] == ["frozen encoder"] * 3 + ["everything"] * 2
+    assert same_tensors(whole["model"], parts["model"])
+    assert not any(torch.equal(whole["model"][name], start[name]) for name in encoder if name.endswith("weight"))
+    for i, state in whole["optimizer"]["state"].items():
+        assert same_tensors(state, parts["optimizer"]["state"][i])
+    for a, b in zip(whole["log"], parts["log"], strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+    rows = list(csv.DictReader(open(tmp_path / "parts" / "log.csv")))
+    assert [row["lr"] for row in rows] == ["1e-20"] * 3 + ["0.001"] * 2
+
+
+def test_a_plateau_ends_a_run_with_random_weights(here, people, trained):
+    args = ("--data", people, "--cache", trained / "cache", "--patience", 1, "--lr", 1e-20, "--out", "run", *TINY)
+    out = succeed(here(train, *args, "--epochs", 9))
+    assert "stopped    1 epochs without a better validation loss" in out
+    assert len(load("run/last.pt")["log"]) == 2
+    again = succeed(here(train, "--resume", "run/last.pt", "--cache", trained / "cache"))
+    assert "stopped" in again and len(load("run/last.pt")["log"]) == 2
+
+
+def test_what_the_paper_proposes_next_trains_and_evaluates(here, people, trained):
+    args = ("--data", people, "--cache", "cache", "--epochs", 1, "--channel-reduction", "--backgrounds")
+    args += (people / "photos", "--device", "cpu", "--size", 64, "--out", "run")
+    assert "14 other backgrounds" in succeed(here(train, *args))
+    out = succeed(here(eval, "run/best.pt", "--cache", "cache"))
+    assert "LRN (channel reduction, 64 px, backgrounds)" in out
+    assert Image.open("run/best-test/maps-run.png").size[0] > 100
+
+
+def test_celebamask_trains_too(here, faces):
+    out = succeed(here(train, "--data", faces, "--epochs", 1, "--cache", "cache", "--out", "run", *TINY))
+    assert "12 pictures, 9 train, 1 val, 2 test" in out
+
+
+def test_the_unmatched_are_named(here, people, tmp_path):
+    shutil.copytree(people, tmp_path / "people")
+    (tmp_path / "people" / "cutouts" / "0003.png").unlink()
+    (tmp_path / "people" / "photos" / "0007.jpg").unlink()
+    out = succeed(here(train, "--data", "people", "--epochs", 1, "--cache", "cache", "--out", "run", *TINY))
+    assert "unmatched  1 photo(s) without a cut-out, 1 cut-out(s) without a photo: 0003.jpg, 0007.png" in out
+    out = succeed(here(dataset, "--data", "people", "--size", 32, "--out", "figures"))
+    assert "0003.jpg: has no cut-out" in out and "0007.png: belongs to no photo" in out
+
+
+# ---- Evaluation, whitening, the data set -----------------------------------------------------------------------------
+
+
+def test_eval_of_several_checkpoints_is_table_1(here, trained):
+    runs = [trained / "lrn" / "best.pt", trained / "unet" / "best.pt", trained / "lrn" / "last.pt"]
+    out = succeed(here(eval, *runs, "--cache", trained / "cache", "--out", "all", "--worst"))
+    assert "91.67 +- 5.63" in out and "44.00 +- 16.75" in out
+    assert "worst of lrn: 00" in out
+    rows = list(csv.DictReader(open("all/table1.csv")))
+    assert [row["method"] for row in rows] == [*eval.TABLE_1, "LRN (32 px)", "UNET (32 px)", "LRN (32 px)"]
+    assert [row["run"] for row in rows[4:]] == ["lrn", "unet", "lrn-last"]
+    results = json.loads(open("all/results.json").read())
+    found = results["lrn"]
+    per_picture = [picture["jaccard"] for picture in found["pictures"].values()]
+    assert found["n"] == len(per_picture) == 2
+    assert found["jaccard"] == pytest.approx(np.mean(per_picture))
+    assert found["jaccard_std"] == pytest.approx(np.std(per_picture), abs=1e-6)
+    assert set(found["pictures"]) == set(load(runs[0])["split"]["test"])
+    assert rows[4]["Jaccard %"] == f"{100 * found['jaccard']:.2f} +- {100 * found['jaccard_std']:.2f}"
+    names = {path.name for path in Path("all").iterdir()}
+    assert names == {"results.json", "table1.csv", "figure2.png", "maps-lrn.png", "maps-lrn-last.png"}
+
+
+def test_eval_repeats_what_training_measured(here, trained):
+    succeed(here(eval, trained / "lrn" / "best.pt", "--split", "val", "--cache", trained / "cache", "--out", "val"))
+    results = json.loads(open("val/results.json").read())["lrn"]
+    best = min(csv.DictReader(open(trained / "lrn" / "log.csv")), key=lambda row: float(row["val_loss"]))
+    assert results["loss"] == pytest.approx(float(best["val_loss"]), abs=1e-6)
+    assert results["hausdorff"] == pytest.approx(float(best["val_hausdorff"]), abs=1e-4)
+
+
+def test_eval_says_how_empty_masks_are_counted(here, trained, tmp_path):
+    checkpoint = load(trained / "lrn" / "last.pt")
+    checkpoint["model"]["units.5.conv2.weight"].zero_()
+    checkpoint["model"]["units.5.conv2.bias"].fill_(-9)
+    torch.save(checkpoint, "nobody.pt")
+    out = succeed(here(eval, "nobody.pt", "--cache", trained / "cache"))
+    assert "found nobody in 2 of 2 pictures" in out and "316.8 px" in out
+    (found,) = json.loads(open("nobody-test/results.json").read()).values()
+    assert found["jaccard"] == 0 and found["hausdorff"] == pytest.approx(316.78, abs=0.01)
+    assert found["empty_predicted"] == 2 and found["empty_true"] == 0 and found["missed"] == 1
+
+
+def test_eval_on_other_pictures(here, trained, faces):
+    args = ("--data", faces, "--split", "all", "--cache", "cache", "--out", "faces")
+    assert "12 pictures" in succeed(here(eval, trained / "unet" / "best.pt", *args))
+    error = one_line_error(here(eval, trained / "unet" / "best.pt", "--data", faces, "--cache", "cache"))
+    assert "of the test split" in error
+
+
+def test_runs_with_other_test_pictures_are_not_compared(here, people, trained):
+    args = ("--data", people, "--cache", trained / "cache", "--epochs", 1, "--seed", 5, "--out", "other", *TINY)
+    succeed(here(train, *args))
+    error = one_line_error(here(eval, trained / "lrn" / "best.pt", "other/best.pt", "--cache", trained / "cache"))
+    assert "other/best.pt: its test pictures are not those of" in error
+
+
+def test_whiten_keeps_size_orientation_and_inner_pixels(here, people, trained, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture = Image.open(people / "photos" / "0000.jpg").resize((70, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    picture.save(photos / "turned.jpg", exif=exif)
+    picture.convert("L").save(photos / "grey.png")
+    (photos / "bad.jpg").write_bytes(b"no picture")
+    error = one_line_error(here(whiten, trained / "lrn" / "best.pt", photos, "--device", "cpu"))
+    assert "bad.jpg" in error
+    for name, size in (("grey", (70, 40)), ("turned", (40, 70))):
+        found = Image.open(tmp_path / "whitened" / f"{name}.png")
+        assert found.size == size and found.mode == "RGB"
+    for background, mode in (("transparent", "RGBA"), (people / "photos" / "0001.jpg", "RGB"), ("#204060", "RGB")):
+        args = (photos / "grey.png", "--background", background, "--out", "other", "--device", "cpu")
+        succeed(here(whiten, trained / "lrn" / "best.pt", *args))
+        assert Image.open(tmp_path / "other" / "grey.png").mode == mode
+    error = one_line_error(here(whiten, trained / "lrn" / "best.pt", photos / "grey.png", "--background", "whit"))
+    assert "--background whit: neither a file nor a colour" in error
+
+
+# ---- As subprocesses -------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_and_common_alone_work_elsewhere(script, people, tmp_path):
+    """Train and whiten with the real VGG-16, in a copy of the two folders; the first and last lines of training."""
+    elsewhere = tmp_path / "assignment"
+    skip = shutil.ignore_patterns("runs", "data", "__pycache__")
+    for name in ("lrn_headtorso", "common"):
+        shutil.copytree(ROOT / name, elsewhere / name, ignore=skip)
+    out = succeed(script(TRAIN, "--data", people, "--epochs", 1, *TINY, root=elsewhere)).splitlines()
+    assert [line.split()[0] for line in out[:6]] == ["command", "device", "data", "model", "weights", "out"]
+    assert "15,864,198" in out[3] and f"{N} pictures, 11 train, 1 val, 2 test" in out[2]
+    run = elsewhere / "lrn_headtorso" / "runs" / "lrn-32"
+    assert out[-1] == f"next       python {elsewhere / EVAL} {run / 'best.pt'}"
+    args = (people / "photos" / "0000.jpg", "--out", "white", "--device", "cpu")
+    succeed(script(WHITEN, run / "best.pt", *args, root=elsewhere))
+    assert Image.open(tmp_path / "white" / "0000.png").size == (64, 64)
+
+
+def test_dataset_describes_a_folder_and_names_every_bad_file(script, people, tmp_path):
+    folder = tmp_path / "people"
+    shutil.copytree(people, folder)
+    photo = folder / "photos" / "0003.jpg"
+    photo.write_bytes(photo.read_bytes()[:500])
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(folder / "cutouts" / "0005.png")
+    Image.new("RGBA", (64, 64)).save(folder / "cutouts" / "0006.png")
+    result = script(DATASET, "--data", folder, "--size", 32, "--out", "figures", "--backgrounds", people / "photos")
+    assert "2 problem(s) in 14 pictures" in one_line_error(result)
+    assert "0003.jpg: cannot be read" in result.stdout and "0005.png: has the value 9" in result.stdout
+    assert "empty masks: 1, such as 0006.jpg" in result.stdout and "14 photos with their masks" in result.stdout
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"samples.png", "augmentation.png"}
+
+
+def test_two_processes_train_and_validate_each_picture_once(script, people, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    args = ("--data", people, "--n-train", 8, "--epochs", 1, "--out", "two", "--cache", "cache", *TINY)
+    succeed(script(TRAIN, *args, launcher=launcher))
+    log = list(csv.DictReader(open(tmp_path / "two" / "log.csv")))
+    assert len(log) == 1
+    succeed(script(EVAL, "two/last.pt", "--split", "val", "--cache", "cache", "--device", "cpu", "--amp", "off"))
+    (results,) = json.loads((tmp_path / "two" / "last-val" / "results.json").read_text()).values()
+    assert results["loss"] == pytest.approx(float(log[0]["val_loss"]), abs=1e-5)
+    assert results["jaccard"] == pytest.approx(float(log[0]["val_jaccard"]), abs=1e-6)
+
+
+# ---- Bad input: one line that names the file and the remedy, exit code 2, nothing half-written -----------------------
+
+
+def truncated_photo(folder):
+    (folder / "photos" / "0004.jpg").write_bytes((folder / "photos" / "0004.jpg").read_bytes()[:300])
+
+
+def truncated_cutout(folder):
+    (folder / "cutouts" / "0004.png").write_bytes((folder / "cutouts" / "0004.png").read_bytes()[:300])
+
+
+def cutout_of_another_shape(folder):
+    Image.new("RGBA", (64, 40)).save(folder / "cutouts" / "0004.png")
+
+
+def cutouts_without_alpha(folder):
+    Image.new("RGB", (64, 64), (255, 254, 255)).save(folder / "cutouts" / "0004.png")
+
+
+def no_cutouts(folder):
+    shutil.rmtree(folder / "cutouts")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (truncated_photo, "0004.jpg: cannot be read"),
+        (truncated_cutout, "0004.png: cannot be read"),
+        (cutout_of_another_shape, "0004.png: is 64 x 40 px, another shape than its photo"),
+        (cutouts_without_alpha, "0004.png: has the value 254"),
+        (no_cutouts, "no two of the same name"),
+    ],
+)
+def test_bad_data_is_one_clear_line(damage, named, here, people, tmp_path):
+    folder = tmp_path / "people"
+    shutil.copytree(people, folder)
+    damage(folder)
+    args = ("--data", folder, "--n-test", 1, "--epochs", 1, "--out", "run", "--cache", "cache", *TINY)
+    assert named in one_line_error(here(train, *args, "--seed", 1))
+    assert not (tmp_path / "run").exists() and not list((tmp_path / "cache").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("--data", "nowhere"), "nowhere: no such folder"),
+        (("--data", "{people}", "--size", "100"), "--size 100 must be a multiple of 32"),
+        (("--data", "{people}", "--limit", "2"), "2 picture(s) are too few"),
+        (("--data", "{people}", "--n-train", "14"), "14 picture(s) are too few for 14 to train with"),
+        (("--resume", "missing.pt"), "missing.pt: no such checkpoint"),
+        (("--resume", "{other}"), "a checkpoint of hair_transfer, not of lrn_headtorso"),
+        (("--resume", "{last}", "--model", "unet"), "--model unet differs from lrn"),
+        (("--resume", "{run}/best.pt"), "would overwrite the later epochs"),
+        (("--data", "{people}", "--out", "{run}"), "already holds a run"),
+        (("--data", "{people}", "--lr", "nan"), "argument --lr"),
+        (("--data", "{people}", "--weights", "lost.pth"), "lost.pth: no such file"),
+        (("--data", "{people}", "--weights", "{other}"), "a checkpoint of hair_transfer"),
+        (("--data", "{people}", "--backgrounds", "nowhere"), "nowhere: no such file or folder"),
+        (("--model", "unet", "--channel-reduction"), "leave it out with --model unet"),
+        (("--augment", "none", "--backgrounds", "x"), "leave --augment none out"),
+        (("--epoch", "3"), "--epoch"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line(args, named, here, people, trained, tmp_path):
+    other = tmp_path / "other.pt"
+    torch.save({"paper": "hair_transfer"}, other)
+    names = {"people": people, "other": other, "last": trained / "lrn" / "last.pt", "run": trained / "lrn"}
+    args = [arg.format(**names) for arg in args]
+    size = () if "--size" in args or "--resume" in args else ("--size", 32)
+    error = one_line_error(here(train, *args, *size, "--cache", trained / "cache", "--device", "cpu"))
+    assert named in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
+def test_cuda_where_there_is_none(here, people):
+    assert "--device cuda" in one_line_error(here(train, "--data", people, "--device", "cuda"))
