@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -22,21 +23,23 @@ import torch
 from common.cli import InputError, jsonable
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`; raises InputError (with the path) if it cannot, and the old file stays."""
+def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
+    """Replace `path` by `data`, or by what data(file) writes. Raises InputError, and leaves the old file, if it cannot."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise InputError(
-            f"{path}: {error.strerror}; nothing was overwritten; free some space or use another folder"
-        ) from None
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:100]
+        raise InputError(f"{path}: {reason}; nothing was overwritten; free some space or use another folder") from None
 
 
 def make_folder(folder: Path) -> Path:
@@ -49,9 +52,8 @@ def make_folder(folder: Path) -> Path:
 
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    write_atomically(path, buffer.getvalue())
+    """Write a dict of tensors and primitives; the file at `path` is the old or the new one, never a part of one."""
+    write_atomically(path, lambda file: torch.save(checkpoint, file))
 
 
 def load_checkpoint(path: Path, paper: str) -> dict:
