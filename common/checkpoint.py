@@ -24,7 +24,7 @@ from common.cli import InputError, jsonable
 
 
 def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
-    """Replace `path` by `data`, or by what data(file) writes. Raises InputError, and leaves the old file, if it cannot."""
+    """Replace `path` by `data` or by what data(file) writes; raises InputError, leaving the old file, if it cannot."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
