@@ -34,6 +34,15 @@ def cache_key(files: Iterable[Path], *facts) -> str:
     return digest.hexdigest()[:24]
 
 
+def fingerprint(photos: Iterable[Path]) -> str:
+    """16 hex digits from the names and sizes of the photos, saved with a run: it is not resumed or tested on others.
+
+    Unlike the key of a cache it stays the same where the folder is copied: neither paths nor dates count.
+    """
+    sizes = [(photo.name, os.path.getsize(photo)) for photo in photos]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
+
+
 class Arrays(dict):
     """name -> memory-mapped array. Pickled as a path: loader processes map the files too, none gets a copy."""
 

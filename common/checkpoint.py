@@ -42,6 +42,10 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         raise InputError(f"{path}: {reason}; nothing was overwritten; free some space or use another folder") from None
 
 
+def write_json(path: Path, value: dict) -> None:
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
 def make_folder(folder: Path) -> Path:
     """`folder`, created with its parents; raises InputError if it cannot be."""
     try:
@@ -167,4 +171,4 @@ def write_run_json(path: Path, args: dict, **facts) -> None:
             *starts,
             {key: earlier[key] for key in ("command", "device", "environment") if key in earlier},
         ]
-    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+    write_json(path, record)

@@ -13,8 +13,6 @@ no redistribution. Unpack it to data/CelebAMask-HQ in this folder or give its pa
 The paper took 2,600 of the faces, about 2,000 to train and 600 to test; which ones it does not say.
 """
 
-import hashlib
-import json
 import os
 import sys
 from collections import Counter
@@ -130,12 +128,6 @@ def split(faces: list[Face], seed: int) -> tuple[list[Face], list[Face]]:
             "or a larger --limit"
         )
     return sorted(train), sorted(test)
-
-
-def fingerprint(faces: list[Face]) -> str:
-    """16 hex digits from folders, ids and file sizes of the photos: other faces with the same ids have another."""
-    sizes = [(*face.key, os.path.getsize(face.photo)) for face in faces]
-    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
 
 
 # ---- Reading them --------------------------------------------------------------------------------------------------

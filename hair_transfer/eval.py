@@ -10,9 +10,6 @@ Writes results.json beside each checkpoint and table.csv, figure3.png, errors.pn
 Pixels are pooled: counted over the whole set, divided once. The paper's AUROC is a mean over batches; it stands apart.
 """
 
-import csv
-import io
-import json
 import math
 import sys
 from pathlib import Path
@@ -27,12 +24,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common import cli, pictures
-from common.checkpoint import load_checkpoint, make_folder, restore, write_atomically
+from common.cache import fingerprint
+from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
 from common.device import autocast, pick_amp, pick_device, to_device
 from common.distributed import sum_over_processes, world
 from common.metrics import multilabel_counts, scores_from_counts
+from common.tables import print_table, write_csv
 from hair_transfer import dataset
 from hair_transfer.dataset import HairMasks, normalize
 from hair_transfer.model import DeepLabV3
@@ -238,7 +237,7 @@ def select(args, checkpoint: dict, path: Path) -> tuple[HairMasks, str]:
         return HairMasks(faces[: saved["limit"] if args.data is None else None], saved["size"], args.cache), source
     keys = {tuple(key) for key in checkpoint["split"]["test"]}
     faces = [face for face in faces if tuple(face.key) in keys]
-    if dataset.fingerprint(faces) != checkpoint["fingerprint"]["test"]:
+    if fingerprint(face.photo for face in faces) != checkpoint["fingerprint"]["test"]:
         raise InputError(
             f"{source}: its faces are not those of the test split of {path}; give --data the folders that it was "
             "trained on, in the same order, or --split all for other faces"
@@ -274,25 +273,11 @@ def table(results: dict[str, dict]) -> list[list[str]]:
     return rows
 
 
-def print_table(rows: list[list[str]]) -> None:
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        print("  ".join(text.ljust(w) if c == 0 else text.rjust(w) for c, (text, w) in enumerate(cells)).rstrip())
-
-
-def write_csv(path: Path, rows: list[list[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue().encode())
-
-
 def write_results(path: Path, result: dict, part: str) -> None:
     """results.json: names to numbers (null for nan), and the same by class for the one class there is."""
     numbers = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in result.items()}
     by_class = {name: numbers[name] for name in ("iou", "precision", "recall")} | {"f1": numbers["f1_05"]}
-    text = json.dumps(numbers | {"per_class": {part: by_class}}, indent=2)
-    write_atomically(path, (text + "\n").encode())
+    write_json(path, numbers | {"per_class": {part: by_class}})
 
 
 # ---- Pictures ------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from torchvision.models.segmentation import DeepLabV3_ResNet101_Weights
 from tqdm import tqdm
 
 from common import checkpoint, cli, distributed, pictures
+from common.cache import fingerprint
 from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
 from common.device import adam, autocast, pick_amp, pick_device, seed_everything, to_device
@@ -213,8 +214,8 @@ def main():
         faces = dataset.list_faces(folders, args.part)[: args.limit]
         train, test = dataset.split(faces, args.seed)
         split = {"train": [face.key for face in train], "test": [face.key for face in test]}
-        fingerprint = {"train": dataset.fingerprint(train), "test": dataset.fingerprint(test)}
-        if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprint):
+        fingerprints = {"train": fingerprint(f.photo for f in train), "test": fingerprint(f.photo for f in test)}
+        if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprints):
             raise InputError(
                 f"--data {source}: not the faces that {args.resume} was trained on; give the folders as they were, in "
                 "the same order"
@@ -286,7 +287,7 @@ def main():
             "classes": [args.part],
             "weights": weights,
             "split": split,
-            "fingerprint": fingerprint,
+            "fingerprint": fingerprints,
             "rng": checkpoint.rng_state(device),
         }
         if improved:

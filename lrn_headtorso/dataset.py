@@ -13,7 +13,6 @@ data/headtorso in this folder or give its path:
     python lrn_headtorso/dataset.py                 the same for data/headtorso or, without it, generated pictures
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -155,12 +154,6 @@ def split(n: int, seed: int, n_train: int | None = None, n_test: int | None = No
     order = np.random.default_rng(seed).permutation(n)
     test, val, train = np.split(order[: n_test + n_train], [n_test, n_test + n_val])
     return {"train": sorted(train.tolist()), "val": sorted(val.tolist()), "test": sorted(test.tolist())}
-
-
-def fingerprint(pairs: list[Pair]) -> str:
-    """16 hex digits from the names and file sizes of the photos: other photos of the same names have another."""
-    sizes = [(pair.name, os.path.getsize(pair.photo)) for pair in pairs]
-    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
 
 
 # ---- Decoding ------------------------------------------------------------------------------------------------------

@@ -10,9 +10,6 @@ or to --out. Both measures are taken for each picture at 0.5 and averaged; dista
 whatever the network's size.
 """
 
-import csv
-import io
-import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +24,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common import cli, pictures
-from common.checkpoint import load_checkpoint, make_folder, restore, write_atomically
+from common.cache import fingerprint
+from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
 from common.device import autocast, pick_amp, pick_device, to_device
 from common.distributed import sum_over_processes, world
 from common.metrics import hausdorff, jaccard
+from common.tables import print_table, write_csv
 from lrn_headtorso import dataset
 from lrn_headtorso.dataset import HeadTorso
 from lrn_headtorso.model import LRN, UNet
@@ -161,7 +160,7 @@ def select(
     pairs = {pair.name: pair for pair in dataset.list_pairs(folder).pairs}
     names = list(pairs) if split == "all" else checkpoint["split"][split]
     chosen = [pairs[name] for name in names if name in pairs]
-    if split != "all" and dataset.fingerprint(chosen) != checkpoint["fingerprint"][split]:
+    if split != "all" and fingerprint(pair.photo for pair in chosen) != checkpoint["fingerprint"][split]:
         raise InputError(
             f"{folder}: its pictures are not those of the {split} split of {path}; give --data the folder that it was "
             "trained on, or --split all for other pictures"
@@ -184,19 +183,6 @@ def table(runs: dict[str, tuple[str, dict]]) -> list[list[str]]:
         shares = [f"{100 * s['missed']:.2f}", f"{100 * s['added']:.2f}"]
         rows.append([name, label, jaccard_, hausdorff_, *shares, str(s["empty_predicted"]), str(s["n"])])
     return rows
-
-
-def print_table(rows: list[list[str]]) -> None:
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    for row in rows:
-        cells = [text.ljust(w) if c < 2 else text.rjust(w) for c, (text, w) in enumerate(zip(row, widths, strict=True))]
-        print("  ".join(cells))
-
-
-def write_csv(path: Path, rows: list[list[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue().encode())
 
 
 @torch.inference_mode()
@@ -269,7 +255,7 @@ def main():
     summaries = {label: summarize(run.scores) for label, run in runs.items()}
     rows = table({label: (run.method, summaries[label]) for label, run in runs.items()})
     print(f"{source}, split {args.split}, {len(names)} pictures")
-    print_table(rows)
+    print_table(rows, left=2)
     diagonal = np.hypot(dataset.SIZE, dataset.SIZE)
     for label, summary in summaries.items():
         if summary["empty_predicted"]:
@@ -293,7 +279,7 @@ def main():
         }
         for label, run in runs.items()
     }
-    write_atomically(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    write_json(out / "results.json", results)
 
     first = next(iter(runs.values()))
     if args.worst:

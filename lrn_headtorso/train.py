@@ -25,6 +25,7 @@ from torchvision.models import VGG16_Weights
 from tqdm import tqdm
 
 from common import checkpoint, cli, distributed, pictures
+from common.cache import fingerprint
 from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
 from common.device import adam, autocast, pick_amp, pick_device, seed_everything, to_device
@@ -249,8 +250,8 @@ def main():
         split = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
         train, val = ([pairs[i] for i in split[part]] for part in ("train", "val"))
         names = {part: [pairs[i].name for i in positions] for part, positions in split.items()}
-        fingerprint = {part: dataset.fingerprint([pairs[i] for i in split[part]]) for part in split}
-        if saved and (saved["split"], saved["fingerprint"]) != (names, fingerprint):
+        fingerprints = {part: fingerprint(pairs[i].photo for i in split[part]) for part in split}
+        if saved and (saved["split"], saved["fingerprint"]) != (names, fingerprints):
             raise InputError(
                 f"--data {folder}: not the pictures that {args.resume} was trained on; give the folder as it was"
             )
@@ -351,7 +352,7 @@ def main():
             "weights": weights,
             "source": source,
             "split": names,
-            "fingerprint": fingerprint,
+            "fingerprint": fingerprints,
             "rng": checkpoint.rng_state(device),
         }
         if improved:

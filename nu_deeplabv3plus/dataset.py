@@ -14,8 +14,6 @@ its path:
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import sys
 from collections import Counter
@@ -115,12 +113,6 @@ def usual_mask_shape(faces: list[FaceFiles]) -> tuple[int, int] | None:
         with contextlib.suppress(Exception), Image.open(path) as mask:  # decode() will name the broken ones
             shapes[mask.height, mask.width] += 1
     return shapes.most_common(1)[0][0] if shapes else None
-
-
-def fingerprint(faces: list[FaceFiles]) -> str:
-    """16 hex digits from the ids and file sizes of the photos: other faces with the same ids have another."""
-    sizes = [(face.id, os.path.getsize(face.photo)) for face in faces]
-    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
 
 
 class FaceParts(Dataset):

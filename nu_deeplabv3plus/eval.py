@@ -8,9 +8,6 @@ Writes results.json, table1.csv, figure6.png, figure7.png and figure8.png beside
 are pooled: pixels are counted over the whole set and divided once. "mean over batches" is the paper's running score.
 """
 
-import csv
-import io
-import json
 import sys
 from pathlib import Path
 
@@ -23,13 +20,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common import cli, pictures
-from common.checkpoint import load_checkpoint, make_folder, restore, write_atomically
+from common.cache import fingerprint
+from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
 from common.device import autocast, pick_amp, pick_device, to_device
 from common.distributed import sum_over_processes, world
 from common.losses import dice_loss
 from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
+from common.tables import print_table, write_csv
 from nu_deeplabv3plus import dataset
 from nu_deeplabv3plus.dataset import PALETTE, PARTS, FaceParts
 from nu_deeplabv3plus.model import DeepLabV3Plus
@@ -123,22 +122,6 @@ def table(summary: dict) -> list[list[str]]:
     return rows
 
 
-def print_table(rows: list[list[str]]) -> None:
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    for row in rows:
-        print(
-            "  ".join(
-                text.ljust(w) if c == 0 else text.rjust(w) for c, (text, w) in enumerate(zip(row, widths, strict=True))
-            )
-        )
-
-
-def write_csv(path: Path, rows: list[list[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue().encode())
-
-
 def load_model(path: Path, device: torch.device) -> tuple[DeepLabV3Plus, dict]:
     """The network of a checkpoint, ready to evaluate, and the checkpoint."""
     checkpoint = load_checkpoint(path, PAPER)
@@ -156,7 +139,7 @@ def select(data: Path | None, split: str, checkpoint: dict, path: Path, cache: P
         return FaceParts(arrays, list(range(len(faces))), faces), folder, source
     ids = set(checkpoint["split"]["val"])
     positions = [i for i, face in enumerate(faces) if face.id in ids]
-    if dataset.fingerprint([faces[i] for i in positions]) != checkpoint["fingerprint"]["val"]:
+    if fingerprint(faces[i].photo for i in positions) != checkpoint["fingerprint"]["val"]:
         raise InputError(
             f"{folder}: its faces are not those of the validation split of {path}; give --data the folder that it was "
             "trained on, or --split all for other faces"
@@ -249,7 +232,7 @@ def main():
         running = summary["iou_mean_over_batches"]
         print(f"dice loss {summary['loss']:.4f}, IoU as a mean over batches {running:.4f} -> {out}", flush=True)
         write_csv(out / "table1.csv", table(summary))
-        write_atomically(out / "results.json", (json.dumps(summary, indent=2) + "\n").encode())
+        write_json(out / "results.json", summary)
         chosen = choose_faces(len(data), checkpoint["args"]["seed"])
         faces = photos, true, predicted = predict_faces(model, data, chosen, device, amp)
         for figure, i in zip((6, 7), range(len(chosen)), strict=False):

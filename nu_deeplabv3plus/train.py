@@ -24,6 +24,7 @@ from torchvision.models import ResNet50_Weights
 from tqdm import tqdm
 
 from common import checkpoint, cli, distributed, pictures
+from common.cache import fingerprint
 from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
 from common.device import adam, autocast, pick_amp, pick_device, seed_everything, to_device
@@ -166,10 +167,10 @@ def main():
         cache, faces = dataset.load(folder, args.size, args.cache, args.limit)
     train, val = dataset.split(len(faces), args.seed)
     split = {"train": [faces[i].id for i in train], "val": [faces[i].id for i in val]}
-    fingerprint = {
-        name: dataset.fingerprint([faces[i] for i in part]) for name, part in (("train", train), ("val", val))
+    fingerprints = {
+        name: fingerprint(faces[i].photo for i in part) for name, part in (("train", train), ("val", val))
     }
-    if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprint):
+    if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprints):
         raise InputError(f"--data {folder}: not the faces that {args.resume} was trained on; give the folder as it was")
     train_set, val_set = FaceParts(cache, train, faces, args.augment), FaceParts(cache, val, faces)
     batches = TrainBatches(len(train_set), args.batch_size, args.seed)
@@ -249,7 +250,7 @@ def main():
             "classes": list(PARTS),
             "weights": weights,
             "split": split,
-            "fingerprint": fingerprint,
+            "fingerprint": fingerprints,
             "rng": checkpoint.rng_state(device),
         }
         if improved:
