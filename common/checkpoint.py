@@ -20,21 +20,25 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from common.cli import InputError, jsonable
+from common.cli import InputError, hold_signals, jsonable
 
 
 def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
-    """Replace `path` by `data` or by what data(file) writes; raises InputError, leaving the old file, if it cannot."""
+    """Replace `path` by `data` or by what data(file) writes; raises InputError, leaving the old file, if it cannot.
+
+    Ctrl-C and SIGTERM wait until the file is whole.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            if callable(data):
-                data(file)
-            else:
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with hold_signals():
+            with open(temporary, "wb") as file:
+                if callable(data):
+                    data(file)
+                else:
+                    file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -114,6 +118,14 @@ def set_rng_state(state: dict, device: torch.device) -> None:
 # ---- The run folder ------------------------------------------------------------------------------------------------
 
 
+def resumed_run_folder(last: Path, log: list[dict]) -> Path:
+    """The folder of a run that goes on, without the drafts of a killed process and with the whole log so far."""
+    for draft in last.parent.glob(".*.tmp"):
+        draft.unlink(missing_ok=True)
+    write_log(last.parent / "log.csv", log)
+    return last.parent
+
+
 def new_run_folder(out: Path | None, runs: Path, name: str) -> Path:
     """`out`, or the first free of runs/name, runs/name-2, ...; raises InputError if `out` already holds a run."""
     folder, number = out or runs / name, 2
@@ -136,8 +148,9 @@ def new_run_folder(out: Path | None, runs: Path, name: str) -> Path:
 def write_log(path: Path, rows: list[dict]) -> None:
     """All epochs so far as CSV, header first. The rows live in the checkpoint, so a resumed log has none twice."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    if rows:
+        writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
 

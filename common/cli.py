@@ -1,8 +1,11 @@
-"""What the command lines share: the arguments of a run, one-line errors, and resuming with the same arguments."""
+"""What the command lines share: the arguments of a run, resuming with the same ones, one-line errors, and signals."""
 
 import argparse
+import contextlib
+import shlex
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -104,13 +107,56 @@ def jsonable(value):
     return str(value) if isinstance(value, Path) else value
 
 
+# ---- Running a script, and stopping it ----------------------------------------------------------------------------
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where the main thread stands."""
+
+
+class _Stop:
+    """What run() knows of signals: how many hold_signals() are open, the signal that waits for them, how to go on."""
+
+    held, waiting, hint = 0, None, ""
+
+
+def _on_signal(number: int, frame=None) -> None:
+    if _Stop.held:
+        _Stop.waiting = number
+    else:
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def hold_signals() -> Iterator[None]:
+    """Within it, Ctrl-C and SIGTERM wait: a file is being written."""
+    _Stop.held += 1
+    try:
+        yield
+    finally:
+        _Stop.held -= 1
+        if _Stop.waiting and not _Stop.held:
+            number, _Stop.waiting = _Stop.waiting, None
+            _on_signal(number)
+
+
+def go_on_with(last: Path) -> None:
+    """Tell run() which checkpoint an interrupted training can be resumed from."""
+    _Stop.hint = f"; go on with: python {shlex.join([sys.argv[0], '--resume', str(last)])}"
+
+
 def run(main: Callable[[], None], interrupted: str = "") -> None:
-    """Call main(); bad input becomes one line and exit code 2, Ctrl-C one line (with the hint) and exit code 130."""
+    """Call main(). Bad input becomes one line and exit code 2; Ctrl-C and SIGTERM one line and 130 and 143."""
+    _Stop.hint = interrupted
+    before = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         main()
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\n{Path(sys.argv[0]).name}: stopped{interrupted}", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        print(f"\n{Path(sys.argv[0]).name}: stopped{_Stop.hint}", file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -245,9 +245,25 @@ def main():
     network = distributed.wrap(model, device)
     samples = choose_faces(len(test_set), args.seed)[:3]  # drawn whenever the model gets better
 
+    def state() -> dict:
+        return {
+            "paper": PAPER,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "best": best,
+            "epoch": len(log),
+            "log": log,
+            "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
+            "classes": [args.part],
+            "weights": weights,
+            "split": split,
+            "fingerprint": fingerprints,
+            "rng": checkpoint.rng_state(device),
+        }
+
     if rank == 0:
         if args.resume:
-            out = args.resume.parent
+            out = checkpoint.resumed_run_folder(args.resume, log)
         else:
             name = args.init if args.init in RECIPES else "from-file"
             out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name)
@@ -259,6 +275,9 @@ def main():
         print(f"out        {out}", flush=True)
         facts = {"weights": weights, "device": str(device), "amp": amp, "processes": world_size, "split": split}
         checkpoint.write_run_json(out / "run.json", vars(args), **facts)
+        if not saved:
+            checkpoint.save_checkpoint(out / "last.pt", state())  # a run stopped in its first epoch resumes from here
+        cli.go_on_with(out / "last.pt")
 
     for epoch in range(len(log) + 1, args.epochs + 1):
         started = time.perf_counter()
@@ -276,24 +295,10 @@ def main():
         })  # fmt: skip
         if rank > 0:
             continue
-        state = {
-            "paper": PAPER,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "best": best,
-            "epoch": epoch,
-            "log": log,
-            "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
-            "classes": [args.part],
-            "weights": weights,
-            "split": split,
-            "fingerprint": fingerprints,
-            "rng": checkpoint.rng_state(device),
-        }
         if improved:
-            checkpoint.save_checkpoint(out / "best.pt", {k: v for k, v in state.items() if k not in ONLY_IN_LAST})
+            checkpoint.save_checkpoint(out / "best.pt", {k: v for k, v in state().items() if k not in ONLY_IN_LAST})
             draw_samples(out / "samples.png", *predict_faces(model, test_set, samples, device, amp))
-        checkpoint.save_checkpoint(out / "last.pt", state)
+        checkpoint.save_checkpoint(out / "last.pt", state())
         checkpoint.write_log(out / "log.csv", log)
         pictures.save_curves(out / "curves.png", log, CURVES)
         print("epoch {epoch:3d}  loss {loss:.4f}  IoU {iou:.4f}  AUROC {auroc:.4f}  test loss {test_loss:.4f}  "
@@ -308,4 +313,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli.run(main, "; the epochs that ended are in the run folder's last.pt, go on with --resume")
+    cli.run(main)

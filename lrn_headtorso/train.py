@@ -290,9 +290,29 @@ def main():
         checkpoint.set_rng_state(saved["rng"], device)
     samples = list(range(len(val_set)))[:3]  # drawn whenever the model gets better
 
+    def state() -> dict:
+        return {
+            "paper": PAPER,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "phase": phase,
+            "best": plateau.best,
+            "bad_epochs": plateau.bad_epochs,
+            "epoch": len(log),
+            "log": log,
+            "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
+            "classes": ["head and torso"],
+            "pretrained": pretrained,
+            "weights": weights,
+            "source": source,
+            "split": names,
+            "fingerprint": fingerprints,
+            "rng": checkpoint.rng_state(device),
+        }
+
     if rank == 0:
         if args.resume:
-            out = args.resume.parent
+            out = checkpoint.resumed_run_folder(args.resume, log)
         else:
             out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", run_name(args, pretrained))
         unmatched = len(listing.photos_alone), len(listing.cutouts_alone)
@@ -310,6 +330,9 @@ def main():
         print(f"out        {out}", flush=True)
         facts = {"weights": weights, "device": str(device), "amp": amp, "processes": world_size, "split": names}
         checkpoint.write_run_json(out / "run.json", vars(args), **facts)
+        if not saved:
+            checkpoint.save_checkpoint(out / "last.pt", state())  # a run stopped in its first epoch resumes from here
+        cli.go_on_with(out / "last.pt")
 
     for epoch in range(len(log) + 1, args.epochs + 1):
         if plateau.reached:
@@ -337,30 +360,12 @@ def main():
         })  # fmt: skip
         if rank > 0:
             continue
-        state = {
-            "paper": PAPER,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "phase": phase,
-            "best": plateau.best,
-            "bad_epochs": plateau.bad_epochs,
-            "epoch": epoch,
-            "log": log,
-            "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
-            "classes": ["head and torso"],
-            "pretrained": pretrained,
-            "weights": weights,
-            "source": source,
-            "split": names,
-            "fingerprint": fingerprints,
-            "rng": checkpoint.rng_state(device),
-        }
         if improved:
-            checkpoint.save_checkpoint(out / "best.pt", state)
+            checkpoint.save_checkpoint(out / "best.pt", state())
             photos, alphas, maps = predict_maps(model, val_set, samples, device, amp)
             columns = {"photo": list(photos), "truth": list(alphas >= 128), args.model: list(maps[-1] > 0.5)}
             draw_predictions(out / "samples.png", columns)
-        checkpoint.save_checkpoint(out / "last.pt", state)
+        checkpoint.save_checkpoint(out / "last.pt", state())
         checkpoint.write_log(out / "log.csv", log)
         draw_curves(out / "curves.png", log)
         print("epoch {epoch:3d}  loss {loss:.4f}  Jaccard {jaccard:.4f}  val loss {val_loss:.4f}  val Jaccard "
@@ -379,4 +384,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli.run(main, "; the epochs that ended are in the run folder's last.pt, go on with --resume")
+    cli.run(main)

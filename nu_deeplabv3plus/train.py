@@ -201,9 +201,27 @@ def main():
     network = distributed.wrap(model, device)
     samples = choose_faces(len(val_set), args.seed)[-3:]  # those of figure 8, drawn whenever the model gets better
 
+    def state() -> dict:
+        return {
+            "paper": PAPER,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "plateau": plateau.state_dict(),
+            "best": stopping.best,
+            "bad_epochs": stopping.bad_epochs,
+            "epoch": len(log),
+            "log": log,
+            "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
+            "classes": list(PARTS),
+            "weights": weights,
+            "split": split,
+            "fingerprint": fingerprints,
+            "rng": checkpoint.rng_state(device),
+        }
+
     if rank == 0:
         if args.resume:
-            out = args.resume.parent
+            out = checkpoint.resumed_run_folder(args.resume, log)
         else:
             out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", args.augment)
         print(f"command    {' '.join(sys.argv)}")
@@ -214,6 +232,9 @@ def main():
         print(f"out        {out}", flush=True)
         facts = {"weights": weights, "device": str(device), "amp": amp, "processes": world_size, "split": split}
         checkpoint.write_run_json(out / "run.json", vars(args), **facts)
+        if not saved:
+            checkpoint.save_checkpoint(out / "last.pt", state())  # a run stopped in its first epoch resumes from here
+        cli.go_on_with(out / "last.pt")
 
     for epoch in range(len(log) + 1, args.epochs + 1):
         if stopping.stop:
@@ -237,26 +258,10 @@ def main():
         })  # fmt: skip
         if rank > 0:
             continue
-        state = {
-            "paper": PAPER,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "plateau": plateau.state_dict(),
-            "best": stopping.best,
-            "bad_epochs": stopping.bad_epochs,
-            "epoch": epoch,
-            "log": log,
-            "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
-            "classes": list(PARTS),
-            "weights": weights,
-            "split": split,
-            "fingerprint": fingerprints,
-            "rng": checkpoint.rng_state(device),
-        }
         if improved:
-            checkpoint.save_checkpoint(out / "best.pt", state)
+            checkpoint.save_checkpoint(out / "best.pt", state())
             draw_overlays(out / "samples.png", *predict_faces(model, val_set, samples, device, amp))
-        checkpoint.save_checkpoint(out / "last.pt", state)
+        checkpoint.save_checkpoint(out / "last.pt", state())
         checkpoint.write_log(out / "log.csv", log)
         pictures.save_curves(out / "curves.png", log, CURVES, log_scale=("learning rate",))
         print("epoch {epoch:3d}  loss {loss:.4f}  IoU {iou:.4f}  val loss {val_loss:.4f}  val IoU {val_iou:.4f} "
@@ -273,4 +278,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli.run(main, "; the epochs that ended are in the run folder's last.pt, go on with --resume")
+    cli.run(main)

@@ -7,14 +7,16 @@ import json
 import os
 import pickle
 import random
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from common import cli
+from common import checkpoint, cli
 from common.checkpoint import (
     load_checkpoint,
     new_run_folder,
@@ -359,14 +361,34 @@ def test_bad_input_ends_with_one_line_and_code_2(capsys):
     assert len(lines) == 1 and lines[0].endswith("error: x.png: is broken; remove it")
 
 
-def test_control_c_ends_with_code_130(capsys):
-    def main():
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_with_one_line_that_says_how_to_go_on(number, code, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["folder/train.py"])
 
+    def main():
+        cli.go_on_with(Path("my runs/last.pt"))
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+        raise AssertionError("the signal did not stop it")
+
+    before = signal.getsignal(number)
     with pytest.raises(SystemExit) as end:
-        cli.run(main, "; go on with --resume")
-    assert end.value.code == 130
-    assert "stopped; go on with --resume" in capsys.readouterr().err
+        cli.run(main)
+    assert end.value.code == code and signal.getsignal(number) == before
+    said = capsys.readouterr().err.split("\n")
+    assert said == ["", "train.py: stopped; go on with: python folder/train.py --resume 'my runs/last.pt'", ""]
+
+
+def test_a_signal_waits_until_the_file_is_whole(tmp_path):
+    def write(file):
+        file.write(b"first half, ")
+        os.kill(os.getpid(), signal.SIGTERM)
+        file.write(b"second half")
+
+    with pytest.raises(SystemExit):
+        cli.run(lambda: checkpoint.write_atomically(tmp_path / "last.pt", write))
+    assert (tmp_path / "last.pt").read_bytes() == b"first half, second half"
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
 def test_an_error_of_the_program_is_not_hidden():
