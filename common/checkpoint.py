@@ -81,6 +81,10 @@ def load_checkpoint(path: Path, paper: str) -> dict:
         raise InputError(
             f"{path}: a checkpoint of {found or 'something else'}, not of {paper}; use a file from {paper}/runs"
         )
+    weights = checkpoint.get("model")
+    for name, weight in weights.items() if isinstance(weights, dict) else ():
+        if isinstance(weight, torch.Tensor) and weight.is_floating_point() and not weight.isfinite().all():
+            raise InputError(f"{path}: its weight {name} holds nan or inf; use an earlier checkpoint")
     return checkpoint
 
 

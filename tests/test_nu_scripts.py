@@ -12,12 +12,11 @@ from conftest import ROOT, one_line_error
 from PIL import Image
 
 from common.faces import PARTS, write_celebamask
+from nu_deeplabv3plus import dataset, predict, train
 from nu_deeplabv3plus import eval as evaluation
-from nu_deeplabv3plus import train
 
 TINY = ("--size", 32, "--weights", "none", "--device", "cpu", "--workers", 0)
-TRAIN, EVAL = "nu_deeplabv3plus/train.py", "nu_deeplabv3plus/eval.py"
-PREDICT, DATASET = "nu_deeplabv3plus/predict.py", "nu_deeplabv3plus/dataset.py"
+TRAIN = "nu_deeplabv3plus/train.py"
 
 
 def succeed(result):
@@ -60,9 +59,9 @@ def test_first_and_last_lines_of_training(script, faces, tmp_path):
     assert (tmp_path / "run" / "best.pt").exists()
 
 
-def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(script, faces, trained, tmp_path):
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(script, call, faces, trained, tmp_path):
     common = ("--data", faces, "--cache", trained.parent / "cache", *TINY)
-    succeed(script(TRAIN, *common, "--epochs", 1, "--out", tmp_path / "one"))
+    succeed(call(train, *common, "--epochs", 1, "--out", tmp_path / "one"))
     succeed(script(TRAIN, "--resume", tmp_path / "one" / "last.pt", "--epochs", 2))
     whole, resumed = (torch.load(run / "last.pt", weights_only=True) for run in (trained, tmp_path / "one"))
     assert all(torch.equal(whole["model"][name], tensor) for name, tensor in resumed["model"].items())
@@ -73,8 +72,8 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(script, faces, tra
     assert len((tmp_path / "one" / "log.csv").read_text().splitlines()) == 3
 
 
-def test_eval_writes_table_numbers_and_figures(script, trained, faces):
-    out = succeed(script(EVAL, trained / "best.pt", "--cache", trained.parent / "cache", "--device", "cpu"))
+def test_eval_writes_table_numbers_and_figures(call, trained, faces):
+    out = succeed(call(evaluation, trained / "best.pt", "--cache", trained.parent / "cache", "--device", "cpu"))
     assert "mean, 18 parts" in out and "0.7255" in out
     folder = trained / "best-val"
     assert {p.name for p in folder.iterdir()} == {
@@ -94,16 +93,16 @@ def test_eval_writes_table_numbers_and_figures(script, trained, faces):
     shutil.rmtree(folder)
 
 
-def test_eval_of_two_checkpoints_side_by_side_on_other_faces(script, trained, faces, tmp_path):
+def test_eval_of_two_checkpoints_side_by_side_on_other_faces(call, trained, faces, tmp_path):
     args = ("--data", faces, "--split", "all", "--out", tmp_path / "both", "--device", "cpu")
-    out = succeed(script(EVAL, trained / "best.pt", trained / "last.pt", *args))
+    out = succeed(call(evaluation, trained / "best.pt", trained / "last.pt", *args))
     assert "IoU side by side" in out
     for name in ("two-best", "two-last"):
         assert json.loads((tmp_path / "both" / name / "results.json").read_text())["n"] == 12
     assert (tmp_path / "both" / "comparison.csv").exists()
 
 
-def test_predict_keeps_size_and_orientation(script, trained, tmp_path):
+def test_predict_keeps_size_and_orientation(call, trained, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     rng = np.random.default_rng(0)
@@ -112,7 +111,7 @@ def test_predict_keeps_size_and_orientation(script, trained, tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     picture.save(photos / "turned.jpg", exif=exif)
     picture.convert("L").save(photos / "grey.png")
-    succeed(script(PREDICT, trained / "best.pt", photos, "--out", tmp_path / "out", "--device", "cpu"))
+    succeed(call(predict, trained / "best.pt", photos, "--out", tmp_path / "out", "--device", "cpu"))
     assert Image.open(tmp_path / "out" / "grey_label.png").size == (70, 40)
     label = Image.open(tmp_path / "out" / "turned_label.png")
     assert label.size == (40, 70) and label.mode == "P" and np.asarray(label).max() <= 18
@@ -121,24 +120,24 @@ def test_predict_keeps_size_and_orientation(script, trained, tmp_path):
     assert (tmp_path / "out" / "grey_overlay.png").exists()
 
 
-def test_predict_names_the_unreadable_photo_after_doing_the_others(script, trained, tmp_path):
+def test_predict_names_the_unreadable_photo_after_doing_the_others(call, trained, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     Image.new("RGB", (32, 32)).save(photos / "good.png")
     (photos / "bad.jpg").write_bytes(b"no picture")
-    error = one_line_error(script(PREDICT, trained / "best.pt", photos, "--out", tmp_path / "out", "--device", "cpu"))
+    error = one_line_error(call(predict, trained / "best.pt", photos, "--out", tmp_path / "out", "--device", "cpu"))
     assert "bad.jpg" in error and (tmp_path / "out" / "good_label.png").exists()
 
 
-def test_dataset_describes_a_folder_and_draws_its_figures(script, faces, tmp_path):
-    out = succeed(script(DATASET, "--data", faces, "--size", 32, "--out", tmp_path / "figures"))
+def test_dataset_describes_a_folder_and_draws_its_figures(call, faces, tmp_path):
+    out = succeed(call(dataset, "--data", faces, "--size", 32, "--out", tmp_path / "figures"))
     assert "12 faces" in out and "every photo and every mask can be read" in out
     line = next(line for line in out.splitlines() if line.startswith("nose"))
     assert line.split()[1] == "12"
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"figure1.png", "figure2.png", "figure3.png"}
 
 
-def test_dataset_names_every_bad_file(script, faces, tmp_path):
+def test_dataset_names_every_bad_file(call, faces, tmp_path):
     folder = tmp_path / "faces"
     shutil.copytree(faces, folder)
     photo = folder / "CelebA-HQ-img" / "3.jpg"
@@ -146,7 +145,7 @@ def test_dataset_names_every_bad_file(script, faces, tmp_path):
     for path in (folder / "CelebAMask-HQ-mask-anno" / "0").glob("00005_*.png"):
         path.unlink()
     (folder / "CelebA-HQ-img" / "7.jpg").unlink()
-    result = script(DATASET, "--data", folder, "--size", 32, "--out", tmp_path / "figures")
+    result = call(dataset, "--data", folder, "--size", 32, "--out", tmp_path / "figures")
     assert result.returncode == 2
     assert "3.jpg: cannot be read" in result.stdout and "5.jpg: has no mask" in result.stdout
     assert "00007_skin.png: not used" in result.stdout
@@ -162,13 +161,13 @@ def test_the_folder_and_common_alone_train_elsewhere(script, faces, tmp_path):
     assert str(elsewhere) in out
 
 
-def test_two_processes_train_and_validate_each_face_once(script, faces, trained, tmp_path):
+def test_two_processes_train_and_validate_each_face_once(script, call, faces, trained, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     args = ("--data", faces, "--epochs", 1, "--out", tmp_path / "two", "--cache", trained.parent / "cache", *TINY)
     succeed(script(TRAIN, *args, launcher=launcher))
     log = list(csv.DictReader(open(tmp_path / "two" / "log.csv")))
     assert len(log) == 1
-    script(EVAL, tmp_path / "two" / "last.pt", "--cache", trained.parent / "cache", "--device", "cpu")
+    succeed(call(evaluation, tmp_path / "two" / "last.pt", "--cache", trained.parent / "cache", "--device", "cpu"))
     results = json.loads((tmp_path / "two" / "last-val" / "results.json").read_text())
     assert results["loss"] == pytest.approx(float(log[0]["val_loss"]), abs=1e-6)
     assert results["iou_18"] == pytest.approx(float(log[0]["val_pooled_iou"]), abs=1e-9)
@@ -238,6 +237,26 @@ def test_bad_data_is_one_clear_line(damage, named, call, faces, tmp_path):
     assert not out.exists() and not list(cache.glob("*"))
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Other faces with the same ids."""
+    return write_celebamask(tmp_path_factory.mktemp("data") / "others", n=12, size=32, seed=50)
+
+
+@pytest.fixture(scope="module")
+def wrong(faces, others, trained, tmp_path_factory):
+    """Name -> path of what is right, and of checkpoints that are not."""
+    folder = tmp_path_factory.mktemp("wrong")
+    torch.save({"paper": "hair_transfer"}, folder / "other.pt")
+    saved = torch.load(trained / "last.pt", weights_only=True)
+    saved |= {"model": {"renamed": torch.zeros(1)}, "optimizer": {}}
+    torch.save(saved, folder / "strange.pt")
+    files = {"last": trained / "last.pt", "best": trained / "best.pt"}
+    return files | {"other": folder / "other.pt", "strange": folder / "strange.pt"} | {
+        "faces": faces, "others": others, "run": trained
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("args", "named"),
     [
@@ -260,17 +279,9 @@ def test_bad_data_is_one_clear_line(damage, named, call, faces, tmp_path):
         (("--epoch", "3"), "--epoch"),
     ],
 )
-def test_bad_arguments_are_one_clear_line(args, named, call, faces, trained, tmp_path):
-    other = tmp_path / "other.pt"
-    torch.save({"paper": "hair_transfer"}, other)
-    others = write_celebamask(tmp_path / "others", n=12, size=32, seed=50)
-    strange = tmp_path / "strange.pt"
-    saved = torch.load(trained / "last.pt", weights_only=True)
-    torch.save({**saved, "model": {"renamed": torch.zeros(1)}}, strange)
-    names = {"faces": faces, "other": other, "others": others, "strange": strange, "run": trained}
-    names |= {name: trained / f"{name}.pt" for name in ("last", "best")}
-    error = one_line_error(call(train, *(arg.format(**names) for arg in args), "--cache", trained.parent / "cache"))
-    assert named in error
+def test_bad_arguments_are_one_clear_line(args, named, call, wrong):
+    arguments = [arg.format(**wrong) for arg in args]
+    assert named in one_line_error(call(train, *arguments, "--cache", wrong["run"].parent / "cache"))
 
 
 def test_bad_input_of_a_script_from_the_shell(script, tmp_path):
@@ -278,8 +289,7 @@ def test_bad_input_of_a_script_from_the_shell(script, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_eval_refuses_other_faces_with_the_same_ids(call, trained, tmp_path):
-    others = write_celebamask(tmp_path / "others", n=12, size=32, seed=50)
+def test_eval_refuses_other_faces_with_the_same_ids(call, trained, others, tmp_path):
     args = (trained / "best.pt", "--data", others, "--cache", tmp_path / "cache", "--device", "cpu")
     assert "not those of the validation split" in one_line_error(call(evaluation, *args))
     assert not (trained / "best-val").exists()
