@@ -34,12 +34,12 @@ def cache_key(files: Iterable[Path], *facts) -> str:
     return digest.hexdigest()[:24]
 
 
-def fingerprint(photos: Iterable[Path]) -> str:
-    """16 hex digits from the names and sizes of the photos, saved with a run: it is not resumed or tested on others.
+def fingerprint(files: Iterable[Path]) -> str:
+    """16 hex digits from the names and sizes of the files, saved with a run: it is not resumed or tested on others.
 
     Unlike the key of a cache it stays the same where the folder is copied: neither paths nor dates count.
     """
-    sizes = [(photo.name, os.path.getsize(photo)) for photo in photos]
+    sizes = [(path.name, os.path.getsize(path)) for path in files]
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
 
 

@@ -16,17 +16,14 @@ l_ and r_ are the person's own left and right, as in CelebAMask-HQ: l_eye lies i
 Lengths are fractions of the picture's side, so that a seed shows the same face at every size.
 """
 
-import contextlib
-import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from tqdm import tqdm
+
+from common.generated import write_once
 
 VERSION = 2  # raise it whenever a seed no longer gives the same bytes
 PARTS = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip",
@@ -831,21 +828,14 @@ def write_celebamask(
     folder/CelebAMask-HQ-mask-anno/0/00017_l_eye.png    0 or 255, three channels; absent parts have no file
     folder/generated.json                               what was asked for
 
-    A folder that holds just that is left as it is; one that holds other generated faces is replaced. It is renamed into
-    place once complete, so nobody ever sees a part of it, and of two processes at once the first to finish wins.
+    A folder that holds just that is left as it is, one that holds other generated faces is replaced (see write_once).
     """
-    folder = Path(folder)
     if not set(parts) <= WORD.keys():
         raise ValueError(f"parts must be among {', '.join(WORD)}; got {', '.join(parts)}")
-    wanted = {"n": n, "size": size, "seed": seed, "parts": list(parts), "version": VERSION}
-    if _recipe(folder) == wanted:
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
+
+    def paint(draft: Path) -> None:
         (draft / "CelebA-HQ-img").mkdir()
-        for i in tqdm(range(n), desc=f"painting {folder.name}", unit="face", disable=None):
+        for i in tqdm(range(n), desc=f"painting {Path(folder).name}", unit="face", disable=None):
             face = generate_face(seed + i, size)
             Image.fromarray(face.image).save(draft / "CelebA-HQ-img" / f"{i}.jpg", quality=95)
             annotations = draft / "CelebAMask-HQ-mask-anno" / str(i // 2000)
@@ -853,26 +843,6 @@ def write_celebamask(
             for part, mask in zip(WORD, face.masks):
                 if part in parts and mask.any():
                     Image.fromarray(mask).convert("RGB").save(annotations / f"{i:05d}_{part}.png")
-        (draft / "generated.json").write_text(json.dumps(wanted))
-        if _recipe(folder) not in (None, wanted):
-            with contextlib.suppress(FileNotFoundError):  # another process has moved it already
-                os.replace(folder, draft.with_suffix(".old"))
-        try:
-            os.replace(draft, folder)
-        except OSError:  # another process was faster
-            if _recipe(folder) != wanted:
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(draft.with_suffix(".old"), ignore_errors=True)
-    return folder
 
-
-def _recipe(folder: Path) -> dict | None:
-    """What the faces in a folder were generated from, None if there is no such folder."""
-    try:
-        return json.loads((folder / "generated.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        if folder.exists():
-            raise ValueError(f"{folder} exists and holds no generated faces; name another folder or move it") from None
-        return None
+    recipe = {"n": n, "size": size, "seed": seed, "parts": list(parts), "version": VERSION}
+    return write_once(Path(folder), recipe, paint)

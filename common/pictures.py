@@ -97,20 +97,29 @@ def save_grid(
 
 
 def save_curves(
-    path: Path, rows: list[dict], panels: dict[str, dict[str, str]], log_scale: tuple[str, ...] = ()
+    path: Path,
+    rows: list[dict],
+    panels: dict[str, dict[str, str]],
+    log_scale: tuple[str, ...] = (),
+    marks: dict[float, str] | None = None,
 ) -> None:
-    """One panel per entry of `panels` (title -> {column of rows: label}), over the column `epoch`."""
+    """One panel per entry of `panels` (title -> {column of rows: label}), over the column `epoch`.
+
+    `marks`: epoch -> label of a dashed vertical line.
+    """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False, layout="constrained")
     epochs = [row["epoch"] for row in rows]
     for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
         for column, label in columns.items():
             axis.plot(epochs, [row[column] for row in rows], label=label, marker="." if len(rows) < 10 else None)
+        for epoch, label in (marks or {}).items():
+            axis.axvline(epoch, color="gray", linestyle="--", label=label)
         axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
         if title in log_scale:
             axis.set_yscale("log")
-        if len(columns) > 1:
+        if len(columns) > 1 or marks:
             axis.legend()
     save_figure(path, figure)

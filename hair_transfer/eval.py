@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -29,17 +29,14 @@ from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
 from common.device import autocast, pick_amp, pick_device, to_device
-from common.distributed import sum_over_processes, world
-from common.metrics import multilabel_counts, scores_from_counts
+from common.distributed import world
 from common.tables import print_table, write_csv
 from hair_transfer import dataset
 from hair_transfer.dataset import HairMasks, normalize
 from hair_transfer.model import DeepLabV3
+from hair_transfer.scores import BAND, Tally
 
 PAPER = Path(__file__).resolve().parent.name
-THRESHOLDS = (0.1, 0.5)  # 0.1: the public template that the paper follows; 0.5: everybody else
-RANK_BITS = 20  # the AUROC sorts logits into 2^20 bins of equal width in float32's own (logarithmic) steps
-BAND = 3  # pixels by which an edge may be off (ours)
 # Sec. IV, as printed: the best AUROC over the test set. The template puts a zero before the scores of its batches and
 # then takes the mean: for 600 images in batches of 6 that is 100/101 of the true mean over batches.
 PAPER_AUROC = {"pretrained": 0.981631, "random": 0.968331}
@@ -47,7 +44,6 @@ PAPER_BATCHES = 100
 ROWS = {  # results.json's name -> the table's
     "auroc": "AUROC, all pixels",
     "batch_auroc": "AUROC, mean over batches",
-    "template_auroc": "AUROC, as the template averages",
     "f1_01": "F1 at 0.1",
     "f1_05": "F1 at 0.5",
     "iou": "IoU at 0.5",
@@ -57,126 +53,6 @@ ROWS = {  # results.json's name -> the table's
     "loss": "mean squared error",
 }
 ERRORS = {"found": (70, 160, 90), "missed": (250, 200, 40), "too much": (220, 40, 60)}
-
-
-# ---- AUROC in one pass ---------------------------------------------------------------------------------------------
-
-
-def rank_histogram(scores: Tensor, truth: Tensor) -> Tensor:
-    """Scores (float32) and 0/1 truth of one shape -> 2 x 2^20 int64: how many of the 0s and of the 1s fall in each bin.
-
-    A bin is the leading 20 bits of a score, so bins are in the order of the scores. All pixels of a training set do not
-    fit into memory to be sorted; histograms do, and those of several processes add up.
-    """
-    bits = scores.detach().float().contiguous().view(torch.int32).flatten()
-    ordered = torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))  # integers in the order of the floats
-    bins = 2**RANK_BITS
-    index = (ordered >> (32 - RANK_BITS)) + bins // 2 + bins * truth.flatten().int()
-    counts = torch.zeros(2 * bins, dtype=torch.int32, device=scores.device)
-    return counts.scatter_add_(0, index.long(), torch.ones_like(index)).view(2, bins).long()
-
-
-def rank_sums(histogram: Tensor) -> Tensor:
-    """2 x bins -> 4 int64: twice the pairs (0, 1) in the right order, pairs within one bin, number of 1s, of 0s."""
-    zeros, ones = histogram
-    below = zeros.cumsum(0) - zeros
-    return torch.stack([(ones * (2 * below + zeros)).sum(), (ones * zeros).sum(), ones.sum(), zeros.sum()])
-
-
-def auroc_from_sums(sums: list[int]) -> tuple[float, float]:
-    """AUROC, and how far off it can be: pairs within a bin count half, as ties do; nan if there is one class."""
-    twice_right, same_bin, ones, zeros = sums
-    if not ones or not zeros:
-        return math.nan, math.nan
-    return twice_right / (2 * ones * zeros), same_bin / (2 * ones * zeros)
-
-
-# ---- Edges ---------------------------------------------------------------------------------------------------------
-
-
-def edge(mask: Tensor) -> Tensor:
-    """B x 1 x H x W bool -> the same: pixels of the mask with a neighbour beside, above or below that is not.
-
-    The picture's frame is no edge: hair that the frame cuts off goes on behind it.
-    """
-    m = F.pad(mask.float(), (1, 1, 1, 1), mode="replicate")
-    sideways = torch.minimum(m[..., 1:-1, :-2], m[..., 1:-1, 2:])
-    upright = torch.minimum(m[..., :-2, 1:-1], m[..., 2:, 1:-1])
-    return mask & (torch.minimum(sideways, upright) == 0)
-
-
-def within(mask: Tensor, radius: int) -> Tensor:
-    """B x 1 x H x W bool -> the same: pixels that lie at most `radius` pixels from one of the mask."""
-    steps = torch.arange(-radius, radius + 1, device=mask.device)
-    disc = (steps[:, None] ** 2 + steps**2 <= radius**2).float()
-    return F.conv2d(mask.float(), disc[None, None], padding=radius) > 0.5
-
-
-def edge_counts(prediction: Tensor, truth: Tensor) -> Tensor:
-    """-> 4 int64: predicted edge pixels near a true one, all predicted; true ones near a predicted one, all true."""
-    predicted, true = edge(prediction), edge(truth)
-    near_true, near_predicted = within(true, BAND), within(predicted, BAND)
-    return torch.stack([(predicted & near_true).sum(), predicted.sum(), (true & near_predicted).sum(), true.sum()])
-
-
-def edge_f1(counts: list[int]) -> float:
-    """nan without any edge, 0 if only one side has one."""
-    precise, predicted, recalled, true = counts
-    if not predicted or not true:
-        return 0.0 if predicted or true else math.nan
-    precision, recall = precise / predicted, recalled / true
-    return 2 * precision * recall / (precision + recall) if precise and recalled else 0.0
-
-
-# ---- A pass over a set ---------------------------------------------------------------------------------------------
-
-
-class Tally:
-    """What training and evaluation count, batch by batch, on the device and without waiting for it."""
-
-    def __init__(self, device: torch.device):
-        self.histogram = torch.zeros(2, 2**RANK_BITS, dtype=torch.int64, device=device)
-        self.counts = torch.zeros(len(THRESHOLDS), 4, dtype=torch.int64, device=device)
-        self.edges = torch.zeros(4, dtype=torch.int64, device=device)
-        self.losses, self.sizes, self.batch_sums = [], [], []
-
-    @torch.no_grad()
-    def add(self, logits: Tensor, output: Tensor, masks: Tensor, loss: Tensor) -> None:
-        """B x 1 x H x W logits, their output, the 0/1 masks, and the batch's mean squared error."""
-        truth = masks.bool()
-        histogram = rank_histogram(logits, truth)
-        self.histogram += histogram
-        self.batch_sums.append(rank_sums(histogram))
-        above = torch.cat([output > threshold for threshold in THRESHOLDS], dim=1)
-        self.counts += multilabel_counts(above, truth.expand_as(above))
-        self.edges += edge_counts(above[:, 1:], truth)
-        self.losses.append(loss.detach())
-        self.sizes.append(len(masks))
-
-    def scores(self) -> dict[str, float]:
-        """Names to numbers, over all processes of torchrun; nan for what the set cannot tell."""
-        auroc, error = auroc_from_sums(rank_sums(sum_over_processes(self.histogram)).tolist())
-        by_batch = torch.stack(self.batch_sums).tolist() if self.batch_sums else []
-        aurocs = [auroc_from_sums(sums)[0] for sums in by_batch if all(sums[2:])]
-        losses = [loss.item() * size for loss, size in zip(self.losses, self.sizes, strict=True)]
-        sums = [sum(losses), sum(self.sizes), sum(aurocs), len(aurocs)]
-        sums = torch.tensor(sums, dtype=torch.float32, device=self.edges.device)  # of ints in a process without batches
-        loss, n, batch_auroc, batches = sum_over_processes(sums).tolist()
-        at = scores_from_counts(sum_over_processes(self.counts))
-        return {
-            "loss": loss / n,
-            "auroc": auroc,
-            "auroc_error": error,
-            "batch_auroc": batch_auroc / batches if batches else math.nan,
-            "template_auroc": batch_auroc / (batches + 1) if batches else math.nan,
-            "batches": int(batches),  # those with both classes: the others have no AUROC
-            "f1_01": float(at["f1"][0]),
-            "f1_05": float(at["f1"][1]),
-            "iou": float(at["iou"][1]),
-            "precision": float(at["precision"][1]),
-            "recall": float(at["recall"][1]),
-            "boundary_f1": edge_f1(sum_over_processes(self.edges).tolist()),
-        }
 
 
 @torch.inference_mode()
@@ -245,15 +121,19 @@ def select(args, checkpoint: dict, path: Path) -> tuple[HairMasks, str]:
     return HairMasks(faces, saved["size"], args.cache), source
 
 
-def check_comparable(path: Path, checkpoint: dict, first_path: Path, first: dict, split: str) -> None:
-    """Raise InputError unless two checkpoints can stand side by side: the same part, tested on the same faces."""
-    if checkpoint["args"]["part"] != first["args"]["part"]:
-        raise InputError(f"{path} segments {checkpoint['args']['part']}, {first_path} {first['args']['part']}")
-    if split == "test" and checkpoint["fingerprint"]["test"] != first["fingerprint"]["test"]:
-        raise InputError(
-            f"{path} and {first_path} have other test faces; evaluate them apart, or both with --data or --pairs on "
-            "faces that neither was trained on"
-        )
+def check_comparable(paths: list[Path], checkpoints: list[dict], sets: list[HairMasks]) -> None:
+    """Raise InputError unless all segment the same part, at the same size, of the same faces."""
+    facts = [
+        (fingerprint(face.photo for face in data.faces), saved["args"]["part"], saved["args"]["size"])
+        for saved, data in zip(checkpoints, sets, strict=True)
+    ]
+    for path, other in zip(paths, facts, strict=True):
+        for what, first, this in zip(("test faces", "part", "size"), facts[0], other, strict=True):
+            if this != first:
+                raise InputError(
+                    f"{path}: another {what} than {paths[0]} ({this} and {first}), so they cannot stand side by side; "
+                    "evaluate them apart, or both with --data or --pairs on faces that neither was trained on"
+                )
 
 
 # ---- The table -----------------------------------------------------------------------------------------------------
@@ -265,10 +145,9 @@ def table(results: dict[str, dict]) -> list[list[str]]:
     for name, title in ROWS.items():
         ours = [r[name] for r in results.values()]
         theirs = ["" for _ in PAPER_AUROC]
-        if name == "template_auroc":
-            theirs = [f"{value:.6f}" for value in PAPER_AUROC.values()]
-        elif name == "batch_auroc":
-            theirs = [f"({value * (PAPER_BATCHES + 1) / PAPER_BATCHES:.6f})" for value in PAPER_AUROC.values()]
+        if name == "batch_auroc":
+            without_zero = (PAPER_BATCHES + 1) / PAPER_BATCHES
+            theirs = [f"{value:.6f} ({value * without_zero:.6f})" for value in PAPER_AUROC.values()]
         rows.append([title, *("none" if math.isnan(value) else f"{value:.6f}" for value in ours), *theirs])
     return rows
 
@@ -339,37 +218,38 @@ def main():
         raise InputError(
             f"--out {args.out}: two of the checkpoints have the same run and file name; evaluate them one by one"
         )
-    first, results, drawn = None, {}, []
-    for path, out in zip(args.checkpoints, outs, strict=True):
-        model, checkpoint = load_model(path, device)
-        amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
-        first = first or checkpoint
-        check_comparable(path, checkpoint, args.checkpoints[0], first, split)
-        data, source = select(args, checkpoint, path)
+    loaded = [load_model(path, device) for path in args.checkpoints]
+    checkpoints = [checkpoint for _, checkpoint in loaded]
+    selected = [select(args, *pair) for pair in zip(checkpoints, args.checkpoints, strict=True)]
+    check_comparable(args.checkpoints, checkpoints, [data for data, _ in selected])
+    data, source = selected[0]
+    chosen = choose_faces(len(data), checkpoints[0]["args"]["seed"])
+    results, drawn = {}, []
+    for path, out, (model, checkpoint) in zip(args.checkpoints, outs, loaded, strict=True):
+        saved = checkpoint["args"]
+        amp = pick_amp(args.amp or saved["amp"], device)
         make_folder(out)
-        batches = loader(data, EvalBatches(len(data), checkpoint["args"]["batch_size"]), args.workers)
+        batches = loader(data, EvalBatches(len(data), saved["batch_size"]), args.workers)
         name = f"{path.resolve().parent.name}/{path.stem}"
         name = str(path) if name in results else name
         results[name] = {
             "checkpoint": str(path),
-            "epoch": checkpoint["epoch"],
-            "weights": checkpoint["weights"],
-            "part": checkpoint["args"]["part"],
-            "size": checkpoint["args"]["size"],
+            **{fact: checkpoint[fact] for fact in ("epoch", "weights")},
+            **{fact: saved[fact] for fact in ("part", "size")},
             "data": source,
             "split": split,
             "n": len(data),
             **evaluate(model, batches, device, amp),
         }
-        write_results(out / "results.json", results[name], checkpoint["args"]["part"])
-        print(f"{name}: epoch {checkpoint['epoch']}, {checkpoint['args']['size']} px, from {checkpoint['weights']}")
-        drawn.append(predict_faces(model, data, choose_faces(len(data), first["args"]["seed"]), device, amp))
+        write_results(out / "results.json", results[name], saved["part"])
+        print(f"{name}: epoch {checkpoint['epoch']}, {saved['size']} px, from {checkpoint['weights']}")
+        drawn.append(predict_faces(model, data, chosen, device, amp))
     out = args.out or outs[0]
     error = max(result["auroc_error"] for result in results.values())
     print(f"{source}, split {split}, {len(data)} faces\n")
     print_table(table(results))
     print(f"\nAUROC over all pixels: off by {error:.0e} at most. In brackets: the paper's AUROC without the zero that\n"
-          "the template averages in. The paper prints no other score.")  # fmt: skip
+          "the template averages in with the batches. The paper prints no other score.")  # fmt: skip
     photos, masks, outputs = zip(*drawn, strict=True)
     write_csv(out / "table.csv", table(results))
     draw_figure_3(out / "figure3.png", list(results), photos[0], list(outputs))

@@ -37,15 +37,15 @@ COLOURS = {
     "grey": "#9b9a99", "silver": "#c4c5c8",
 }  # fmt: skip
 WORK_SIDE = 640  # px: the edges are refined at this size and applied at the photo's own
-RADIUS, EPS = (
-    0.015,
-    1e-4,
-)  # of the guided filter: window as a part of the longer side, and the contrast it calls an edge
+RADIUS = 0.015  # of the guided filter's window, as a part of the longer side
+EPS = 1e-4  # of the guided filter: the contrast (a variance) from which on it sees an edge
 REACH = 0.03  # of the longer side: nothing that is further from hair is dyed
 SURE = 0.5  # probability from which a pixel is hair for certain
 LIFT = 0.65  # of the way from the hair's lightness to the colour's; the rest of its own lightness stays
+STEEPEST = 0.4  # exponent of the curve at least: black hair has too little texture to be lifted further
 TOE = 3  # added to lightness before the curve, which would else leave black specks in what it makes light
 OWN_CHROMA, MOST = 0.3, 12  # of the hair's own variation in chroma that stays, and how far from its middle it counts
+COLOURFUL = 40  # chroma from which on a colour keeps that much of it; grey keeps none, or it would look tinted
 STRIP_HEIGHT = 512  # px
 
 
@@ -165,11 +165,12 @@ def recolor(image: np.ndarray, hair: np.ndarray, color: tuple[int, int, int], st
 
     old, aim = np.clip([middle[0], target[0]], 4, 96)
     curve = (np.array([old, old + LIFT * (aim - old), *lab[:, 0].clip(0, 100)]) + TOE) / (100 + TOE)
-    gamma = np.log(curve[1]) / np.log(curve[0])
+    gamma = max(np.log(curve[1]) / np.log(curve[0]), STEEPEST)
     light = (100 + TOE) * curve[2:] ** gamma - TOE
     light = light.clip(0, 100)
     shade = np.minimum(light / aim, (100 - light) / (100 - aim))[:, None]  # 1 at the colour's own lightness
-    chroma = shade * target[1:] + OWN_CHROMA * (lab[:, 1:] - middle[1:]).clip(-MOST, MOST)
+    own = OWN_CHROMA * min(1, np.hypot(*target[1:]) / COLOURFUL)
+    chroma = shade * target[1:] + own * (lab[:, 1:] - middle[1:]).clip(-MOST, MOST)
     new = np.concatenate([light[:, None], chroma], axis=1)
 
     mixed = lab + blend[dyed][:, None] * (new - lab)
@@ -210,7 +211,7 @@ def main():
     colors = {color.lstrip("#").lower(): parse_color(color) for color in args.color}
     device = pick_device(args.device)
     photos = list_photos(args.photos)
-    if args.out.resolve() == args.photos.resolve():
+    if args.out.resolve() in {path.resolve().parent for path in photos}:
         raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
     model, checkpoint = load_model(args.checkpoint, device)
     amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
@@ -229,12 +230,16 @@ def main():
             without.append(path.name)
         name = path.stem if stems.count(path.stem) == 1 else path.name  # a.jpg and a.png side by side
         results = [recolor(image, hair, color, args.strength) for color in colors.values()]
-        for color, result in zip(colors, results, strict=True):
-            pictures.save_image(args.out / f"{name}_{color}.png", result)
-        pictures.save_image(args.out / f"{name}_strip.png", strip([image, *results]))
+        written = {**dict(zip(colors, results, strict=True)), "strip": strip([image, *results])}
+        for what, result in written.items():
+            picture = Image.fromarray(result)
+            picture.info["icc_profile"] = photo.info.get("icc_profile")  # or another screen shows other colours
+            pictures.save_image(args.out / f"{name}_{what}.png", picture)
         pictures.save_image(args.out / f"{name}_mask.png", grey(hair))
     done = len(photos) - len(unreadable)
-    print(f"{done} photo(s) -> {args.out}: {', '.join(f'*_{color}.png' for color in colors)}, *_strip.png, *_mask.png")
+    if done:
+        kinds = ", ".join(f"*_{kind}.png" for kind in (*colors, "strip", "mask"))
+        print(f"{done} photo(s) -> {args.out}: {kinds}")
     if without:
         print(f"no hair found, so left as they are: {', '.join(without)}")
     if unreadable:

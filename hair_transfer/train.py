@@ -1,6 +1,6 @@
 """Train DeepLabV3-ResNet101 to segment hair, from COCO's weights or from random ones.
 
-Cesnik: "Segmentation of human hair", Image Based Biometrics 2019/20, University of Ljubljana (course assignment).
+Česnik: "Segmentation of human hair", Image Based Biometrics 2019/20, University of Ljubljana (course assignment).
 
     python hair_transfer/train.py --data CelebAMask-HQ --init pretrained    the paper's better model: 15 epochs
     python hair_transfer/train.py --data CelebAMask-HQ --init random        its other one: 6 epochs
@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision.models.segmentation import DeepLabV3_ResNet101_Weights
 from tqdm import tqdm
 
 from common import checkpoint, cli, distributed, pictures
@@ -30,11 +29,12 @@ from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
 from common.device import adam, autocast, pick_amp, pick_device, seed_everything, to_device
 from common.faces import PARTS
-from common.weights import load_pretrained
 from hair_transfer import dataset
 from hair_transfer.dataset import HairMasks, normalize
-from hair_transfer.eval import Tally, choose_faces, evaluate, grey, predict_faces
-from hair_transfer.model import ACTIVATIONS, DeepLabV3, backbone_of, from_coco
+from hair_transfer.eval import choose_faces, evaluate, grey, predict_faces
+from hair_transfer.model import ACTIVATIONS, DeepLabV3
+from hair_transfer.scores import Tally
+from hair_transfer.weights import build_model
 
 PAPER = Path(__file__).resolve().parent.name
 RECIPES = {"pretrained": (1e-4, 15), "random": (1e-2, 6)}  # learning rate and epochs (Sec. II)
@@ -90,59 +90,6 @@ def parse_args(argv=None):
     args.data = args.data and [str(path.resolve()) for path in args.data]
     return args, given
 # fmt: on
-
-
-def build_model(args) -> tuple[DeepLabV3, str]:
-    """The network as --init asks for it, and where its weights came from; raises InputError if they cannot be had."""
-    if args.init == "random":
-        return DeepLabV3(output=args.output, aux=args.aux > 0), "random (--init random)"
-    if args.init == "pretrained":
-        return from_torchvision(args)
-    model = DeepLabV3(output=args.output, aux=args.aux > 0)
-    state_dict, source = read_backbone(Path(args.init))
-    try:
-        model.backbone.load_state_dict(state_dict, strict=True)
-    except RuntimeError as error:
-        problem = str(error).splitlines()[1].strip()[:100]
-        raise InputError(f"--init {args.init}: not a ResNet-101's weights ({problem}); give another file") from None
-    return model, source
-
-
-def from_torchvision(args) -> tuple[DeepLabV3, str]:
-    """COCO's weights under new heads (Sec. II, figure 2); never anything else in their place."""
-    try:
-        coco, source = load_pretrained("coco", DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1, "coco")
-    except InputError as error:  # speaks of --weights, which this paper's comparison calls --init
-        message = str(error).replace("--weights coco", "--init pretrained").replace("--weights none", "--init random")
-        raise InputError(message) from None
-    try:
-        return from_coco(coco, output=args.output, aux=args.aux > 0), f"backbone of {source}, new heads"
-    except RuntimeError as error:
-        problem = str(error).splitlines()[1].strip()[:100]
-        raise InputError(f"--init pretrained: {source} is not what it should be ({problem}); remove it") from None
-
-
-def read_backbone(path: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """The ResNet-101 in a file and a line on where it comes from: honest stand-ins for COCO's weights.
-
-    Takes a checkpoint of this repository (any folder's), a state dict of torchvision's DeepLabV3 or of its ResNet-101.
-    """
-    try:
-        file = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"--init {path}: no such file; give pretrained, random or a file of weights") from None
-    except Exception as error:  # torch.load raises a dozen kinds for broken files
-        problem = (str(error) or type(error).__name__).splitlines()[0][:80]
-        raise InputError(f"--init {path}: cannot be loaded ({problem}); give another file") from None
-    source = f"backbone of {path}"
-    if isinstance(file, dict) and "paper" in file:
-        task = file.get("args", {}).get("part", "its own task")
-        source += f" ({file['paper']} on {task}, epoch {file.get('epoch')}, itself from {file.get('weights')})"
-        file = file.get("model")
-    state_dict = backbone_of(file) if isinstance(file, dict) else {}
-    if not state_dict:
-        raise InputError(f"--init {path}: holds no ResNet-101; give a checkpoint of {PAPER} or a file of torchvision's")
-    return state_dict, source + ", new heads"
 
 
 def train_epoch(
@@ -231,7 +178,7 @@ def main():
         model, weights = DeepLabV3(output=args.output, aux=args.aux > 0), saved["weights"]
     else:
         with distributed.first_process_first():
-            model, weights = build_model(args)
+            model, weights = build_model(args, test)
     model.to(device, memory_format=torch.channels_last)
 
     # training (Sec. II)
@@ -258,6 +205,7 @@ def main():
             "weights": weights,
             "split": split,
             "fingerprint": fingerprints,
+            "trained_on": [fingerprint([face.photo]) for face in train],  # for runs that start from this one
             "rng": checkpoint.rng_state(device),
         }
 
@@ -266,6 +214,7 @@ def main():
             out = checkpoint.resumed_run_folder(args.resume, log)
         else:
             name = args.init if args.init in RECIPES else "from-file"
+            name = name if args.part == "hair" else f"{args.part}-{name}"
             out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name)
         print(f"command    {' '.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")

@@ -13,11 +13,9 @@ data/headtorso in this folder or give its path:
     python lrn_headtorso/dataset.py                 the same for data/headtorso or, without it, generated pictures
 """
 
-import json
 import os
-import shutil
+import re
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,19 +28,19 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
-from scipy import ndimage
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from common import cli, faces, pictures
+from common import cli, pictures
 from common.cache import Arrays, cache_key, open_cache
 from common.celebamask import list_celebamask, unused_files
 from common.checkpoint import make_folder
 from common.cli import InputError
 from common.images import PHOTO_SUFFIXES, list_photos, read_mask, read_photo, reason
-from lrn_headtorso.matting import foreground_colours
+from lrn_headtorso import generate
+from lrn_headtorso.backgrounds import foreground, read_background
 from lrn_headtorso.model import STRIDE
 
 HERE = Path(__file__).resolve().parent
@@ -52,18 +50,13 @@ N_TRAIN, N_TEST = 250, 48  # Sec. 3
 VAL_SHARE = 0.1  # ours: of the training pictures, for the plateau rule; the paper names no validation set
 PHOTO_FOLDERS = ("photos", "lfw", "lfw-deepfunneled", "lfw_funneled")
 CUTOUT_FOLDERS = ("cutouts", "masks")
-CUTOUT_SUFFIXES = ("-removebg-preview", "-removebg")  # what remove.bg appends to the names of its downloads
-CACHE_VERSION = 1  # counts up when decode() changes
+CACHE_VERSION = 2  # counts up when decode() changes
 
 # Augmentation (Sec. 2.3 names the three; the ranges are ours)
 FLIP = 0.5  # probability
 ZOOM = 1.25  # the picture appears 1/1.25 to 1.25 times as large, log-uniform
 ROTATION = 15.0  # degrees to either side
 NEW_BACKGROUND = 0.5  # share of the pictures that get another background with --backgrounds
-
-N_GENERATED = N_TRAIN + N_TEST
-PORTRAIT_ZOOM = 0.66  # ours: how far generate_face() steps back, to the framing of a portrait
-GENERATED_SIZE = 250  # LFW's
 
 
 class Pair(NamedTuple):
@@ -88,8 +81,8 @@ def locate(data: Path | None) -> tuple[Path, str, bool]:
         return data, str(data), False
     if (HERE / "data" / "headtorso").is_dir():
         return HERE / "data" / "headtorso", "data/headtorso of this folder", False
-    folder = write_generated(HERE / "data" / "generated", N_GENERATED)
-    return folder, f"{N_GENERATED} GENERATED pictures (no --data and no {HERE.name}/data/headtorso)", True
+    folder = generate.write_generated(HERE / "data" / "generated", generate.N)
+    return folder, f"{generate.N} GENERATED pictures (no --data and no {HERE.name}/data/headtorso)", True
 
 
 def list_pairs(folder: Path) -> Listing:
@@ -102,7 +95,7 @@ def list_pairs(folder: Path) -> Listing:
         alone = [face.photo for face in found if not face.masks]
         return Listing(pairs, alone, unused_files(folder, found))
     photos = _by_name(folder, PHOTO_FOLDERS, PHOTO_SUFFIXES)
-    cutouts = _by_name(folder, CUTOUT_FOLDERS, (".png", ".webp", ".tif", ".tiff", ".bmp"))
+    cutouts = _by_name(folder, CUTOUT_FOLDERS, PHOTO_SUFFIXES)  # of a JPEG read_mask() says what is wrong with it
     pairs = [Pair(name, photos[name], (cutouts[name],)) for name in sorted(photos.keys() & cutouts.keys())]
     if not pairs:
         raise InputError(
@@ -126,8 +119,7 @@ def _by_name(folder: Path, subfolders: Iterable[str], suffixes: tuple[str, ...])
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() not in suffixes or name.startswith("."):
                     continue
-                for ending in CUTOUT_SUFFIXES:
-                    stem = stem.removesuffix(ending)
+                stem = re.sub("(-removebg(-preview)?)+$", "", stem)  # what remove.bg appends to its downloads
                 path = Path(root) / name
                 if stem in found:
                     raise InputError(f"{path}: has the name of {found[stem]}; pairs go by name, rename one of them")
@@ -175,7 +167,7 @@ def read_alpha(path: Path) -> np.ndarray:
 
 def decode(pair: Pair, size: int, with_foreground: bool = False) -> dict[str, np.ndarray]:
     """images: size x size x 3 uint8, alphas: size x size uint8, both antialiased with the same kernel, so that edges
-    stay on edges; foregrounds: the person's own colours (matting.py).
+    stay on edges; foregrounds: the person's own colours (backgrounds.py).
 
     The paper reshapes its photos, so height and width are scaled apart where a photo is not square. Raises InputError,
     naming the file, for what cannot be used.
@@ -185,7 +177,7 @@ def decode(pair: Pair, size: int, with_foreground: bool = False) -> dict[str, np
     for path in pair.masks:
         part = read_alpha(path)
         h, w = part.shape
-        if abs(photo.width * h / photo.height - w) > 1.5:  # remove.bg's previews are smaller and rounded
+        if abs(photo.width * h / photo.height - w) > 1 + photo.width / photo.height:  # remove.bg's previews are rounded
             raise InputError(
                 f"{path}: is {w} x {h} px, another shape than its photo of {photo.width} x {photo.height}; give both "
                 "the same width to height"
@@ -197,36 +189,22 @@ def decode(pair: Pair, size: int, with_foreground: bool = False) -> dict[str, np
     alpha = np.asarray(Image.fromarray(alpha).resize((size, size), Image.Resampling.BILINEAR))
     sample = {"images": image, "alphas": alpha}
     if with_foreground:
-        inner = ndimage.minimum_filter(alpha, 5)  # a cut-out's outermost two pixels still hold the old background
-        colours = foreground_colours(image.astype(np.float32) / 255, inner.astype(np.float32) / 255)
-        sample["foregrounds"] = (colours * 255).round().astype(np.uint8)
+        sample["foregrounds"] = foreground(image, alpha)
     return sample
+
+
+def files(pairs: list[Pair]) -> list[Path]:
+    """All that the pictures are decoded from."""
+    return [path for pair in pairs for path in (pair.photo, *pair.masks)]
 
 
 def load(pairs: list[Pair], size: int, cache: Path, with_foreground: bool = False) -> Arrays:
     """The decoded pictures of `pairs`, from a cache that is built if it is not there."""
-    files = [path for pair in pairs for path in (pair.photo, *pair.masks)]
     fields = {"images": ((size, size, 3), "uint8"), "alphas": ((size, size), "uint8")}
     if with_foreground:
         fields["foregrounds"] = fields["images"]
-    key = cache_key(files, size, with_foreground, CACHE_VERSION)
+    key = cache_key(files(pairs), size, with_foreground, CACHE_VERSION)
     return open_cache(cache, key, len(pairs), fields, lambda i: decode(pairs[i], size, with_foreground), "decoding")
-
-
-def read_background(path: Path, size: int) -> np.ndarray:
-    """A picture cut to a square of size x size x 3."""
-    return np.asarray(ImageOps.fit(read_photo(path), (size, size), Image.Resampling.BILINEAR))
-
-
-def load_backgrounds(folder: Path, size: int, cache: Path) -> np.ndarray:
-    """The pictures of a folder for --backgrounds, N x size x size x 3."""
-    paths = list_photos(folder)
-    fields = {"images": ((size, size, 3), "uint8")}
-    key = cache_key(paths, "backgrounds", size, CACHE_VERSION)
-    arrays = open_cache(
-        cache, key, len(paths), fields, lambda i: {"images": read_background(paths[i], size)}, "decoding backgrounds"
-    )
-    return arrays["images"]
 
 
 # ---- Samples -------------------------------------------------------------------------------------------------------
@@ -267,7 +245,7 @@ class HeadTorso(Dataset):
         *,
         augment: bool = False,
         seed: int = 0,
-        backgrounds: np.ndarray | None = None,
+        backgrounds: dict[str, np.ndarray] | None = None,
     ):
         self.cache, self.names, self.augment, self.seed, self.epoch = cache, names, augment, seed, 0
         self.backgrounds = backgrounds
@@ -291,7 +269,7 @@ class HeadTorso(Dataset):
         if self.backgrounds is not None:
             for b, rng in enumerate(rngs):
                 if rng.random() < NEW_BACKGROUND:
-                    background = self.backgrounds[rng.integers(len(self.backgrounds))]
+                    background = self.backgrounds["images"][rng.integers(len(self.backgrounds["images"]))]
                     behind[b] = background[:, ::-1] if rng.random() < FLIP else background
                     images[b] = self.cache["foregrounds"][batch[b]]
         stack = torch.from_numpy(np.concatenate([images, alphas[..., None]], axis=-1)).permute(0, 3, 1, 2)
@@ -303,86 +281,28 @@ class HeadTorso(Dataset):
         return np.ascontiguousarray(moved[..., :3]), np.ascontiguousarray(moved[..., 3])
 
 
-# ---- Generated pictures --------------------------------------------------------------------------------------------
-
-
-def generate_portrait(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Picture size x size x 3 and alpha size x size (uint8) of a painted person, head and torso.
-
-    Every part of the painted face and body is the person; the mask is hard, as remove.bg's mostly is.
-    """
-    face = faces.generate_face(seed, size, zoom=PORTRAIT_ZOOM)
-    return face.image, face.masks.any(0) * np.uint8(255)
-
-
-def write_generated(folder: Path, n: int, size: int = GENERATED_SIZE, seed: int = 0) -> Path:
-    """The portraits of the seeds seed .. seed + n - 1 in remove.bg's layout, and `folder`.
-
-    A folder that holds just that is kept, another of its kind replaced; it appears only once it is complete. Raises
-    InputError if it cannot be written or holds something else.
-    """
-    wanted = json.dumps({"n": n, "size": size, "seed": seed, "version": [faces.VERSION, 2]})
-    recipe = folder / "generated.json"
-    try:
-        if folder.exists() and not recipe.is_file():
-            raise InputError(f"{folder}: holds no generated pictures; move it away or give pictures with --data")
-        if recipe.is_file() and recipe.read_text() == wanted:
-            return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
-            for sub in ("photos", "cutouts"):
-                (draft / sub).mkdir()
-            for i in tqdm(range(n), f"painting {folder.name}", unit="picture", disable=None):
-                image, alpha = generate_portrait(seed + i, size)
-                Image.fromarray(image).save(draft / "photos" / f"{i:04d}.jpg", quality=95)
-                cutout = np.dstack([np.where(alpha[..., None] > 0, image, 0), alpha])  # as remove.bg: black elsewhere
-                Image.fromarray(cutout).save(draft / "cutouts" / f"{i:04d}.png")
-            (draft / "generated.json").write_text(wanted)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}; generated pictures need a folder that can be written") from None
-    return folder
-
-
 # ---- python lrn_headtorso/dataset.py: verify, describe, draw ---------------------------------------------------------
 
 
-class Report(NamedTuple):
-    usable: list[Pair]
-    share: np.ndarray  # part of the picture that the person covers
-    soft: np.ndarray  # part of the picture where alpha is neither 0 nor 255
-    sizes: Counter  # of photos
-    problems: list[str]  # one line each
+def verify(pairs: list[Pair], size: int) -> tuple[list[Pair], list[tuple[float, float, str]], list[str]]:
+    """Decode every pair, with all cores.
 
+    Returns the usable pairs; for each of them the person's share of the picture, the share of soft pixels (alpha
+    neither 0 nor 255) and the photo's size; and a line for each of the others.
+    """
 
-def verify(pairs: list[Pair], size: int) -> Report:
-    """Decode every pair, with all cores, and say what is there and what cannot be used."""
-
-    def attempt(pair: Pair):
+    def attempt(pair: Pair) -> tuple[float, float, str] | str:
         try:
             alpha = decode(pair, size)["alphas"]
-            with Image.open(pair.photo) as photo:
-                return (alpha >= 128).mean(), ((alpha > 0) & (alpha < 255)).mean(), photo.size
+            width, height = read_photo(pair.photo).size
+            return (alpha >= 128).mean(), ((alpha > 0) & (alpha < 255)).mean(), f"{width} x {height}"
         except InputError as error:
             return str(error)
 
-    usable, shares, sizes, problems = [], [], Counter(), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = tqdm(pool.map(attempt, pairs), "verifying", len(pairs), disable=None, unit="picture")
-        for pair, found in zip(pairs, results, strict=True):
-            if isinstance(found, str):
-                problems.append(found)
-                continue
-            usable.append(pair)
-            shares.append(found[:2])
-            sizes[f"{found[2][0]} x {found[2][1]}"] += 1
-    share, soft = np.array(shares).reshape(-1, 2).T
-    return Report(usable, share, soft, sizes, problems)
+        found = list(tqdm(pool.map(attempt, pairs), "verifying", len(pairs), disable=None, unit="picture"))
+    usable = [pair for pair, facts in zip(pairs, found, strict=True) if not isinstance(facts, str)]
+    return usable, [f for f in found if not isinstance(f, str)], [f for f in found if isinstance(f, str)]
 
 
 def draw_samples(pairs: list[Pair], size: int, backgrounds: Path | None, out: Path) -> None:
@@ -395,16 +315,14 @@ def draw_samples(pairs: list[Pair], size: int, backgrounds: Path | None, out: Pa
     pictures.save_grid(out / "samples.png", rows, row_titles=["photo", "alpha", "on white"])
     behind = None
     if backgrounds:
-        behind = np.stack([read_background(path, size) for path in list_photos(backgrounds)[:20]])
+        behind = {"images": np.stack([read_background(path, size) for path in list_photos(backgrounds)[:20]])}
     data = HeadTorso(cache, [pair.name for pair in pairs], augment=True, backgrounds=behind)
     first, rows = list(range(min(3, len(pairs)))), []
     for data.epoch in range(1, 7):
         images, alphas = data[first]
-        rows.append([*images.permute(0, 2, 3, 1).numpy(), *alphas[:, 0].numpy()])
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    order = [i for pair in zip(range(len(first)), range(len(first), 2 * len(first)), strict=True) for i in pair]
-    titles = [f"epoch {epoch}" for epoch in range(1, 7)]
-    pictures.save_grid(out / "augmentation.png", [columns[i] for i in order], column_titles=titles)
+        photos = images.permute(0, 2, 3, 1).numpy()
+        rows.append([picture for both in zip(photos, alphas[:, 0].numpy(), strict=True) for picture in both])
+    pictures.save_grid(out / "augmentation.png", rows, row_titles=[f"epoch {epoch}" for epoch in range(1, 7)])
 
 
 def main():
@@ -418,28 +336,29 @@ def main():
     args = parser.parse_args()
     folder, source, _ = locate(args.data)
     pairs, photos_alone, cutouts_alone = list_pairs(folder)
-    report = verify(pairs[: args.limit], args.size)
-    n = len(pairs[: args.limit])
-    print(f"{source}: {n} photos with their masks")
-    print("most frequent sizes in px:", ", ".join(f"{size} ({count})" for size, count in report.sizes.most_common(5)))
-    if report.usable:
-        low, middle, high = np.quantile(report.share, [0.05, 0.5, 0.95])
-        print(f"person: {report.share.mean():.1%} of the picture on average, {low:.1%} / {middle:.1%} / {high:.1%} at "
-              "the 5 / 50 / 95 % quantiles")  # fmt: skip
-        print(f"soft edges: {report.soft.mean():.1%} of the pixels at {args.size} px are neither 0 nor 255")
-        empty = [pair.photo.name for pair, share in zip(report.usable, report.share, strict=True) if share == 0]
+    pairs = pairs[: args.limit]
+    usable, facts, problems = verify(pairs, args.size)
+    print(f"{source}: {len(pairs)} photos with their masks")
+    if usable:
+        share, soft, sizes = zip(*facts, strict=True)
+        print("most frequent sizes in px:", ", ".join(f"{size} ({n})" for size, n in Counter(sizes).most_common(5)))
+        low, middle, high = np.quantile(share, [0.05, 0.5, 0.95])
+        print(f"person: {np.mean(share):.1%} of the picture on average; quantiles 5 / 50 / 95 %: "
+              f"{low:.1%} / {middle:.1%} / {high:.1%}")  # fmt: skip
+        print(f"soft edges: {np.mean(soft):.1%} of the pixels at {args.size} px are neither 0 nor 255")
+        empty = [pair.photo.name for pair, part in zip(usable, share, strict=True) if part == 0]
         if empty:
             print(f"empty masks: {len(empty)}, such as {', '.join(empty[:5])}")
-        draw_samples(report.usable[:8], args.size, args.backgrounds, make_folder(args.out))
+        draw_samples(usable[:8], args.size, args.backgrounds, make_folder(args.out))
         print(f"samples.png, augmentation.png -> {args.out}")
     for path in photos_alone:
         print(f"{path}: has no cut-out and is not used")
     for path in cutouts_alone:
         print(f"{path}: belongs to no photo and is not used")
-    for problem in report.problems:
+    for problem in problems:
         print(problem)
-    if report.problems:
-        raise InputError(f"{folder}: {len(report.problems)} problem(s) in {n} pictures, the lines above name them")
+    if problems:
+        raise InputError(f"{folder}: {len(problems)} problem(s) in {len(pairs)} pictures, the lines above name them")
     print("every photo and every mask can be read")
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from common import cli, pictures
 from common.cache import fingerprint
-from common.checkpoint import load_checkpoint, make_folder, restore, write_json
+from common.checkpoint import make_folder, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
 from common.device import autocast, pick_amp, pick_device, to_device
@@ -33,6 +33,7 @@ from common.distributed import sum_over_processes, world
 from common.metrics import hausdorff, jaccard
 from common.tables import print_table, write_csv
 from lrn_headtorso import dataset
+from lrn_headtorso.checkpoints import load_model, method
 from lrn_headtorso.dataset import HeadTorso
 from lrn_headtorso.model import LRN, UNet
 
@@ -114,31 +115,7 @@ def summarize(scores: dict[str, np.ndarray]) -> dict[str, float | int]:
     return summary | {name: int(scores[name].sum()) for name in ("empty_predicted", "empty_true")}
 
 
-# ---- Checkpoints ---------------------------------------------------------------------------------------------------
-
-
-def make_model(args: dict) -> LRN | UNet:
-    """The network that `args` (of train.py) ask for."""
-    return LRN(channel_reduction=args["channel_reduction"]) if args["model"] == "lrn" else UNet()
-
-
-def load_model(path: Path, device: torch.device) -> tuple[LRN | UNet, dict]:
-    """The network of a checkpoint, ready to evaluate, and the checkpoint."""
-    checkpoint = load_checkpoint(path, PAPER)
-    model = make_model(checkpoint["args"])
-    restore(path, lambda: model.load_state_dict(checkpoint["model"]))
-    return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
-
-
-def method(checkpoint: dict) -> str:
-    """The run's name in table 1, such as LRN-VGG; what the paper did not do is added in words."""
-    args = checkpoint["args"]
-    name = ("LRN" if args["model"] == "lrn" else "UNET") + ("-VGG" if checkpoint["pretrained"] == "imagenet" else "")
-    extras = [f"encoder from {args['weights']}"] if checkpoint["pretrained"] == "file" else []
-    extras += ["channel reduction"] if args["channel_reduction"] else []
-    extras += [f"{args['size']} px"] if args["size"] != dataset.SIZE else []
-    extras += ["backgrounds"] if args["backgrounds"] else []
-    return name + (f" ({', '.join(extras)})" if extras else "")
+# ---- The runs side by side ------------------------------------------------------------------------------------------
 
 
 class Run(NamedTuple):
@@ -160,7 +137,7 @@ def select(
     pairs = {pair.name: pair for pair in dataset.list_pairs(folder).pairs}
     names = list(pairs) if split == "all" else checkpoint["split"][split]
     chosen = [pairs[name] for name in names if name in pairs]
-    if split != "all" and fingerprint(pair.photo for pair in chosen) != checkpoint["fingerprint"][split]:
+    if split != "all" and fingerprint(dataset.files(chosen)) != checkpoint["fingerprint"][split]:
         raise InputError(
             f"{folder}: its pictures are not those of the {split} split of {path}; give --data the folder that it was "
             "trained on, or --split all for other pictures"

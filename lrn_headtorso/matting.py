@@ -74,8 +74,9 @@ def foreground_colours(photo: np.ndarray, matte: np.ndarray) -> np.ndarray:
     F = B = photo
     for radius in (max(4, side // 12), max(2, side // 150)):
         near = box(matte, radius)[..., None]
-        F_mean = box(F * a, radius) / (near + 1e-5)
-        B = box(B * (1 - a), radius) / (1 - near + 1e-5)
+        # far from the person, and deep inside, there is nothing to average: the estimate stays what it was
+        F_mean = (box(F * a, radius) + 1e-5 * F) / (near + 1e-5)
+        B = (box(B * (1 - a), radius) + 1e-5 * B) / (1 - near + 1e-5)
         F = np.clip(F_mean + a * (photo - a * F_mean - (1 - a) * B), 0, 1)
     return np.where(a == 1, photo, F)
 

@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision.models import VGG16_Weights
 from tqdm import tqdm
 
 from common import checkpoint, cli, distributed, pictures
@@ -29,25 +28,19 @@ from common.cache import fingerprint
 from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
 from common.device import adam, autocast, pick_amp, pick_device, seed_everything, to_device
-from common.weights import load_pretrained
+from common.images import list_photos
 from lrn_headtorso import dataset
+from lrn_headtorso.backgrounds import load_backgrounds
+from lrn_headtorso.checkpoints import load_encoder, make_model, run_name
 from lrn_headtorso.dataset import HeadTorso
-from lrn_headtorso.eval import (
-    draw_predictions,
-    evaluate,
-    make_model,
-    normalise,
-    predict_maps,
-    summarize,
-    summed_bce,
-)
+from lrn_headtorso.eval import draw_predictions, evaluate, normalise, predict_maps, summarize, summed_bce
 from lrn_headtorso.model import LRN, STRIDE, UNet
 
 PAPER = Path(__file__).resolve().parent.name
 # what stands on the command line goes before; epochs: at most (ours: the paper trains until nothing improves)
 DEFAULTS = {"size": dataset.SIZE, "epochs": 300, "lr": 1e-4}  # Sec. 3, ours, Sec. 2.3
 GENERATED = {"size": 64, "epochs": 25, "lr": 3e-4}  # ours: on generated pictures, to end within minutes on a CPU
-MAY_CHANGE = {"epochs", "patience", "data", "workers", "device"}  # when resuming
+MAY_CHANGE = {"epochs", "patience", "data", "backgrounds", "workers", "device"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
 CURVES = {
@@ -123,30 +116,6 @@ class Plateau:
         return 0 < self.patience <= self.bad_epochs
 
 
-def load_encoder(model: LRN | UNet, choice: str) -> tuple[str | None, str]:
-    """Fill the encoder as --weights says -> (None, "imagenet" or "file", where the weights came from in words).
-
-    A checkpoint of this folder gives its encoder: weights that were learned here, on whatever that run saw. Raises
-    InputError if the weights cannot be had or are not a VGG-16's.
-    """
-    path = Path(choice)
-    if path.suffix == ".pt" and path.is_file():
-        other = checkpoint.load_checkpoint(path, PAPER)
-        start = "encoder.features."
-        found = {name[len("encoder.") :]: value for name, value in other["model"].items() if name.startswith(start)}
-        words = f"encoder of {choice}: {other['args']['model']}, epoch {other['epoch']}, {other['source']}"
-    else:
-        found, words = load_pretrained(choice, VGG16_Weights.IMAGENET1K_V1)
-    if found is None:
-        return None, words
-    try:
-        model.encoder.load_imagenet(found)
-    except RuntimeError as error:
-        problem = str(error).splitlines()[1].strip()[:100]
-        raise InputError(f"--weights {choice}: not torchvision's VGG-16 ({problem}); give its state dict") from None
-    return "imagenet" if choice in ("imagenet", "auto") else "file", words
-
-
 def phases(pretrained: str | None) -> tuple[str, ...]:
     """Sec. 2.3: a pretrained encoder is frozen until the decoder has converged; random weights learn all at once."""
     return ("frozen encoder", "everything") if pretrained else ("everything",)
@@ -178,7 +147,8 @@ def train_epoch(
         optimizer.step()
         losses.append(loss.detach())
         found, true = maps[-1].detach() > 0.5, alphas >= 128
-        jaccard = (found & true).sum((1, 2, 3)) / (found | true).sum((1, 2, 3)).clamp(min=1)
+        union = (found | true).sum((1, 2, 3))
+        jaccard = torch.where(union > 0, (found & true).sum((1, 2, 3)) / union.clamp(min=1), 1.0)
         B = len(alphas)
         sums += torch.stack([torch.full_like(losses[-1], B), losses[-1] * B, jaccard.sum()])
         if len(losses) % CHECK_EVERY == 0:
@@ -187,35 +157,6 @@ def train_epoch(
     check_finite(losses, batches, f"epoch {epoch}")
     n, loss, jaccard = distributed.sum_over_processes(sums).tolist()
     return {"loss": loss / n, "jaccard": jaccard / n}
-
-
-def draw_curves(path: Path, log: list[dict]) -> None:
-    """CURVES over the epochs; a dashed line marks where the encoder was unfrozen."""
-    figure, axes = pictures.plt.subplots(1, len(CURVES), figsize=(4.2 * len(CURVES), 3.2), layout="constrained")
-    epochs = [row["epoch"] for row in log]
-    unfrozen = [b["epoch"] - 0.5 for a, b in zip(log, log[1:]) if b["phase"] != a["phase"]]
-    for axis, (title, columns) in zip(axes, CURVES.items(), strict=True):
-        for column, label in columns.items():
-            axis.plot(epochs, [row[column] for row in log], label=label, marker="." if len(log) < 10 else None)
-        for x in unfrozen:
-            axis.axvline(x, color="gray", linestyle="--", label="encoder unfrozen")
-        axis.set_title(title)
-        axis.set_xlabel("epoch")
-        axis.grid(alpha=0.3)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        if title == "learning rate":
-            axis.set_yscale("log")
-        if len(columns) > 1 or unfrozen:
-            axis.legend()
-    pictures.save_figure(path, figure)
-
-
-def run_name(args, pretrained: str | None) -> str:
-    """The folder in runs/: lrn, unet, lrn-vgg, ... and what else differs from the paper's recipe."""
-    parts = [args.model, {None: "", "imagenet": "vgg", "file": "own"}[pretrained]]
-    parts += ["reduced" if args.channel_reduction else "", "backgrounds" if args.backgrounds else ""]
-    parts += [str(args.size) if args.size != dataset.SIZE else ""]
-    return "-".join(part for part in parts if part)
 
 
 def main():
@@ -250,16 +191,19 @@ def main():
         split = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
         train, val = ([pairs[i] for i in split[part]] for part in ("train", "val"))
         names = {part: [pairs[i].name for i in positions] for part, positions in split.items()}
-        fingerprints = {part: fingerprint(pairs[i].photo for i in split[part]) for part in split}
+        fingerprints = {part: fingerprint(dataset.files([pairs[i] for i in split[part]])) for part in split}
+        if args.backgrounds:
+            fingerprints["backgrounds"] = fingerprint(list_photos(args.backgrounds))
         if saved and (saved["split"], saved["fingerprint"]) != (names, fingerprints):
             raise InputError(
-                f"--data {folder}: not the pictures that {args.resume} was trained on; give the folder as it was"
+                f"--data {folder}: not the pictures, masks or backgrounds that {args.resume} was trained on; give the "
+                "folders as they were"
             )
         train_cache = dataset.load(train, args.size, args.cache, with_foreground=args.backgrounds is not None)
         val_cache = dataset.load(val, args.size, args.cache)
         behind = None
         if args.backgrounds:
-            behind = dataset.load_backgrounds(args.backgrounds, args.size, args.cache)
+            behind = load_backgrounds(args.backgrounds, args.size, args.cache)
     augment = args.augment == "paper"
     train_names, val_names = ([pair.photo.name for pair in part] for part in (train, val))
     train_set = HeadTorso(train_cache, train_names, augment=augment, seed=args.seed, backgrounds=behind)
@@ -278,6 +222,8 @@ def main():
     model.to(device, memory_format=torch.channels_last)
 
     # training (Sec. 2.3)
+    if pretrained and not args.patience:
+        raise InputError("--patience 0: without a plateau the pretrained encoder would stay frozen; give at least 1")
     steps, phase, plateau, log = phases(pretrained), 0, Plateau(args.patience), []
     rates = (args.lr, args.lr_unfrozen)
     if saved:
@@ -318,7 +264,7 @@ def main():
         unmatched = len(listing.photos_alone), len(listing.cutouts_alone)
         print(f"command    {' '.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
-        added = f", {len(behind)} other backgrounds" if args.backgrounds else ""
+        added = f", {len(behind['images'])} other backgrounds" if args.backgrounds else ""
         print(f"data       {source}: {len(pairs)} pictures, {len(train)} train, {len(val)} val, "
               f"{len(split['test'])} test, --augment {args.augment}{added}")  # fmt: skip
         if any(unmatched):
@@ -339,7 +285,7 @@ def main():
             if phase + 1 == len(steps):
                 break
             if rank == 0:
-                print(f"phase {phase + 2}    {steps[phase + 1]}, lr {rates[phase + 1]:.0e}: with a {steps[phase]} no "
+                print(f"phase {phase + 2}    {steps[phase + 1]}, lr {rates[phase + 1]:g}: with a {steps[phase]} no "
                       f"better validation loss for {plateau.bad_epochs} epochs", flush=True)  # fmt: skip
             phase, plateau.bad_epochs = phase + 1, 0
             network, optimizer = start_phase(model, steps[phase], rates[phase], device)
@@ -367,15 +313,19 @@ def main():
             draw_predictions(out / "samples.png", columns)
         checkpoint.save_checkpoint(out / "last.pt", state())
         checkpoint.write_log(out / "log.csv", log)
-        draw_curves(out / "curves.png", log)
+        unfrozen = {b["epoch"] - 0.5: "encoder unfrozen" for a, b in zip(log, log[1:]) if b["phase"] != a["phase"]}
+        pictures.save_curves(out / "curves.png", log, CURVES, ("learning rate",), unfrozen)
         print("epoch {epoch:3d}  loss {loss:.4f}  Jaccard {jaccard:.4f}  val loss {val_loss:.4f}  val Jaccard "
-              "{val_jaccard:.4f}  Hausdorff {val_hausdorff:.1f} px  lr {lr:.0e}  {seconds:.0f} s".format(**log[-1]),
+              "{val_jaccard:.4f}  Hausdorff {val_hausdorff:.1f} px  lr {lr:g}  {seconds:.0f} s".format(**log[-1]),
               " best" if improved else "", flush=True)  # fmt: skip
     if rank == 0:
         if plateau.reached and phase + 1 == len(steps):
             print(
                 f"stopped    {plateau.bad_epochs} epochs without a better validation loss (--patience {args.patience})"
             )
+        elif phase + 1 < len(steps):
+            print(f"note       no plateau within {args.epochs} epochs, so the encoder was never unfrozen; to go on: "
+                  f"--resume {out / 'last.pt'} --epochs N")  # fmt: skip
         elif saved and saved["epoch"] >= args.epochs:
             print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
         evaluation = Path(sys.argv[0]).with_name("eval.py")

@@ -84,9 +84,9 @@ def main():
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args()
     device = pick_device(args.device)
-    if args.out.resolve() == args.photos.resolve():
-        raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
     photos, background = list_photos(args.photos), read_background(args.background)
+    if args.out.resolve() in {path.resolve().parent for path in photos}:
+        raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
     model, checkpoint = load_model(args.checkpoint, device)
     amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
     make_folder(args.out)
@@ -105,7 +105,9 @@ def main():
         if isinstance(background, Image.Image):
             behind = ImageOps.fit(background, photo.size, Image.Resampling.BICUBIC)
         name = path.stem if stems.count(path.stem) == 1 else path.name  # a.jpg and a.png side by side
-        pictures.save_image(args.out / f"{name}.png", replace_background(photo, probability, behind))
+        picture = replace_background(photo, probability, behind)
+        picture.info["icc_profile"] = photo.info.get("icc_profile")  # or another screen shows other colours
+        pictures.save_image(args.out / f"{name}.png", picture)
     print(f"{len(photos) - len(unreadable)} photo(s) on {args.background} -> {args.out}")
     if nobody:
         print(f"nobody found in {', '.join(nobody)}: all of the picture is background")

@@ -80,10 +80,7 @@ def locate(data: Path | None) -> tuple[Path, str]:
         return data, str(data)
     if (HERE / "data" / "CelebAMask-HQ").is_dir():
         return HERE / "data" / "CelebAMask-HQ", "data/CelebAMask-HQ of this folder"
-    try:
-        folder = write_celebamask(HERE / "data" / "generated", n=N_GENERATED, size=SIZE)
-    except (OSError, ValueError) as error:
-        raise InputError(f"generated faces: {error}; give real ones with --data") from None
+    folder = write_celebamask(HERE / "data" / "generated", n=N_GENERATED, size=SIZE)
     return folder, f"{N_GENERATED} GENERATED faces (no --data and no {HERE.name}/data/CelebAMask-HQ)"
 
 

@@ -13,7 +13,7 @@ Every training script gets CelebAMask-HQ's layout (PHOTO and MASK below are two 
 | an output folder that cannot be made                        | --out                        |
 
 and what is harmless must simply work: grey, palette, CMYK, RGBA, 16-bit, animated and EXIF-rotated photos, masks with a
-palette or an alpha channel. What only one paper can be given (a manifest, an XML file, label ids) is in that folder's tests.
+palette or an alpha channel. What only one paper can be given (a manifest, an XML file, label ids) is in its own tests.
 """
 
 import importlib

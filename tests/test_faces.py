@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from common import faces
+from common.cli import InputError
 from common.faces import EXTRA_PARTS, PARTS, generate_face, write_celebamask
 
 ALL_PARTS = PARTS + EXTRA_PARTS
@@ -219,7 +220,7 @@ def test_same_folder_is_kept_and_another_replaced(tmp_path):
 def test_refuses_a_foreign_folder(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="mine exists and holds no generated faces"):
+    with pytest.raises(InputError, match="mine: exists and holds no generated pictures"):
         write_celebamask(tmp_path / "mine", n=1, size=32)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     with pytest.raises(ValueError, match="parts must be among"):

@@ -11,7 +11,7 @@ from torchvision.models.segmentation import deeplabv3_resnet101
 from common.cli import InputError
 from common.data import TrainBatches
 from hair_transfer.model import DeepLabV3, backbone_of, from_coco, upsample
-from hair_transfer.train import build_model
+from hair_transfer.weights import build_model
 
 COCO = "deeplabv3_resnet101_coco-586e9e4e.pth"
 
@@ -91,7 +91,7 @@ def test_the_coco_checkpoint_in_the_cache_loads_and_gets_new_heads(reference, tm
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     torch.save(reference.state_dict(), tmp_path / "checkpoints" / COCO)
-    model, source = build_model(arguments(init="pretrained"))
+    model, source = build_model(arguments(init="pretrained"), [])
     assert COCO in source and "new heads" in source
     assert torch.equal(model.backbone.layer4[2].conv3.weight, reference.backbone.layer4[2].conv3.weight)
     assert torch.equal(model.backbone.layer3[22].bn2.running_var, reference.backbone.layer3[22].bn2.running_var)
@@ -112,7 +112,7 @@ def test_pretrained_without_the_weights_stops_and_names_file_and_remedy(tmp_path
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("common.weights._unreachable", lambda url: "no route to host")
     with pytest.raises(InputError) as error:
-        build_model(arguments(init="pretrained"))
+        build_model(arguments(init="pretrained"), [])
     message = str(error.value)
     assert COCO in message and "--init pretrained" in message and "--init random" in message
     assert "--weights" not in message and "\n" not in message
@@ -122,7 +122,7 @@ def test_a_classifiers_resnet_101_is_a_backbone_too(tmp_path):
     torch.manual_seed(2)
     classifier = resnet101()
     torch.save(classifier.state_dict(), tmp_path / "resnet101.pth")
-    model, source = build_model(arguments(init=str(tmp_path / "resnet101.pth"), output="tanh", aux=0.5))
+    model, source = build_model(arguments(init=str(tmp_path / "resnet101.pth"), output="tanh", aux=0.5), [])
     assert torch.equal(model.backbone.layer1[0].downsample[0].weight, classifier.layer1[0].downsample[0].weight)
     assert "resnet101.pth" in source and model.output == "tanh" and model.aux_classifier is not None
     (tmp_path / "resnet101.pth").unlink()
@@ -152,7 +152,7 @@ def test_files_that_are_no_resnet_101_are_one_clear_line(content, named, tmp_pat
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(InputError) as error:
-        build_model(arguments(init=str(path)))
+        build_model(arguments(init=str(path)), [])
     assert named in str(error.value) and f"--init {path}" in str(error.value) and "\n" not in str(error.value)
 
 

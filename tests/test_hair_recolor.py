@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 
@@ -13,6 +14,7 @@ from hair_transfer.recolor import (
     guided_filter,
     lab_to_srgb,
     parse_color,
+    predict,
     recolor,
     refine,
     srgb_to_lab,
@@ -153,6 +155,26 @@ def test_half_the_strength_is_half_the_way(face):
     where = hair > 0
     none, half, full = (srgb_to_lab(recolor(image, hair, BLOND, s)[where] / 255) for s in (0.0, 0.5, 1.0))
     assert np.abs(half - (none + full) / 2).mean() < 1
+
+
+@pytest.mark.parametrize("size", [(200, 121), (97, 333), (50, 50)])
+def test_the_networks_output_lies_on_the_photo_where_it_belongs(size):
+    """A stand-in network that answers "red": its output must cover the photo's red rectangle, whatever the shape."""
+
+    class Red(torch.nn.Module):
+        def forward(self, x):
+            return 8 * (x[:, :1] - 0.3)
+
+        def activate(self, logits):
+            return torch.sigmoid(logits)
+
+    W, H = size
+    image = np.zeros((H, W, 3), np.uint8)
+    true = np.zeros((H, W), bool)
+    true[H // 5 : H // 2, W // 2 : W - W // 8] = True
+    image[true] = (255, 0, 0)
+    found = predict(Red(), Image.fromarray(image), 64, torch.device("cpu"), False) > 0.5
+    assert found.shape == (H, W) and (found & true).sum() / (found | true).sum() > 0.9
 
 
 # ---- Command line --------------------------------------------------------------------------------------------------

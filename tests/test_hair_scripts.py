@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, one_line_error
-from PIL import Image
+from PIL import Image, ImageCms
 
 from hair_transfer import dataset, eval, recolor, train
 
@@ -97,28 +97,19 @@ def test_first_and_last_lines_and_a_resumed_run_that_equals_the_uninterrupted_on
 
 
 def test_transfer_from_another_task_of_two_folders_with_tanh_and_the_auxiliary_head(call, faces, trained, tmp_path):
-    arguments = (
-        "--init",
-        trained / "best.pt",
-        "--data",
-        faces,
-        faces,
-        "--part",
-        "skin",
-        "--output",
-        "tanh",
-        "--aux",
-        0.5,
-    )
-    out = succeed(call(train, *arguments, "--limit", 14, "--epochs", 1, "--out", tmp_path / "run", *TINY))
+    source = ("--init", trained / "best.pt", "--data", faces, faces, "--part", "skin", "--output", "tanh", "--aux", 0.5)
+    out = succeed(call(train, *source, "--limit", 14, "--epochs", 1, "--out", tmp_path / "run", *TINY))
     assert "hair_transfer on hair" in out and "itself from random" in out and "skin" in out
+    assert "TEST FACES" in out  # of the same folder: other splits, so that some were among the first network's
     saved = torch.load(tmp_path / "run" / "best.pt", weights_only=True, mmap=True)
     assert saved["args"]["lr"] == 1e-4 and "aux_classifier.4.bias" in saved["model"] and saved["classes"] == ["skin"]
     assert {root for root, _ in saved["split"]["train"] + saved["split"]["test"]} == {0, 1}
     out = succeed(call(eval, tmp_path / "run" / "best.pt", "--device", "cpu"))
     results = json.loads((tmp_path / "run" / "best-test" / "results.json").read_text())
     assert results["loss"] == pytest.approx(saved["best"], abs=1e-6) and set(results["per_class"]) == {"skin"}
-    assert "segments hair" in one_line_error(call(eval, tmp_path / "run" / "best.pt", trained / "best.pt"))
+    both = (tmp_path / "run" / "best.pt", trained / "best.pt", "--device", "cpu")
+    assert "another test faces than" in one_line_error(call(eval, *both))
+    assert "another part than" in one_line_error(call(eval, *both, "--data", faces, "--split", "all"))
 
 
 # ---- Evaluation ----------------------------------------------------------------------------------------------------
@@ -166,10 +157,11 @@ def test_recolor_keeps_size_orientation_and_whatever_is_no_hair(call, trained, t
     photos = tmp_path / "photos"
     photos.mkdir()
     picture = np.full((120, 200, 3), (100, 70, 50), np.uint8)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     Image.fromarray(picture).save(photos / "turned.jpg", exif=exif)
-    Image.fromarray(picture).save(photos / "plain.png")
+    Image.fromarray(picture).save(photos / "plain.png", icc_profile=profile)
     (photos / "bad.jpg").write_bytes(b"no picture")
 
     def the_left_fifth(model, photo, *_):
@@ -184,6 +176,7 @@ def test_recolor_keeps_size_orientation_and_whatever_is_no_hair(call, trained, t
     assert Image.open(tmp_path / "out" / "turned_blond.png").size == (120, 200)
     assert Image.open(tmp_path / "out" / "plain_strip.png").size == (600, 120)
     dyed = np.asarray(Image.open(tmp_path / "out" / "plain_3050c0.png"))
+    assert Image.open(tmp_path / "out" / "plain_3050c0.png").info["icc_profile"] == profile
     assert (dyed[:, 60:] == picture[:, 60:]).all() and (dyed[:, :35] != picture[:, :35]).any(-1).all()
 
 

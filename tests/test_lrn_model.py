@@ -12,9 +12,10 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from common.cli import InputError
 from common.metrics import contour
+from lrn_headtorso.checkpoints import load_encoder
 from lrn_headtorso.eval import normalise, score, summed_bce
 from lrn_headtorso.model import LRN, VGG16, RefinementUnit, UNet, up
-from lrn_headtorso.train import Plateau, load_encoder, phases, start_phase, train_epoch
+from lrn_headtorso.train import Plateau, phases, start_phase, train_epoch
 
 CPU = torch.device("cpu")
 
@@ -105,7 +106,7 @@ def test_a_state_dict_fills_the_encoder_and_nothing_else(reference, tmp_path):
 
 
 def test_the_numbers_of_parameters(lrn):
-    assert parameters(lrn) == 15_864_198
+    assert parameters(lrn) == 15_864_198 and parameters(UNet()) == 15_895_553
     assert parameters(lrn.encoder) == parameters(UNet().encoder) == 14_714_688
 
 

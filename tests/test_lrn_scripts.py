@@ -15,11 +15,11 @@ from conftest import ROOT, one_line_error
 from PIL import Image
 
 from common import cli
-from lrn_headtorso import dataset, eval, model, train, whiten
+from lrn_headtorso import checkpoints, dataset, eval, generate, model, train, whiten
 
 TINY = ("--size", 32, "--device", "cpu", "--amp", "off")
 TRAIN, EVAL = "lrn_headtorso/train.py", "lrn_headtorso/eval.py"
-WHITEN, DATASET = "lrn_headtorso/whiten.py", "lrn_headtorso/dataset.py"
+WHITEN = "lrn_headtorso/whiten.py"
 N = 14  # pictures: 11 train, 1 val, 2 test
 
 
@@ -34,7 +34,7 @@ def narrow():
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     """Fourteen generated pictures in remove.bg's layout. Tests that change files copy it first."""
-    return dataset.write_generated(tmp_path_factory.mktemp("data") / "people", N, size=64)
+    return generate.write_generated(tmp_path_factory.mktemp("data") / "people", N, size=64)
 
 
 @pytest.fixture
@@ -100,8 +100,7 @@ def test_a_run_folder_holds_what_the_readme_says(trained):
 
 def test_the_bare_command_trains_on_generated_pictures(here, tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "HERE", tmp_path / "folder")
-    monkeypatch.setattr(dataset, "N_GENERATED", 10)
-    monkeypatch.setattr(dataset, "GENERATED_SIZE", 40)
+    monkeypatch.setattr(generate, "N", 10)
     monkeypatch.setattr(train, "GENERATED", {"size": 32, "epochs": 1, "lr": 3e-4})
     out = succeed(here(train, "--cache", tmp_path / "cache"))
     assert "10 GENERATED pictures" in out
@@ -139,6 +138,37 @@ def test_resuming_in_both_phases_equals_the_uninterrupted_run_bit_for_bit(here, 
         assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
     rows = list(csv.DictReader(open(tmp_path / "parts" / "log.csv")))
     assert [row["lr"] for row in rows] == ["1e-20"] * 3 + ["0.001"] * 2
+    assert whole["optimizer"]["param_groups"][0]["lr"] == 1e-3
+
+
+def test_the_second_phase_counts_its_own_plateau_and_is_marked_in_the_curves(here, people, trained, monkeypatch):
+    marked = []
+    monkeypatch.setattr(train.pictures.plt.Axes, "axvline", lambda self, x, **_: marked.append(x))
+    args = ("--data", people, "--cache", trained / "cache", "--weights", trained / "lrn" / "last.pt", "--patience", 2)
+    out = succeed(here(train, *args, "--lr", 1e-20, "--lr-unfrozen", 1e-20, "--epochs", 9, "--out", "run", *TINY))
+    log = load("run/last.pt")["log"]
+    assert [row["phase"] for row in log] == ["frozen encoder"] * 3 + ["everything"] * 2  # 1 is the best, 2 + 2 are not
+    assert "stopped" in out and set(marked) == {3.5}
+    assert load("run/best.pt")["epoch"] == 1 and load("run/last.pt")["epoch"] == 5
+
+
+def test_an_encoder_that_was_never_unfrozen_is_not_passed_over(here, people, trained):
+    args = ("--data", people, "--cache", trained / "cache", "--weights", trained / "lrn" / "last.pt", *TINY)
+    assert "never unfrozen" in succeed(here(train, *args, "--epochs", 1, "--out", "run"))
+    assert "--patience 0: without a plateau" in one_line_error(here(train, *args, "--patience", 0, "--out", "never"))
+
+
+def test_a_run_is_not_resumed_with_other_masks_or_backgrounds(here, people, tmp_path):
+    shutil.copytree(people, tmp_path / "people")
+    shutil.copytree(people / "photos", tmp_path / "behind")
+    args = ("--data", "people", "--backgrounds", "behind", "--cache", "cache", "--epochs", 1, "--out", "run", *TINY)
+    succeed(here(train, *args))
+    resume = ("--resume", "run/last.pt", "--epochs", 2, "--cache", "cache")
+    (tmp_path / "behind" / "0003.jpg").rename(tmp_path / "taken away.jpg")
+    assert "not the pictures, masks or backgrounds" in one_line_error(here(train, *resume))
+    (tmp_path / "taken away.jpg").rename(tmp_path / "behind" / "0003.jpg")
+    Image.new("RGBA", (64, 64)).save(tmp_path / "people" / "cutouts" / "0005.png")
+    assert "not the pictures, masks or backgrounds" in one_line_error(here(train, *resume))
 
 
 def test_a_plateau_ends_a_run_with_random_weights(here, people, trained):
@@ -181,7 +211,7 @@ def test_eval_of_several_checkpoints_is_table_1(here, trained):
     runs = [trained / "lrn" / "best.pt", trained / "unet" / "best.pt", trained / "lrn" / "last.pt"]
     out = succeed(here(eval, *runs, "--cache", trained / "cache", "--out", "all", "--worst"))
     assert "91.67 +- 5.63" in out and "44.00 +- 16.75" in out
-    assert "worst of lrn: 00" in out
+    worst = out.split("worst of lrn: ")[1].split()[0]
     rows = list(csv.DictReader(open("all/table1.csv")))
     assert [row["method"] for row in rows] == [*eval.TABLE_1, "LRN (32 px)", "UNET (32 px)", "LRN (32 px)"]
     assert [row["run"] for row in rows[4:]] == ["lrn", "unet", "lrn-last"]
@@ -189,6 +219,7 @@ def test_eval_of_several_checkpoints_is_table_1(here, trained):
     found = results["lrn"]
     per_picture = [picture["jaccard"] for picture in found["pictures"].values()]
     assert found["n"] == len(per_picture) == 2
+    assert found["pictures"][worst.removesuffix(".jpg")]["jaccard"] == min(per_picture)
     assert found["jaccard"] == pytest.approx(np.mean(per_picture))
     assert found["jaccard_std"] == pytest.approx(np.std(per_picture), abs=1e-6)
     assert set(found["pictures"]) == set(load(runs[0])["split"]["test"])
@@ -251,6 +282,20 @@ def test_whiten_keeps_size_orientation_and_inner_pixels(here, people, trained, t
         assert Image.open(tmp_path / "other" / "grey.png").mode == mode
     error = one_line_error(here(whiten, trained / "lrn" / "best.pt", photos / "grey.png", "--background", "whit"))
     assert "--background whit: neither a file nor a colour" in error
+    before = (photos / "grey.png").read_bytes()
+    for given in (photos, photos / "grey.png"):
+        error = one_line_error(here(whiten, trained / "lrn" / "best.pt", given, "--out", photos, "--device", "cpu"))
+        assert "is the folder of the photos" in error and (photos / "grey.png").read_bytes() == before
+
+
+def test_whiten_shows_the_network_what_training_showed_it(trained, people):
+    checkpoint_model, _ = checkpoints.load_model(trained / "lrn" / "best.pt", torch.device("cpu"))
+    pairs = list(dataset.list_pairs(people).pairs)[:1]
+    sample = dataset.decode(pairs[0], 32)
+    data = dataset.HeadTorso({name: value[None] for name, value in sample.items()}, ["a"])
+    _, _, maps = eval.predict_maps(checkpoint_model, data, [0], torch.device("cpu"), False)
+    found = whiten.predict(checkpoint_model, Image.fromarray(sample["images"]), 32, torch.device("cpu"), False)
+    assert np.abs(found - maps[-1][0]).max() < 1e-5
 
 
 # ---- As subprocesses -------------------------------------------------------------------------------------------------
@@ -272,14 +317,14 @@ def test_the_folder_and_common_alone_work_elsewhere(script, people, tmp_path):
     assert Image.open(tmp_path / "white" / "0000.png").size == (64, 64)
 
 
-def test_dataset_describes_a_folder_and_names_every_bad_file(script, people, tmp_path):
+def test_dataset_describes_a_folder_and_names_every_bad_file(here, people, tmp_path):
     folder = tmp_path / "people"
     shutil.copytree(people, folder)
     photo = folder / "photos" / "0003.jpg"
     photo.write_bytes(photo.read_bytes()[:500])
     Image.new("RGB", (64, 64), (9, 9, 9)).save(folder / "cutouts" / "0005.png")
     Image.new("RGBA", (64, 64)).save(folder / "cutouts" / "0006.png")
-    result = script(DATASET, "--data", folder, "--size", 32, "--out", "figures", "--backgrounds", people / "photos")
+    result = here(dataset, "--data", folder, "--size", 32, "--out", "figures", "--backgrounds", people / "photos")
     assert "2 problem(s) in 14 pictures" in one_line_error(result)
     assert "0003.jpg: cannot be read" in result.stdout and "0005.png: has the value 9" in result.stdout
     assert "empty masks: 1, such as 0006.jpg" in result.stdout and "14 photos with their masks" in result.stdout

@@ -1,0 +1,75 @@
+"""Where the network starts: from random weights, from COCO's (Sec. II, figure 2), or from another file's ResNet-101."""
+
+from pathlib import Path
+
+import torch
+from torchvision.models.segmentation import DeepLabV3_ResNet101_Weights
+
+from common.cache import fingerprint
+from common.cli import InputError
+from common.weights import load_pretrained
+from hair_transfer.dataset import Face
+from hair_transfer.model import DeepLabV3, backbone_of, from_coco
+
+PAPER = Path(__file__).resolve().parent.name
+
+
+def build_model(args, test: list[Face]) -> tuple[DeepLabV3, str]:
+    """The network as --init asks for it, and where its weights came from; raises InputError if they cannot be had.
+
+    Of a checkpoint of this folder it also says how many of the `test` faces that network was trained on: with any, the
+    scores would flatter the transfer.
+    """
+    if args.init == "random":
+        return DeepLabV3(output=args.output, aux=args.aux > 0), "random (--init random)"
+    if args.init == "pretrained":
+        return from_torchvision(args)
+    model = DeepLabV3(output=args.output, aux=args.aux > 0)
+    state_dict, source, seen = read_backbone(Path(args.init))
+    try:
+        model.backbone.load_state_dict(state_dict, strict=True)
+    except RuntimeError as error:
+        problem = str(error).splitlines()[1].strip()[:100]
+        raise InputError(f"--init {args.init}: not a ResNet-101's weights ({problem}); give another file") from None
+    if known := sum(fingerprint([face.photo]) in seen for face in test):
+        source += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST FACES"
+    return model, source
+
+
+def from_torchvision(args) -> tuple[DeepLabV3, str]:
+    """COCO's weights under new heads (Sec. II, figure 2); never anything else in their place."""
+    try:
+        coco, source = load_pretrained("coco", DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1, "coco")
+    except InputError as error:  # speaks of --weights, which this paper's comparison calls --init
+        message = str(error).replace("--weights coco", "--init pretrained").replace("--weights none", "--init random")
+        raise InputError(message.replace("--weights", "--init")) from None
+    try:
+        return from_coco(coco, output=args.output, aux=args.aux > 0), f"backbone of {source}, new heads"
+    except RuntimeError as error:
+        problem = str(error).splitlines()[1].strip()[:100]
+        raise InputError(f"--init pretrained: {source} is not what it should be ({problem}); remove it") from None
+
+
+def read_backbone(path: Path) -> tuple[dict[str, torch.Tensor], str, set[str]]:
+    """The ResNet-101 in a file, a line on where it comes from, and the photos that it was trained on (fingerprints).
+
+    For honest stand-ins for COCO's weights. Takes a checkpoint of this repository (any folder's), a state dict of
+    torchvision's DeepLabV3 or of its ResNet-101.
+    """
+    try:
+        file = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"--init {path}: no such file; give pretrained, random or a file of weights") from None
+    except Exception as error:  # torch.load raises a dozen kinds for broken files
+        problem = (str(error) or type(error).__name__).splitlines()[0][:80]
+        raise InputError(f"--init {path}: cannot be loaded ({problem}); give another file") from None
+    source, seen = f"backbone of {path}", set()
+    if isinstance(file, dict) and "paper" in file:
+        seen = set(file.get("trained_on", []))
+        task = file.get("args", {}).get("part", "its own task")
+        source += f" ({file['paper']} on {task}, epoch {file.get('epoch')}, itself from {file.get('weights')})"
+        file = file.get("model")
+    state_dict = backbone_of(file) if isinstance(file, dict) else {}
+    if not state_dict:
+        raise InputError(f"--init {path}: holds no ResNet-101; give a checkpoint of {PAPER} or a file of torchvision's")
+    return state_dict, source + ", new heads", seen
