@@ -88,6 +88,21 @@ def load_checkpoint(path: Path, paper: str) -> dict:
     return checkpoint
 
 
+def load_to_resume(path: Path, paper: str) -> dict:
+    """The checkpoint of --resume; raises InputError if it cannot be gone on with, or is not the run's last one."""
+    checkpoint = load_checkpoint(path, paper)
+    check_resumable(path, checkpoint)
+    return checkpoint
+
+
+def check_resumable(path: Path, checkpoint: dict) -> None:
+    last = path.with_name("last.pt")
+    if path.name != "last.pt" and last.exists():
+        raise InputError(f"--resume {path}: would overwrite the later epochs of {last}; resume that one")
+    if "optimizer" not in checkpoint:
+        raise InputError(f"--resume {path}: holds no optimiser to go on with; give the run's last.pt")
+
+
 def restore(path: Path, load: Callable[[], object]) -> None:
     """Call load(), which fills models and optimisers from the checkpoint of `path`; InputError if it does not fit."""
     try:

@@ -69,7 +69,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         "--limit", type=number(int, 1), metavar="N", help="use only the first N images (default: %(default)s)"
     )
     group.add_argument(
-        "--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seeds everything (default 0)"
+        "--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seeds everything (default %(default)s)"
     )
     group.add_argument("--deterministic", action="store_true", help="deterministic kernels, slower on CUDA")
     group.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: a new one in the folder's runs/)")
@@ -145,9 +145,9 @@ def go_on_with(last: Path) -> None:
     _Stop.hint = f"; go on with: python {shlex.join([sys.argv[0], '--resume', str(last)])}"
 
 
-def run(main: Callable[[], None], interrupted: str = "") -> None:
+def run(main: Callable[[], None]) -> None:
     """Call main(). Bad input becomes one line and exit code 2; Ctrl-C and SIGTERM one line and 130 and 143."""
-    _Stop.hint = interrupted
+    _Stop.hint = ""
     before = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         main()

@@ -15,20 +15,23 @@ from common.cli import InputError
 TIMEOUT_S = 8  # without a network, give up within 10 s
 
 
-def load_pretrained(choice: str, weights: WeightsEnum, name: str = "imagenet") -> tuple[dict[str, Tensor] | None, str]:
+def load_pretrained(
+    choice: str, weights: WeightsEnum, *, name: str = "imagenet", none: str = "none", flag: str = "--weights"
+) -> tuple[dict[str, Tensor] | None, str]:
     """--weights -> (state dict or None, where it came from in words).
 
     choice: `none`; `auto`, the pretrained weights if they can be had, else None; `name` (imagenet, coco), which must be
-    had; or the path of a state dict. Raises InputError if what must be had cannot.
+    had; or the path of a state dict. Raises InputError if what must be had cannot. A paper may have other words for
+    `name`, `none` and the flag.
     """
-    if choice == "none":
-        return None, "random (--weights none)"
+    if choice == none:
+        return None, f"random ({flag} {none})"
     if choice not in ("auto", name):
-        return _read(Path(choice)), choice
+        return _read(Path(choice), flag), choice
     file = weights.url.rsplit("/", 1)[1]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file
     if cached.is_file():
-        return _read(cached), f"{file} ({weights})"
+        return _read(cached, flag), f"{file} ({weights})"
     problem = _unreachable(weights.url)
     if problem is None:
         timeout = socket.getdefaulttimeout()
@@ -43,27 +46,27 @@ def load_pretrained(choice: str, weights: WeightsEnum, name: str = "imagenet") -
     if choice == "auto":
         return None, f"RANDOM: {file} could not be had ({problem})"
     raise InputError(
-        f"--weights {choice}: {file} could not be had ({problem}); download {weights.url} by hand to {cached}, or "
-        "train from random weights with --weights none"
+        f"{flag} {choice}: {file} could not be had ({problem}); download {weights.url} by hand to {cached}, or "
+        f"train from random weights with {flag} {none}"
     )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, flag: str) -> dict[str, Tensor]:
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(
-            f"--weights {path}: no such file; give none, auto, the name of the weights or the path of a state dict"
+            f"{flag} {path}: no such file; give none, auto, the name of the weights or the path of a state dict"
         ) from None
     except Exception as error:  # torch.load raises a dozen kinds for broken files
         problem = (str(error) or type(error).__name__).splitlines()[0][:80]
-        raise InputError(f"--weights {path}: cannot be loaded ({problem}); download it again") from None
+        raise InputError(f"{flag} {path}: cannot be loaded ({problem}); download it again") from None
     if (
         not isinstance(state_dict, dict)
         or not state_dict
         or not all(isinstance(v, Tensor) for v in state_dict.values())
     ):
-        raise InputError(f"--weights {path}: not a state dict of tensors; give a file of torchvision's kind")
+        raise InputError(f"{flag} {path}: not a state dict of tensors; give a file of torchvision's kind")
     return state_dict
 
 

@@ -138,12 +138,7 @@ def main():
     args, given = parse_args()
     saved = None
     if args.resume:
-        saved = checkpoint.load_checkpoint(args.resume, PAPER)
-        last = args.resume.with_name("last.pt")
-        if args.resume.name != "last.pt" and last.exists():
-            raise InputError(f"--resume {args.resume}: would overwrite the later epochs of {last}; resume that one")
-        if "optimizer" not in saved:
-            raise InputError(f"--resume {args.resume}: holds no optimiser to go on with; give the run's last.pt")
+        saved = checkpoint.load_to_resume(args.resume, PAPER)
         cli.resume_arguments(args, given, saved["args"], MAY_CHANGE)
     device = pick_device(args.device)
     amp = pick_amp(args.amp, device)

@@ -38,11 +38,13 @@ def build_model(args, test: list[Face]) -> tuple[DeepLabV3, str]:
 
 def from_torchvision(args) -> tuple[DeepLabV3, str]:
     """COCO's weights under new heads (Sec. II, figure 2); never anything else in their place."""
-    try:
-        coco, source = load_pretrained("coco", DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1, "coco")
-    except InputError as error:  # speaks of --weights, which this paper's comparison calls --init
-        message = str(error).replace("--weights coco", "--init pretrained").replace("--weights none", "--init random")
-        raise InputError(message.replace("--weights", "--init")) from None
+    coco, source = load_pretrained(
+        "pretrained",
+        DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1,
+        name="pretrained",
+        none="random",
+        flag="--init",
+    )
     try:
         return from_coco(coco, output=args.output, aux=args.aux > 0), f"backbone of {source}, new heads"
     except RuntimeError as error:

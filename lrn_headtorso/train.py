@@ -163,10 +163,7 @@ def main():
     args, given = parse_args()
     saved = None
     if args.resume:
-        saved = checkpoint.load_checkpoint(args.resume, PAPER)
-        last = args.resume.with_name("last.pt")
-        if args.resume.name != "last.pt" and last.exists():
-            raise InputError(f"--resume {args.resume}: would overwrite the later epochs of {last}; resume that one")
+        saved = checkpoint.load_to_resume(args.resume, PAPER)
         cli.resume_arguments(args, given, saved["args"], MAY_CHANGE)
     args.data = args.data and Path(args.data).resolve()  # eval.py and --resume find it from any folder
     args.backgrounds = args.backgrounds and Path(args.backgrounds).resolve()

@@ -32,6 +32,8 @@ TRAININGS = {
     "nu_deeplabv3plus": ("train.py", "--size", "32", "--weights", "none", "--epochs", "3"),
     "hair_transfer": ("train.py", "--size", "64", "--init", "random", "--epochs", "2", "--limit", "8"),
     "lrn_headtorso": ("train.py", "--size", "32", "--weights", "none", "--epochs", "3"),
+    "masked_ssl": (*"train.py --size 32 --init random --min-steps 0 --batch-size 4 --epochs 3".split(),),
+    "mut1ny_fairness": (*"train.py --size 32 --weights none --model pspnet --truncated --epochs 3".split(),),
 }
 
 

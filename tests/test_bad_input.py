@@ -35,6 +35,8 @@ FOLDERS = {
     "nu_deeplabv3plus": (("--size", 32, "--weights", "none"), "skin"),
     "hair_transfer": (("--size", 32, "--init", "random"), "hair"),
     "lrn_headtorso": (("--size", 32, "--weights", "none"), "skin"),
+    "masked_ssl": (("--size", 32, "--init", "random", "--min-steps", 0), "skin"),
+    "mut1ny_fairness": (("--size", 32, "--weights", "none", "--model", "pspnet", "--truncated"), "skin"),
 }
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
 
@@ -68,7 +70,8 @@ def train(call, tmp_path):
 
 
 def nothing_written(tmp_path) -> bool:
-    return not (tmp_path / "run").exists() and not list((tmp_path / "cache").glob("*"))
+    """No run folder, and no draft of a cache; a whole cache of the training images may be there before the test's."""
+    return not (tmp_path / "run").exists() and not list((tmp_path / "cache").glob(".*"))
 
 
 # ---- Folders -------------------------------------------------------------------------------------------------------

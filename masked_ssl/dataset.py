@@ -1,0 +1,336 @@
+"""Faces with one exclusive label map each, in LaPa's or CelebAMask-HQ's own layout, and photos without labels.
+
+    LaPa/                                                    11 classes; lapa.py says more
+      {train,val,test}/images/NAME.jpg, labels/NAME.png
+    CelebAMask-HQ/                                           19 classes, background and 18 parts
+      CelebA-HQ-img/0.jpg, ...
+      CelebAMask-HQ-mask-anno/0/00000_skin.png, ...          merged into one map, later parts over earlier ones
+      CelebA-HQ-to-CelebA-mapping.txt                        for the official split of 24,183 / 2,993 / 2,824,
+      list_eval_partition.txt                                CelebA's, if at hand
+
+`--data` takes either folder and looks which it is. Without it: data/LaPa or data/CelebAMask-HQ in this folder, else
+painted faces in the layout that `--layout` names. Both data sets are for non-commercial research and education.
+
+    python masked_ssl/dataset.py --data PATH      verify and describe a folder, draw samples, count the label fractions
+    python masked_ssl/dataset.py                  the same for painted faces
+
+Photos that are not square are scaled to fit and their edge is repeated up to the square; no label is learned or
+scored there. `--limit N` takes the first N photos of each of train, val and test.
+"""
+
+import os
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from common import celebamask, cli, pictures
+from common.cache import Arrays, cache_key, open_cache
+from common.checkpoint import make_folder
+from common.cli import InputError
+from common.device import to_device
+from common.faces import PARTS, write_celebamask
+from common.images import read_mask, read_photo
+from common.tables import print_table
+from masked_ssl import lapa, splits
+from masked_ssl.classes import LAYOUTS, PAPER_SHARE, classes_of, mirrored_classes, palette
+from masked_ssl.splits import Face
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE / "data" / "cache"
+SIZE = 512  # Approach
+N_GENERATED, GENERATED_SIZE = 200, 64  # ours: both steps end within 15 minutes on two CPU cores
+DEMONSTRATION = (
+    "note       a demonstration, small so that it ends within minutes on a CPU; the paper's pictures: --size 512"
+)
+IGNORED = 255  # label of the pixels beyond a photo's edge
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's (ours: the paper does not say)
+CACHE_VERSION = 1  # counts up when decode() changes
+# ---- Which faces ---------------------------------------------------------------------------------------------------
+
+
+class Data(NamedTuple):
+    folder: Path
+    layout: str  # a key of LAYOUTS
+    words: str  # for the first lines of a run: which folder
+    split_words: str  # and which split
+    generated: bool
+    parts: dict[str, list[Face]]  # train, val, test
+
+
+def locate(data: Path | None, layout: str = "celebamask", limit: int | None = None) -> Data:
+    """The labelled faces: of --data, else of data/LaPa or data/CelebAMask-HQ here, else painted in `layout`.
+
+    `limit`: the first so many of each part. Raises InputError if the folder is neither or cannot be used.
+    """
+    own = [HERE / "data" / name for name in ("LaPa", "CelebAMask-HQ")]
+    folder = data or next((path for path in own if path.is_dir()), None)
+    words, generated = str(data or f"data/{folder.name if folder else ''} of this folder"), folder is None
+    if folder is None:
+        folder, words = _painted(layout), f"{N_GENERATED} GENERATED faces (no --data, and {HERE.name}/data is empty)"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give --data LaPa's or CelebAMask-HQ's")
+    if (folder / "LaPa").is_dir():
+        folder = folder / "LaPa"
+    if lapa.is_lapa(folder):
+        parts = {part: lapa.list_part(folder, part) for part in splits.SPLITS}
+        layout, split_words = "lapa", "LaPa's own split"
+    elif any((folder / name).is_dir() for name in ("CelebA-HQ-img", "CelebAMask-HQ")):
+        found = celebamask.list_celebamask(folder)
+        parts, split_words = splits.split_celebamask(folder, found)
+        layout = "celebamask"
+    else:
+        raise InputError(f"{folder}: has neither train/images (LaPa) nor CelebA-HQ-img (CelebAMask-HQ); give either")
+    return Data(folder, layout, words, split_words, generated, {p: faces[:limit] for p, faces in parts.items()})
+
+
+def _painted(layout: str) -> Path:
+    folder = HERE / "data" / f"generated-{layout}"
+    if layout == "lapa":
+        return lapa.write_generated(folder, N_GENERATED, GENERATED_SIZE)
+    try:
+        return write_celebamask(folder, N_GENERATED, GENERATED_SIZE)
+    except (OSError, ValueError) as error:
+        raise InputError(f"generated faces: {error}; give real ones with --data") from None
+
+
+# ---- Reading them --------------------------------------------------------------------------------------------------
+
+
+def decode(face: Face, size: int, classes: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """images: size x size x 3 uint8, antialiased; labels: size x size uint8, nearest, 255 beyond the photo's edge.
+
+    Raises InputError, naming the file, for what cannot be used.
+    """
+    photo = read_photo(face.photo)
+    if face.labels[:1] and face.labels[0][0] == "":
+        label = lapa.read_label(face.labels[0][1], (photo.height, photo.width))
+    else:
+        label = merge(face, photo, classes)
+    h, w = fitted(photo.size, size)
+    top, left = (size - h) // 2, (size - w) // 2
+    labels = np.full((size, size), IGNORED, np.uint8)
+    labels[top : top + h, left : left + w] = Image.fromarray(label).resize((w, h), Image.Resampling.NEAREST)
+    return {"images": square(photo, size), "labels": labels}
+
+
+def merge(face: Face, photo: Image.Image, classes: tuple[str, ...]) -> np.ndarray:
+    """CelebAMask-HQ's part masks -> H x W uint8, later parts over earlier ones; background where a part is no class."""
+    masks, label = dict(face.labels), None
+    for part in PARTS:
+        if part not in masks:
+            continue
+        mask = read_mask(masks[part], None if label is None else label.shape)
+        label = np.zeros(mask.shape, np.uint8) if label is None else label
+        label[mask] = classes.index(part) if part in classes else 0
+        if photo.width * mask.shape[0] != photo.height * mask.shape[1]:
+            raise InputError(
+                f"{masks[part]}: is {mask.shape[1]} x {mask.shape[0]} px, another shape than its photo of "
+                f"{photo.width} x {photo.height}; give both the same width to height"
+            )
+    if label is None:
+        raise InputError(f"{face.photo}: has no mask; add masks to CelebAMask-HQ-mask-anno or remove the photo")
+    return label
+
+
+def fitted(photo_size: tuple[int, int], size: int) -> tuple[int, int]:
+    """h, w of a photo of (W, H) scaled to fit into size x size."""
+    W, H = photo_size
+    return max(1, round(H * size / max(W, H))), max(1, round(W * size / max(W, H)))
+
+
+def square(photo: Image.Image, size: int) -> np.ndarray:
+    """size x size x 3 uint8: the photo scaled to fit, in the middle, its edge repeated around it."""
+    h, w = fitted(photo.size, size)
+    top, left = (size - h) // 2, (size - w) // 2
+    scaled = np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))  # Pillow widens the kernel when it shrinks
+    return np.pad(scaled, ((top, size - h - top), (left, size - w - left), (0, 0)), mode="edge")
+
+
+def load(faces: list[Face], size: int, classes: tuple[str, ...], cache: Path, what: str = "faces") -> Arrays:
+    """The decoded faces, memory-mapped; builds their cache if it is not there. Raises InputError for unusable files."""
+    files = [path for face in faces for path in (face.photo, *(path for _, path in face.labels))]
+    fields = {"images": ((size, size, 3), "uint8"), "labels": ((size, size), "uint8")}
+    key = cache_key(files, "masked_ssl", size, classes, CACHE_VERSION)
+    return open_cache(cache, key, len(faces), fields, lambda i: decode(faces[i], size, classes), f"decoding {what}")
+
+
+class FaceLabels(Dataset):
+    """dataset[[i, j, ...]] -> images B x 3 x size x size and labels B x size x size, both uint8.
+
+    A whole batch is one gather from the memory-mapped cache; images come out channels_last. `repeat` lists the faces
+    so many times, for sets of a few labels. With `flip`, one half of the samples is mirrored, left and right classes
+    swapped; which half depends on seed, epoch and index alone. Set `epoch` before each pass.
+    """
+
+    def __init__(
+        self,
+        arrays: dict[str, np.ndarray],
+        positions: list[int],
+        names: list[str],
+        classes: tuple[str, ...],
+        *,
+        flip: bool = False,
+        repeat: int = 1,
+        seed: int = 0,
+    ):
+        self.arrays, self.positions, self.names = arrays, np.array(positions, dtype=np.int64), names
+        self.mirrored, self.flip, self.repeat, self.seed, self.epoch = mirrored_classes(classes), flip, repeat, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.positions) * self.repeat
+
+    def name(self, i: int) -> str:
+        return self.names[self.positions[i % len(self.positions)]]
+
+    def __getitem__(self, batch: list[int]) -> tuple[Tensor, Tensor]:
+        positions = self.positions[np.asarray(batch) % len(self.positions)]
+        images, labels = self.arrays["images"][positions], self.arrays["labels"][positions]  # B H W 3, B H W
+        if self.flip:
+            turn = np.array([np.random.default_rng([self.seed, self.epoch, i]).random() < 0.5 for i in batch])
+            images[turn] = images[turn, :, ::-1]
+            labels[turn] = self.mirrored[labels[turn, :, ::-1]]
+        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+
+
+def normalize(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 images to float32 on the device with ImageNet's mean and standard deviation."""
+    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+    return (to_device(images, device).float() / 255 - mean) / std
+
+
+def denormalize(images: Tensor) -> np.ndarray:
+    """The inverse: B x 3 x H x W float -> B x H x W x 3 uint8."""
+    images = images.float().cpu() * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
+    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+# ---- python masked_ssl/dataset.py: verify, describe, draw ----------------------------------------------------------
+
+
+class Report(NamedTuple):
+    usable: list[Face]
+    pixels: np.ndarray  # usable x classes: pixels of each class at the size looked at
+    sizes: Counter  # of photos
+    problems: list[str]  # one line each
+
+
+def verify(faces: list[Face], size: int, classes: tuple[str, ...]) -> Report:
+    """Decode every face, with all cores, and say what is there and what cannot be used."""
+
+    def attempt(face: Face):
+        try:
+            labels = decode(face, size, classes)["labels"]
+            with Image.open(face.photo) as photo:
+                return np.bincount(labels[labels != IGNORED], minlength=len(classes)), photo.size
+        except InputError as error:
+            return str(error)
+
+    usable, pixels, sizes, problems = [], [], Counter(), []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = tqdm(pool.map(attempt, faces), "verifying", len(faces), disable=None, unit="face")
+        for face, found in zip(faces, results, strict=True):
+            if isinstance(found, str):
+                problems.append(found)
+                continue
+            usable.append(face)
+            pixels.append(found[0])
+            sizes[f"{found[1][0]} x {found[1][1]}"] += 1
+    return Report(usable, np.array(pixels).reshape(-1, len(classes)), sizes, problems)
+
+
+def share_table(report: Report, classes: tuple[str, ...], with_paper: bool) -> list[list[str]]:
+    """A header and one row per class: faces that have it, share of all pixels, the paper's share."""
+    rows = [["class", "faces", "pixels, %"] + (["paper, %"] if with_paper else [])]
+    share = 100 * report.pixels.sum(0) / report.pixels.sum()
+    for c, name in enumerate(classes):
+        rows.append([name, str((report.pixels[:, c] > 0).sum()), f"{share[c]:.3f}"])
+        if with_paper:
+            printed = f"{PAPER_SHARE[name]:g}" if name in PAPER_SHARE else ""
+            rows[-1].append(printed + (" (a misprint)" if name == "hair" else ""))
+    return rows
+
+
+def draw_samples(path: Path, faces: list[Face], size: int, classes: tuple[str, ...]) -> None:
+    """Photos, their labels, and both mirrored: the colours of left and right stay on their sides of the picture."""
+    arrays = [decode(face, size, classes) for face in faces]
+    photos = [sample["images"] for sample in arrays]
+    labels = [np.where(sample["labels"] == IGNORED, 0, sample["labels"]) for sample in arrays]
+    turned = [mirrored_classes(classes)[label[:, ::-1]] for label in labels]
+    painted = [pictures.overlay(p, label, palette(classes), 0.75) for p, label in zip(photos, labels, strict=True)]
+    mirror = [pictures.overlay(p[:, ::-1], t, palette(classes), 0.75) for p, t in zip(photos, turned, strict=True)]
+    legend = dict(zip(classes[1:], palette(classes)[1:], strict=True))
+    pictures.save_grid(path, [photos, painted, mirror], row_titles=["photo", "labels", "mirrored"], legend=legend)
+
+
+# fmt: off
+def add_data_arguments(parser, what: str = "", labels: bool = True) -> None:
+    """--data, --layout, --size, --cache and, where labels are read, --classes: the same in every script."""
+    add = parser.add_argument_group("data").add_argument
+    add("--data", type=Path, metavar="PATH",
+        help=f"LaPa's or CelebAMask-HQ's folder{what} (default: data/LaPa or data/CelebAMask-HQ here, else painted "
+             "faces)")
+    add("--layout", choices=sorted(LAYOUTS), default="celebamask",
+        help="of the painted faces, where there is no data (ours; default celebamask)")
+    if labels:
+        add("--classes", choices=["own", "lapa"], default="own",
+            help="own: the data's, 11 or 19 with the background; lapa: CelebAMask-HQ's merged into LaPa's 11 (ours)")
+    add("--size", type=cli.number(int, 32), metavar="N",
+        help=f"image side ({SIZE}: Approach; painted faces {GENERATED_SIZE})")
+    add("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
+# fmt: on
+
+
+def main():
+    parser = cli.Parser(__doc__)
+    add_data_arguments(parser)
+    add = parser.add_argument
+    add("--seed", type=cli.number(int, 0), default=0, metavar="N", help="of the fractions that are counted")
+    add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N faces of each part only")
+    add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")
+    args = parser.parse_args()
+    data = locate(args.data, args.layout, args.limit)
+    size, classes = args.size or (GENERATED_SIZE if data.generated else SIZE), classes_of(data.layout, args.classes)
+    counts = ", ".join(f"{len(faces)} {part}" for part, faces in data.parts.items())
+    print(f"{data.words}: {data.layout}'s layout, {len(classes)} classes, {counts}, {data.split_words}")
+    problems = []
+    for part, faces in data.parts.items():
+        report = verify(faces, size, classes)
+        problems += report.problems
+        if part == "train" and report.usable:
+            sizes = ", ".join(f"{words} ({n})" for words, n in report.sizes.most_common(5))
+            print(f"most frequent sizes of the photos to train with, in px: {sizes}")
+            print_table(share_table(report, classes, len(classes) == len(LAYOUTS["celebamask"])))
+            make_folder(args.out)
+            draw_samples(args.out / "samples.png", report.usable[:8], size, classes)
+            print(f"samples.png -> {args.out}")
+    train = data.parts["train"]
+    print(f"{len({face.source for face in train})} source photos; labels to train with, --seed {args.seed}:")
+    for fraction in splits.PAPER_FRACTIONS:
+        n = max(1, round(fraction * len(train)))
+        found = len(splits.take_fraction(train, fraction, args.seed)) if n > 1 else 0
+        print(f"  --fraction {fraction:<6g} {found or 'too few'} of {len(train)}")
+    if data.layout == "celebamask":
+        for path in celebamask.unused_files(data.folder, celebamask.list_celebamask(data.folder)):
+            print(f"{path}: not used (its photo is missing, its name is unknown, or another file is in its place)")
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise InputError(f"{data.folder}: {len(problems)} problem(s), the lines above name them")
+    print("every photo and every label can be read")
+
+
+if __name__ == "__main__":
+    cli.run(main)

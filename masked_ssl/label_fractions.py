@@ -1,0 +1,241 @@
+"""Does the pretraining help, and how much with how many labels? Baseline against pretrained, over fractions and seeds.
+
+    python masked_ssl/label_fractions.py                                    a try on painted faces
+    python masked_ssl/label_fractions.py --data LaPa --pretrained masked_ssl/runs/pretrain/pretrain.pt
+    python masked_ssl/label_fractions.py --data LaPa --pretrained A/pretrain.pt B/pretrain.pt --fractions 0.01 --seeds 0
+    python masked_ssl/label_fractions.py --data LaPa --epochs 40 --min-steps 4000 --encoder-lr 5e-5
+
+Every further flag is train.py's and holds for all runs. Each run is one of train.py, tested with eval.py after its last
+epoch, so that no labels but the fraction's decide anything; the mIoU at the epoch that is best on the validation set
+stands beside it in results.json. Started again with the same flags, it leaves finished runs alone and goes on with one
+that was stopped. Writes results.json, table.csv, fractions.png and figure3.png to --out.
+
+The baseline starts from what the pretraining itself started from, ImageNet's weights or random ones; it has the same
+seed, labels and order. Several --pretrained, made with other flags, are compared with one baseline.
+"""
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from common import cli, pictures
+from common.checkpoint import make_folder, write_json
+from common.cli import InputError, number
+from common.tables import print_table, write_csv
+from masked_ssl import dataset, eval, train
+from masked_ssl.splits import PAPER_FRACTIONS
+from masked_ssl.weights import load_pretraining
+
+GENERATED_FRACTIONS = (0.05, 0.25, 1.0)  # ours: of 160 painted faces
+OURS = ("--fraction", "--seed", "--init", "--out", "--resume")  # train.py's flags that are set here
+SCORES = {  # results.json's name -> the table's
+    "miou": "mIoU",
+    "miou_foreground": "mIoU, foreground",
+    "f1": "mean F1, foreground",
+}
+# of train.py's flags those that differ from run to run, and those of the machine
+VARIES = {"fraction", "seed", "init", "out", "resume", "workers", "device", "cache", "checkpointing"}
+
+
+# fmt: off
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("--pretrained", type=Path, nargs="+", default=[train.PRETRAINED], metavar="FILE",
+        help="pretrain.pt of one or more runs of pretrain.py (default: runs/pretrain's)")
+    add("--fractions", type=number(float, 0, 1, above=True), nargs="+", metavar="X",
+        help="of the labels (default 0.002 0.005 0.01 0.1 1, the first two: figure 3; on painted faces 0.05 0.25 1)")
+    add("--seeds", type=number(int, 0), nargs="+", default=[0, 1, 2], metavar="N",
+        help="each draws other labels, another order and another random start (default 0 1 2: ours)")
+    add("--baseline", choices=["same", "imagenet", "random"], default="same",
+        help="same: what the pretraining started from; imagenet: the paper's")
+    add("--keep", choices=["none", "first", "all"], default="first",
+        help="checkpoints, 790 MB a run, once it is tested: those of the first seed (default), of all, or none")
+    add("--out", type=Path, default=dataset.HERE / "runs" / "fractions", metavar="DIR",
+        help="default: runs/fractions here")
+    args, rest = parser.parse_known_args(argv)
+    for flag in OURS:
+        if any(word == flag or word.startswith(flag + "=") for word in rest):
+            parser.error(f"{flag} is set by this script for each run; leave it out")
+    return args, rest, train.parse_args(rest)[0]
+# fmt: on
+
+
+def find_methods(args) -> tuple[dict[str, str], dict[str, str]]:
+    """Name of a method -> its --init, the baseline first, then each pretraining by its run folder's name; and for each
+    pretraining what tells it from another that may lie there one day."""
+    starts, methods, marks = set(), {}, {}
+    for path in args.pretrained:
+        saved, name = load_pretraining(path), path.resolve().parent.name
+        if name in methods:
+            raise InputError(f"--pretrained {path}: there is another run folder named {name}; rename one")
+        starts.add(saved["start"])
+        methods[name] = str(path.resolve())
+        marks[name] = f"{saved['epoch']} epochs, loss {saved['log'][-1]['loss']:.6f}"
+    if args.baseline == "same" and len(starts) > 1:
+        raise InputError("--pretrained: one started from ImageNet's weights and one from random ones; give --baseline")
+    start = starts.pop() if args.baseline == "same" else args.baseline
+    if start in methods:
+        raise InputError(f"--pretrained: a run folder is named {start}, as the baseline is; rename it")
+    return {start: start, **methods}, marks
+
+
+def check_settings(out: Path, settings: dict, marks: dict[str, str]) -> None:
+    """Raise InputError if the runs in `out` have other flags or another pretraining: numbers would be mixed."""
+    path, known = out / "settings.json", {}
+    if path.is_file():
+        before = json.loads(path.read_text())
+        known = before["pretrained"]
+        for name, value in settings.items():
+            if before["flags"].get(name) != value:
+                flag = "--" + name.replace("_", "-")
+                was = before["flags"].get(name)
+                raise InputError(f"{out}: its runs have {flag} {was}, not {value}; give another --out")
+        for name, mark in marks.items():
+            if known.get(name, mark) != mark:
+                raise InputError(f"{out}: its {name} is of {known[name]}, this one of {mark}; give another --out")
+    write_json(path, {"flags": settings, "pretrained": known | marks})
+
+
+def run_one(folder: Path, init: str, fraction: float, seed: int, rest: list[str], keep: bool) -> dict:
+    """results.json of one run, which is made, or gone on with, if it is not there; and what its log says."""
+    results = folder / "last-test" / "results.json"
+    if not results.is_file():
+        if (folder / "last.pt").is_file():
+            train.main(["--resume", str(folder / "last.pt"), *machine_flags(rest)])
+        else:
+            train.main([*rest, "--fraction", str(fraction), "--seed", str(seed), "--init", init, "--out", str(folder)])
+        eval.main([str(folder / "last.pt"), *machine_flags(rest)])
+    for name in () if keep else ("last.pt", "best.pt"):
+        (folder / name).unlink(missing_ok=True)
+    with open(folder / "log.csv") as file:
+        log = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    best = max(log, key=lambda row: row["val_miou"])
+    return json.loads(results.read_text()) | {"log": log, "miou_at_best_val": best["test_miou"] / 100}
+
+
+def machine_flags(rest: list[str]) -> list[str]:
+    """Of train.py's flags those that eval.py and a resumed run need again."""
+    given = train.parse_args(rest)[0]
+    return ["--workers", str(given.workers), "--device", given.device, "--cache", str(given.cache)]
+
+
+def table(runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> list[list[str]]:
+    """A header and, for each fraction, score and method, mean +- standard deviation over the seeds and the gain."""
+    rows = [["fraction", "labels", "score, %", *methods, *(f"gain, {name}" for name in methods[1:])]]
+    for fraction in fractions:
+        first = runs[methods[0], fraction, seeds[0]]
+        necklace = {"neck_l": "F1 of neck_l"} if "neck_l" in first["per_class"] else {}  # does it come alive?
+        for key, title in (SCORES | necklace).items():
+            values = {m: [100 * score(runs[m, fraction, seed], key) for seed in seeds] for m in methods}
+            gains = [np.subtract(values[m], values[methods[0]]) for m in methods[1:]]
+            cells = [mean_and_std(values[m]) for m in methods] + [mean_and_std(gain, sign=True) for gain in gains]
+            rows.append([f"{fraction:g}", str(first["labels"]), title, *cells])
+    return rows
+
+
+def score(run: dict, key: str) -> float:
+    """A mean of results.json, or the F1 of a class; nan if the class is in neither truth nor prediction."""
+    value = run[key] if key in run else run["per_class"][key]["f1"]
+    return float("nan") if value is None else value
+
+
+def mean_and_std(values, sign: bool = False) -> str:
+    """Sample standard deviation, over the seeds; of gains, of the differences seed by seed."""
+    mean = f"{np.mean(values):+.2f}" if sign else f"{np.mean(values):.2f}"
+    return mean + (f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def draw_fractions(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds) -> None:
+    """mIoU over the number of labels, and the gain over the baseline; bars are standard deviations over the seeds."""
+    figure, axes = pictures.plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    labels = [runs[methods[0], fraction, seeds[0]]["labels"] for fraction in fractions]
+    values = {m: np.array([[100 * runs[m, f, s]["miou"] for s in seeds] for f in fractions]) for m in methods}
+    spread = {"ddof": 1 if len(seeds) > 1 else 0, "axis": 1}
+    for k, method in enumerate(methods):
+        look = {"label": method, "marker": "o", "capsize": 3, "color": f"C{k}"}
+        axes[0].errorbar(labels, values[method].mean(1), values[method].std(**spread), **look)
+        if k:
+            gain = values[method] - values[methods[0]]
+            axes[1].errorbar(labels, gain.mean(1), gain.std(**spread), **look)
+    axes[1].axhline(0, color="gray", linewidth=1)
+    titles = ("test mIoU, %", f"gain over {methods[0]}, points of mIoU")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_xscale("log")
+        axis.set_xticks(labels, [f"{n}\n{100 * f:g} %" for n, f in zip(labels, fractions, strict=True)])
+        axis.minorticks_off()
+        axis.set_xlabel("labels")
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    pictures.save_figure(path, figure)
+
+
+def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds) -> None:
+    """Training loss and test mIoU over the epochs, for each fraction: thin lines are seeds, thick ones their means."""
+    figure, axes = pictures.plt.subplots(
+        2, len(fractions), figsize=(3.4 * len(fractions) + 0.6, 6), squeeze=False, layout="constrained"
+    )
+    for column, fraction in zip(axes.T, fractions, strict=True):
+        for axis, name, title in zip(column, ("loss", "test_miou"), ("training loss", "test mIoU, %"), strict=True):
+            for k, method in enumerate(methods):
+                curves = [[row[name] for row in runs[method, fraction, seed]["log"]] for seed in seeds]
+                epochs = range(1, len(curves[0]) + 1)
+                for curve in curves:
+                    axis.plot(epochs, curve, color=f"C{k}", alpha=0.3, linewidth=0.8)
+                axis.plot(epochs, np.mean(curves, axis=0), color=f"C{k}", label=method)
+            axis.set_title(f"{100 * fraction:g} % of the labels: {title}", fontsize=9)
+            axis.grid(alpha=0.3)
+        column[1].set_xlabel("epoch")
+    axes[0, 0].legend()
+    pictures.save_figure(path, figure)
+
+
+def main(argv=None):
+    args, rest, common = parse_args(argv)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("start this script without torchrun; on several GPUs give each its own --seeds and --out")
+    methods, marks = find_methods(args)
+    data = dataset.locate(common.data and Path(common.data), common.layout, common.limit)
+    fractions = sorted(set(args.fractions or (GENERATED_FRACTIONS if data.generated else PAPER_FRACTIONS)))
+    seeds = sorted(set(args.seeds))
+    out = make_folder(args.out)
+    settings = {name: cli.jsonable(value) for name, value in vars(common).items() if name not in VARIES}
+    check_settings(out, settings, marks)
+    runs, total = {}, len(methods) * len(fractions) * len(seeds)
+    for fraction in fractions:
+        for seed in seeds:
+            for method, init in methods.items():
+                folder = out / f"{method}-{fraction:g}-seed{seed}"
+                keep = args.keep == "all" or (args.keep == "first" and seed == seeds[0])
+                print(f"\n== {len(runs) + 1} of {total}: {folder}", flush=True)
+                runs[method, fraction, seed] = run_one(folder, init, fraction, seed, rest, keep)
+                print(f"test mIoU {100 * runs[method, fraction, seed]['miou']:.2f}", flush=True)
+    rows = table(runs, list(methods), fractions, seeds)
+    print()
+    print_table(rows, left=3)
+    write_csv(out / "table.csv", rows)
+    write_json(out / "results.json", {
+        "methods": methods,
+        "seeds": seeds,
+        "settings": settings,
+        "pretrained": marks,
+        "runs": [
+            {"method": method, "fraction": fraction, "seed": seed}
+            | {name: run[name] for name in ("labels", *SCORES, "miou_at_best_val", "weights", "data", "per_class")}
+            for (method, fraction, seed), run in runs.items()
+        ],
+    })  # fmt: skip
+    draw_fractions(out / "fractions.png", runs, list(methods), fractions, seeds)
+    draw_figure_3(out / "figure3.png", runs, list(methods), fractions, seeds)
+    print(f"results.json, table.csv, fractions.png, figure3.png -> {out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,96 @@
+"""Parse your own photos: for each, a label PNG and an overlay at the photo's own size, and a picture with a legend.
+
+    python masked_ssl/predict.py masked_ssl/runs/pretrained/best.pt portrait.jpg
+    python masked_ssl/predict.py masked_ssl/runs/pretrained/best.pt FOLDER --out parsed
+
+The network saw faces as its data set cuts them: upright, in the middle, about half of the picture. Crop yours likewise.
+Label values are the class numbers, 0 the background.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from common import cli, pictures
+from common.checkpoint import make_folder
+from common.cli import InputError
+from common.device import autocast, pick_amp, pick_device
+from common.images import list_photos, read_photo
+from masked_ssl.classes import palette
+from masked_ssl.dataset import fitted, normalize, square
+from masked_ssl.eval import load_model
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, photo: Image.Image, size: int, device: torch.device, amp: bool) -> np.ndarray:
+    """An RGB photo of W x H -> H x W uint8 labels.
+
+    The photo is fitted into size x size as in training; the logits are brought back to its own size bilinearly, one
+    class at a time, because 19 float maps of a large photo are gigabytes.
+    """
+    h, w = fitted(photo.size, size)
+    top, left = (size - h) // 2, (size - w) // 2
+    image = torch.from_numpy(square(photo, size)).permute(2, 0, 1)[None]
+    with autocast(device, amp):
+        logits = model(normalize(image, device)).float()[:, :, top : top + h, left : left + w]
+    best, label = None, torch.zeros(photo.height, photo.width, dtype=torch.uint8)
+    for c in range(logits.shape[1]):
+        enlarged = F.interpolate(logits[:, c : c + 1], size=label.shape, mode="bilinear", align_corners=False)[0, 0]
+        best = torch.full_like(enlarged, -torch.inf) if best is None else best
+        label[(enlarged > best).cpu()] = c
+        best = torch.maximum(best, enlarged)
+    return label.numpy()
+
+
+def write_prediction(out: Path, name: str, photo: Image.Image, label: np.ndarray, classes: tuple[str, ...]) -> None:
+    """NAME_label.png, NAME_overlay.png, NAME_legend.png; raises InputError if it cannot."""
+    colours, image = palette(classes), np.asarray(photo)
+    painted = pictures.overlay(image, label, colours)
+    pictures.save_label(out / f"{name}_label.png", label, colours)
+    pictures.save_image(out / f"{name}_overlay.png", painted)
+    legend = dict(zip(classes[1:], colours[1:], strict=True))
+    pictures.save_grid(
+        out / f"{name}_legend.png", [[image, painted]], column_titles=["photo", "classes"], legend=legend, cell=3
+    )
+
+
+def main(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run of train.py")
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
+    parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: ./predictions")
+    cli.add_machine_arguments(parser, workers=False)
+    args = parser.parse_args(argv)
+    device = pick_device(args.device)
+    photos = list_photos(args.photos)
+    if args.out.resolve() == args.photos.resolve():
+        raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
+    model, saved = load_model(args.checkpoint, device)
+    amp = pick_amp(args.amp or saved["args"]["amp"], device)
+    make_folder(args.out)
+    stems = [path.stem for path in photos]
+    unreadable = []
+    for path in tqdm(photos, "photos", disable=None):
+        try:
+            photo = read_photo(path)
+        except InputError as error:
+            unreadable.append(str(error))
+            continue
+        label = predict(model, photo, saved["args"]["size"], device, amp)
+        name = path.stem if stems.count(path.stem) == 1 else path.name  # a.jpg and a.png side by side
+        write_prediction(args.out, name, photo, label, tuple(saved["classes"]))
+    print(f"{len(photos) - len(unreadable)} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png")
+    if unreadable:
+        raise InputError("; ".join(unreadable))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,329 @@
+"""Do the models differ between groups of people? The paper's grid of photos, and what it could not give: numbers,
+intervals and a null.
+
+    python mut1ny_fairness/fairness.py runs/deeplabv3-rgb/best.pt runs/pspnet-rgb/best.pt --groups groups.csv
+    python mut1ny_fairness/fairness.py best.pt --groups groups.csv --classes eyes,eyebrows,lips --by group gender
+    python mut1ny_fairness/fairness.py --simulate                              what nine photos can show
+
+groups.csv has a row for each photo: `image`, the column(s) of --by, and where there are such: `label` (a label image in
+Mut1ny's colours), `person`, `emotion`. Paths are relative to its folder. Who belongs to which group is read from that
+file, as people have said it of themselves; nothing here guesses it from a photo.
+
+Writes grid.png, and where there are labels scores.csv, gaps.csv, differences.csv, scores.png, null.png, fairness.json.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from common import cli
+from common.checkpoint import make_folder, write_json
+from common.cli import InputError, number
+from common.device import pick_amp, pick_device
+from common.images import read_photo
+from common.tables import print_table, write_csv
+from mut1ny_fairness import dataset, group_pictures, group_stats
+from mut1ny_fairness.eval import load_model, predict, titles_of
+from mut1ny_fairness.group_stats import MIN_RANKED, SCORES
+from mut1ny_fairness.groups import Groups, Photo, find_groups, read_groups
+from mut1ny_fairness.palette import CLASSES, predicted_classes
+
+NAMES = {  # SCORES -> the tables'
+    "iou_image": "mean IoU per image", "f1_image": "mean F1 per image", "iou_pooled": "mean IoU, pooled",
+    "f1_pooled": "mean F1, pooled",
+}  # fmt: skip
+SIMULATED = (3, 10, 30, 100)  # people per group; 3 is the paper's grid
+BATCH = 8
+
+
+def scored_classes(text: str | None) -> list[int]:
+    """--classes -> class numbers; without it all but the background. Raises InputError for names that are no class."""
+    names = [name.strip() for name in text.split(",")] if text else list(CLASSES[1:])
+    unknown = [name for name in names if name not in CLASSES]
+    if unknown:
+        raise InputError(f"--classes {text}: no class {unknown[0]!r}; they are {', '.join(CLASSES)}")
+    return sorted({CLASSES.index(name) for name in names})
+
+
+# ---- From photos to counts -----------------------------------------------------------------------------------------
+
+
+def cropped(image: Image.Image, crop: list[float]) -> Image.Image:
+    """The part of an image that --crop keeps: left, top, right, bottom as fractions of its width and height."""
+    W, H = image.size
+    return image.crop([round(part * side) for part, side in zip(crop, (W, H, W, H), strict=True)])
+
+
+def read_pair(photo: Photo, crop: list[float], size: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The photo and (where there is one) its label, size x size, brought there as in training."""
+    image, label = read_photo(photo.image), None
+    if photo.label is not None:
+        classes = Image.fromarray(dataset.read_label(photo.label, image)[0])
+        label = np.asarray(cropped(classes, crop).resize((size, size), Image.Resampling.NEAREST))
+    return np.asarray(cropped(image, crop).resize((size, size), Image.Resampling.BILINEAR)), label
+
+
+def predict_photos(
+    model: nn.Module, photos: list[Photo], checkpoint: dict, crop: list[float], device: torch.device, amp: bool
+) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """The predicted and (where there is a label) the true classes of each photo, size x size."""
+    predicted, true = [], []
+    args = checkpoint["args"]
+    for start in tqdm(range(0, len(photos), BATCH), "predicting", disable=None, unit="batch"):
+        pairs = [read_pair(photo, crop, args["size"]) for photo in photos[start : start + BATCH]]
+        images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2)
+        predicted += [*predicted_classes(predict(model, images, device, amp), args["target"]).byte().cpu().numpy()]
+        true += [label for _, label in pairs]
+    return predicted, true
+
+
+def count(predicted: np.ndarray, true: np.ndarray, classes: list[int]) -> np.ndarray:
+    """Two H x W arrays of classes -> C x 3: TP, FP, FN of each of `classes`."""
+    n = len(CLASSES)
+    matrix = np.bincount(true.astype(int).ravel() * n + predicted.ravel(), minlength=n * n).reshape(n, n)
+    tp = matrix.diagonal()
+    return np.stack([tp, matrix.sum(0) - tp, matrix.sum(1) - tp], axis=1)[classes].astype(np.float64)
+
+
+# ---- Scores, gaps, differences -------------------------------------------------------------------------------------
+
+
+def analyse(counts: np.ndarray, groups: Groups, args) -> dict:
+    """n x C x 3 counts of a model -> observed scores, their resamples, and of each score gap, p and null."""
+    G, ranked = len(groups.names), np.flatnonzero(groups.ranked)
+    observed = group_stats.weighted_scores(counts, group_stats.one_hot(groups.of_image, G))
+    resampled = group_stats.bootstrap(counts, groups.person, groups.of_image, G, args.bootstrap, args.seed)
+    for values in resampled.values():
+        values[:, np.array(groups.people) < 2] = np.nan  # one person says nothing about the next
+    result = {"observed": observed, "resampled": resampled, "gaps": {}}
+    if len(ranked) < 2:
+        return result
+    # the null knows only the people of ranked groups
+    kept = np.isin(groups.of_image, ranked)
+    new_number = np.full(G + 1, -1)  # the last for -1, a combination that no photo has
+    new_number[ranked] = np.arange(len(ranked))
+    person = np.unique(groups.person[kept], return_inverse=True)[1]
+    rng = np.random.default_rng([args.seed, 1])
+    columns = [column[kept] for column in groups.columns]
+    dealt = group_stats.permuted_groups(person, columns, new_number[groups.table], args.permutations, rng)
+    nulls = group_stats.permutation_null(counts[kept], dealt, len(ranked))
+    overall = group_stats.weighted_scores(counts[kept], np.ones((1, kept.sum())))
+    for score in SCORES:
+        values = observed[score][ranked]
+        if np.isnan(values).any():  # a group whose photos neither have nor are said to have any of the classes
+            continue
+        best, worst = ranked[np.nanargmax(values)], ranked[np.nanargmin(values)]
+        low, high = group_stats.interval(resampled[score][:, best] - resampled[score][:, worst])
+        size = float(group_stats.gap(values))
+        result["gaps"][score] = {
+            "best": groups.names[best],
+            "worst": groups.names[worst],
+            "gap": size,
+            "gap_low": float(low),
+            "gap_high": float(high),
+            "p": group_stats.p_value(nulls[score], size),
+            "null_median": float(np.median(nulls[score])),
+            "overall": float(overall[score][0]),
+            "equity_scaled": group_stats.equity_scaled(float(overall[score][0]), values),
+            "null": nulls[score],
+        }
+    return result
+
+
+# ---- Tables --------------------------------------------------------------------------------------------------------
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    if np.isnan(value):
+        return "absent"
+    return f"{value:.3f}" if np.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def score_table(groups: Groups, results: dict[str, dict], classes: list[int]) -> list[list[str]]:
+    """One row per model and group: people, images, every score and every class' IoU and F1, each with its interval."""
+    header = ["model", "group", "people", "images", *NAMES.values()]
+    header += [f"{m} {CLASSES[c]}" for m in ("IoU", "F1") for c in classes] + ["note"]
+    rows = [header]
+    for title, result in results.items():
+        bounds = {name: group_stats.interval(values) for name, values in result["resampled"].items()}
+        for g, name in enumerate(groups.names):
+            cells = [with_interval(result["observed"][s][g], *(b[g] for b in bounds[s])) for s in SCORES]
+            for s in ("class_iou", "class_f1"):
+                observed, (low, high) = result["observed"][s][g], bounds[s]
+                cells += [with_interval(observed[k], low[g, k], high[g, k]) for k in range(len(classes))]
+            rows.append([title, name, str(groups.people[g]), str(groups.images[g]), *cells, groups.note(g)])
+    return rows
+
+
+def gap_table(results: dict[str, dict]) -> list[list[str]]:
+    columns = ["best group", "worst group", "gap", "p", "gap by chance (median)", "all", "equity-scaled"]
+    rows = [["model", "score", *columns]]
+    for title, result in results.items():
+        for score, g in result["gaps"].items():
+            gap = with_interval(g["gap"], g["gap_low"], g["gap_high"])
+            rows.append([title, NAMES[score], g["best"], g["worst"], gap, f"{g['p']:.4f}", f"{g['null_median']:.3f}",
+                         f"{g['overall']:.3f}", f"{g['equity_scaled']:.3f}"])  # fmt: skip
+    return rows
+
+
+def difference_table(groups: Groups, results: dict[str, dict]) -> list[list[str]]:
+    """The first model's score minus each other's, by group, on the same resamples of the people."""
+    first, *others = results
+    rows = [["first", "minus", "group", "people", *NAMES.values(), "note"]]
+    for other in others:
+        for g, name in enumerate(groups.names):
+            cells = []
+            for score in SCORES:
+                a, b = results[first], results[other]
+                low, high = group_stats.interval(a["resampled"][score][:, g] - b["resampled"][score][:, g])
+                cells.append(with_interval(a["observed"][score][g] - b["observed"][score][g], low, high))
+            rows.append([first, other, name, str(groups.people[g]), *cells, groups.note(g)])
+    return rows
+
+
+def write_results(out: Path, groups: Groups, results: dict[str, dict], classes: list[int], args, paths) -> None:
+    """scores.csv, gaps.csv, differences.csv (two models) and fairness.json."""
+    write_csv(out / "scores.csv", score_table(groups, results, classes))
+    write_csv(out / "gaps.csv", gap_table(results))
+    if len(results) > 1:
+        write_csv(out / "differences.csv", difference_table(groups, results))
+
+    def null_for_nan(values) -> list | float | None:
+        values = np.asarray(values)
+        return [null_for_nan(v) for v in values] if values.ndim else None if np.isnan(values) else float(values)
+
+    models = {}
+    for title, result in results.items():
+        bounds = {name: group_stats.interval(values) for name, values in result["resampled"].items()}
+        models[title] = {
+            "scores": {name: {"value": null_for_nan(result["observed"][name]), "low": null_for_nan(bounds[name][0]),
+                              "high": null_for_nan(bounds[name][1])} for name in bounds},
+            "gaps": {s: {k: v for k, v in g.items() if k != "null"} for s, g in result["gaps"].items()},
+        }  # fmt: skip
+    facts = {"checkpoints": list(map(str, paths)), "by": args.by, "classes": [CLASSES[c] for c in classes]}
+    facts |= {"bootstrap": args.bootstrap, "permutations": args.permutations, "seed": args.seed}
+    facts |= {"crop": args.crop}
+    listing = zip(groups.names, groups.people, groups.images, groups.ranked.tolist(), strict=True)
+    rows = [{"name": n, "people": p, "images": i, "ranked": r, "note": groups.note(g)}
+            for g, (n, p, i, r) in enumerate(listing)]  # fmt: skip
+    write_json(out / "fairness.json", facts | {"groups": rows, "models": models})
+
+
+# ---- The two things that the script does ---------------------------------------------------------------------------
+
+
+def simulate(args) -> None:
+    """Print and draw what photos of n people per group can show of a true gap."""
+    gaps = np.round(np.arange(0, 0.2001, 0.02), 2)
+    power, observed = group_stats.simulate_power(SIMULATED, gaps, args.sd, seed=args.seed)
+    print(f"three groups, one photo of each person; scores of people differ by a standard deviation of {args.sd:g}")
+    rows = [["people per group", "gap seen where there is none", *(f"finds {g:.2f}" for g in gaps[1:])]]
+    for n, seen, found in zip(SIMULATED, observed, power, strict=True):
+        rows.append([str(n), f"{seen.mean():.3f}", *(f"{p:.0%}" for p in found[1:])])
+    print_table(rows)
+    out = make_folder(args.out or dataset.HERE / "runs" / "simulate")
+    write_csv(out / "power.csv", rows)
+    group_pictures.draw_power(out / "power.png", SIMULATED, gaps, power, observed, args.sd)
+    print(f"power.csv, power.png -> {out}")
+
+
+# fmt: off
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help="best.pt of one or more runs")
+    add("--groups", type=Path, metavar="FILE", help="groups.csv")
+    add("--by", nargs="+", default=["group"], metavar="COLUMN", help="one or two columns (default group: Sec. V)")
+    add("--columns", default="emotion", metavar="COLUMN", help="of the grid (default emotion: Sec. V, table II)")
+    add("--classes", metavar="A,B", help="score only these (default: all in the labels but the background)")
+    add("--crop", nargs=4, type=number(float, 0, 1), default=[0.0, 0.0, 1.0, 1.0], metavar=("L", "T", "R", "B"),
+        help="the part of every photo to use, in fractions of its sides: frame the faces as the training photos do "
+        "(default: the whole photo)")
+    add("--bootstrap", type=number(int, 100), default=2000, metavar="N", help="resamples of the people (2000: ours)")
+    add("--permutations", type=number(int, 100), default=5000, metavar="N", help="of the null (5000: ours)")
+    add("--seed", type=number(int, 0), default=0, metavar="N", help="of the grid's photos and of the statistics")
+    add("--simulate", action="store_true", help="show what few photos can find, without any photo or checkpoint (ours)")
+    add("--sd", type=number(float, 0, above=True), default=0.06, metavar="X",
+        help="of --simulate: standard deviation of the score between people (0.06: ours, a round guess)")
+    add("--out", type=Path, metavar="DIR", help="default: fairness-BY beside the first checkpoint")
+    cli.add_machine_arguments(parser, workers=False)
+    args = parser.parse_args(argv)
+    args.by, args.columns = [name.lower() for name in args.by], args.columns.lower()
+    if len(args.by) > 2 or len(set(args.by)) < len(args.by):
+        parser.error(f"--by {' '.join(args.by)}: give one column or two different ones")
+    left, top, right, bottom = args.crop
+    if right - left < 0.05 or bottom - top < 0.05:
+        parser.error(f"--crop {left:g} {top:g} {right:g} {bottom:g}: keeps nothing; give left < right and top < bottom")
+    if not args.simulate and (not args.checkpoints or not args.groups):
+        parser.error("give checkpoints and --groups FILE, or --simulate")
+    return args
+# fmt: on
+
+
+def main():
+    args = parse_args()
+    if args.simulate:
+        return simulate(args)
+    photos, columns = read_groups(args.groups, args.by)
+    classes = scored_classes(args.classes)
+    if "person" not in columns:
+        print("note: no column person, so every photo counts as another person's; where it is not, p is too small")
+    device = pick_device(args.device)
+    labelled = [photo for photo in photos if photo.label is not None]
+    grid = group_pictures.choose_grid(photos, args.by, args.columns if args.columns in columns else None, args.seed)
+    shown = [photo for row in grid.cells for photo in row if photo is not None]
+    needed = labelled + [photo for photo in shown if photo.label is None]
+    loaded = [load_model(path, device) for path in args.checkpoints]
+    titles = titles_of(args.checkpoints, [checkpoint for _, checkpoint in loaded])
+    out = make_folder(args.out or args.checkpoints[0].parent / f"fairness-{'-'.join(args.by)}")
+    counts, drawn = {}, {}
+    for path, title, (model, checkpoint) in zip(args.checkpoints, titles, loaded, strict=True):
+        saved = checkpoint["args"]
+        amp = pick_amp(args.amp or saved["amp"], device)
+        print(f"{title}: {path}, epoch {checkpoint['epoch']}, {saved['size']} px, weights {checkpoint['weights']}")
+        predicted, true = predict_photos(model, needed, checkpoint, args.crop, device, amp)
+        drawn[title] = dict(zip((photo.image for photo in needed), predicted, strict=True))
+        if labelled:
+            pairs = zip(predicted[: len(labelled)], true, strict=False)
+            counts[title] = np.stack([count(p, t, classes) for p, t in pairs])
+    group_pictures.draw_grid(out / "grid.png", grid, drawn, lambda image: cropped(image, args.crop))
+    if not labelled:
+        print(f"{len(photos)} photos, none with a label: nothing to score; grid.png -> {out}")
+        return
+    pixels = sum(c[:, :, [0, 2]].sum((0, 2)) for c in counts.values())  # of each class in the truth
+    absent = [CLASSES[c] for c, n in zip(classes, pixels, strict=True) if not n]
+    if absent and (args.classes or len(absent) == len(classes)):
+        raise InputError(f"--groups {args.groups}: no label holds {', '.join(absent)}; give other --classes or labels")
+    classes = [c for c, n in zip(classes, pixels, strict=True) if n]
+    counts = {title: c[:, pixels > 0] for title, c in counts.items()}
+    groups = find_groups(labelled, args.by)
+    results = {title: analyse(c, groups, args) for title, c in counts.items()}
+    names = ", ".join(CLASSES[c] for c in classes)
+    print(f"{args.groups}: {len(labelled)} photos with a label, of {groups.person.max() + 1} people; scored: {names}\n")
+    table = score_table(groups, results, classes)
+    last = 4 + len(SCORES)
+    print_table([row[:4] + [row[4], row[6]] + row[last : last + len(classes)] + row[-1:] for row in table], left=2)
+    print()
+    if not all(group_pictures.HEADLINE in result["gaps"] for result in results.values()):
+        print(f"no gap: fewer than two groups have {MIN_RANKED} people with a labelled photo")
+    else:
+        print_table(gap_table(results), left=4)
+        group_pictures.draw_nulls(out / "null.png", results)
+    if len(results) > 1:
+        print()
+        print_table([row[:6] + row[-1:] for row in difference_table(groups, results)], left=3)
+    write_results(out, groups, results, classes, args, args.checkpoints)
+    group_pictures.draw_scores(out / "scores.png", groups, results, classes)
+    print(f"\n[95 % interval: {args.bootstrap} resamples of people]; p: {args.permutations} permutations of the groups")
+    print(f"{', '.join(sorted(path.name for path in out.iterdir()))} -> {out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

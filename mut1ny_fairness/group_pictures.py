@@ -1,0 +1,144 @@
+"""The pictures of fairness.py: the paper's grid, scores with intervals, the null of a gap, what few photos can find."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+from common import pictures
+from common.images import read_photo
+from mut1ny_fairness.dataset import LEGEND
+from mut1ny_fairness.group_stats import interval
+from mut1ny_fairness.groups import NOT_GIVEN, Groups, Photo, group_of
+from mut1ny_fairness.palette import CLASSES, to_colours
+
+SIDE = 256  # of a photo in the grid, at most
+MAX_ROWS, MAX_COLUMNS = 12, 4
+HEADLINE = "iou_image"  # the score that is drawn; all are in the CSV files
+
+
+class Grid(NamedTuple):
+    rows: list[str]
+    columns: list[str]
+    cells: list[list[Photo | None]]  # None where no photo fits
+
+
+def choose_grid(photos: list[Photo], by: list[str], column: str | None, seed: int) -> Grid:
+    """Rows are groups, columns are emotions (Sec. V, table II): in each cell a photo at random, in a row of different
+    people as long as there are some."""
+    rng = np.random.default_rng(seed)
+    keys = [" / ".join(group_of(photo, by)) for photo in photos]
+    values = [photo.row.get(column) or NOT_GIVEN if column else "" for photo in photos]
+    rows, columns = sorted(set(keys))[:MAX_ROWS], sorted(set(values))[:MAX_COLUMNS]
+    if len(set(keys)) > MAX_ROWS or len(set(values)) > MAX_COLUMNS:
+        print(f"grid.png shows the first {len(rows)} groups and {len(columns)} columns of more")
+    cells = []
+    for row in rows:
+        used, line = set(), []
+        for value in columns:
+            fitting = [p for p, k, v in zip(photos, keys, values, strict=True) if (k, v) == (row, value)]
+            fitting = [p for p in fitting if p.person not in used] or fitting
+            line.append(fitting[rng.integers(len(fitting))] if fitting else None)
+            used |= {line[-1].person} if fitting else set()
+        cells.append(line)
+    return Grid(rows, columns, cells)
+
+
+def draw_grid(
+    path: Path, grid: Grid, drawn: dict[str, dict[Path, np.ndarray]], crop: Callable[[Image.Image], Image.Image]
+) -> None:
+    """Each cell: the photo and every model's segmentation of it."""
+    titles = [f"{value}\n{what}" for value in grid.columns for what in ("photo", *drawn)]
+    pictures_of = []
+    for line in grid.cells:
+        row = []
+        for photo in line:
+            if photo is None:
+                row += [None] * (1 + len(drawn))
+                continue
+            image = crop(read_photo(photo.image))
+            image.thumbnail((SIDE, SIDE))
+            row.append(np.asarray(image))
+            for predicted in drawn.values():
+                label = Image.fromarray(predicted[photo.image]).resize(image.size, Image.Resampling.NEAREST)
+                row.append(to_colours(np.asarray(label)))
+        pictures_of.append(row)
+    row_titles = [name.replace(" / ", "\n") for name in grid.rows]
+    pictures.save_grid(path, pictures_of, column_titles=titles, row_titles=row_titles, legend=LEGEND, cell=1.7)
+
+
+def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: list[int]) -> None:
+    """One panel for the mean, one for each class: a point and its interval for every group and model.
+
+    Hollow points are groups that are not ranked.
+    """
+    panels = [("mean IoU per image", HEADLINE, None)]
+    panels += [(f"IoU, {CLASSES[c]}", "class_iou", k) for k, c in enumerate(classes)]
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (2.6 * columns + 1.6, rows * (0.34 * len(groups.names) + 0.9) + 0.6)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    y = np.arange(len(groups.names))
+    handles = []
+    for axis, (title, name, k) in zip(axes.flat, panels, strict=False):
+        for m, result in enumerate(results.values()):
+            pick = (lambda values: values) if k is None else (lambda values, k=k: values[..., k])
+            value, (low, high) = pick(result["observed"][name]), interval(pick(result["resampled"][name]))
+            at = y + 0.22 * (m - (len(results) - 1) / 2)
+            line = axis.hlines(at, low, high, color=f"C{m}", linewidth=1.5)
+            axis.scatter(value, at, s=22, color=np.where(groups.ranked, f"C{m}", "white"), edgecolor=f"C{m}", zorder=3)
+            handles = handles + [line] if axis is axes.flat[0] else handles
+        axis.set_title(title, fontsize=9)
+        axis.grid(axis="x", alpha=0.3)
+        axis.tick_params(labelsize=8)
+    names = [f"{name} ({people})" for name, people in zip(groups.names, groups.people, strict=True)]
+    axes[0, 0].set_yticks(y, names)
+    axes[0, 0].set_ylim(len(y) - 0.5, -0.5)
+    figure.legend(handles, results, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.suptitle("95 % intervals over people (their number in brackets); hollow: too few to rank", fontsize=8)
+    pictures.save_figure(path, figure, dpi=130)
+
+
+def draw_nulls(path: Path, results: dict[str, dict]) -> None:
+    """Of each model the gaps that arise by chance, and the one that was observed."""
+    figure, axes = plt.subplots(
+        1, len(results), figsize=(4.4 * len(results), 3.2), squeeze=False, sharex=True, layout="constrained"
+    )
+    every = [result["gaps"][HEADLINE] for result in results.values()]
+    widest = 1.05 * max(max(g["gap"], g["null"].max()) for g in every) or 1
+    for axis, (title, result) in zip(axes[0], results.items(), strict=True):
+        g = result["gaps"][HEADLINE]
+        axis.hist(g["null"], bins=np.linspace(0, widest, 61), color="0.75")
+        axis.axvline(g["gap"], color="C3")
+        found = f"best {g['best']}, worst {g['worst']}: gap {g['gap']:.3f}, p = {g['p']:.4f}" if g["gap"] else "no gap"
+        axis.set_title(f"{title}\n{found}", fontsize=8)
+        axis.set_xlabel("gap in mean IoU if groups meant nothing (line: observed)", fontsize=8)
+        axis.set_ylabel("permutations", fontsize=8)
+        axis.tick_params(labelsize=8)
+    pictures.save_figure(path, figure, dpi=120)
+
+
+def draw_power(path: Path, sizes, gaps: np.ndarray, power: np.ndarray, observed: np.ndarray, sd: float) -> None:
+    """Left: how often a true gap is found. Right: the gap that is seen where there is none."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for n, found, seen in zip(sizes, power, observed, strict=True):
+        label = f"{n} people a group" + (" (nine photos)" if n == 3 else "")
+        left.plot(gaps, 100 * found, marker=".", label=label)
+        right.hist(seen, bins=np.linspace(0, 4 * sd, 61), histtype="step", density=True, label=label)
+    left.axhline(5, color="0.5", linewidth=0.8, linestyle="--")
+    left.set_xlabel("true gap: one group's mean is lower by")
+    left.set_ylabel("% of studies that find it (p <= 0.05)")
+    left.set_ylim(0, 102)
+    right.set_xlabel("gap seen between best and worst group where there is none")
+    right.set_yticks([])
+    right.set_ylabel("how often")
+    for axis in (left, right):
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+    figure.suptitle(f"three groups, one photo of each person, standard deviation between people {sd:g}", fontsize=9)
+    pictures.save_figure(path, figure, dpi=110)

@@ -1,0 +1,174 @@
+"""Scores per group with intervals, the gap between groups with a null, and what a handful of photos can show.
+
+Everything starts from `counts`, n x C x 3: the pixels of each image that are TP, FP, FN of each class. A score of a
+group is a function of the images' weights (how often each counts), so that the bootstrap and the permutation test,
+which only change weights, are matrix products.
+"""
+
+import numpy as np
+
+SCORES = ("iou_image", "f1_image", "iou_pooled", "f1_pooled")
+MIN_RANKED, MIN_NARROW = 10, 30  # ours: people in a group that is ranked, and in one whose interval is not wide
+BLOCK_BYTES = 64e6
+
+
+def ratios(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """... x C x 3 counts -> IoU and F1, ... x C; nan where a class is neither in the truth nor predicted."""
+    tp, wrong = counts[..., 0], counts[..., 1] + counts[..., 2]
+    with np.errstate(invalid="ignore"):
+        return tp / (tp + wrong), 2 * tp / (2 * tp + wrong)
+
+
+def mean_over_classes(values: np.ndarray) -> np.ndarray:
+    """... x C -> ..., mean of what is not nan; nan if nothing is."""
+    present = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(present, values, 0).sum(-1) / present.sum(-1)
+
+
+def weighted_scores(counts: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """n x C x 3 counts, ... x n weights -> each of SCORES (...), and class_iou and class_f1 (... x C), pooled.
+
+    pooled: pixels are summed over the images, divided once per class, and averaged over the classes. image: each image
+    has its mean over the classes that it shows or is said to show, and these are averaged.
+    """
+    n, C, _ = counts.shape
+    class_iou, class_f1 = ratios((weights @ counts.reshape(n, -1)).reshape(*weights.shape[:-1], C, 3))
+    scores = {"class_iou": class_iou, "class_f1": class_f1}
+    for name, by_class, of_image in zip(("iou", "f1"), (class_iou, class_f1), ratios(counts), strict=True):
+        image = mean_over_classes(of_image)
+        counted = ~np.isnan(image)
+        with np.errstate(invalid="ignore"):
+            scores[f"{name}_image"] = (weights @ np.where(counted, image, 0)) / (weights @ counted.astype(float))
+        scores[f"{name}_pooled"] = mean_over_classes(by_class)
+    return scores
+
+
+def one_hot(group: np.ndarray, G: int) -> np.ndarray:
+    """... x n group numbers (-1: none) -> ... x G x n weights of 0 and 1."""
+    return (group[..., None, :] == np.arange(G)[:, None]).astype(np.float64)
+
+
+# ---- Bootstrap over people -----------------------------------------------------------------------------------------
+
+
+def person_weights(person: np.ndarray, group: np.ndarray, repeats: int, rng: np.random.Generator) -> np.ndarray:
+    """repeats x people: how often each person is drawn. As many as there are, with replacement, among those who are in
+    the same groups; a person who is in two groups (happy and sad, say) is drawn for both at once."""
+    strata: dict[tuple, list[int]] = {}
+    for p in range(person.max() + 1):
+        strata.setdefault(tuple(np.unique(group[person == p]).tolist()), []).append(p)
+    weights = np.zeros((repeats, person.max() + 1))
+    for members in strata.values():
+        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=repeats)
+    return weights
+
+
+def bootstrap(
+    counts: np.ndarray, person: np.ndarray, group: np.ndarray, G: int, repeats: int, seed: int
+) -> dict[str, np.ndarray]:
+    """The scores of the groups in `repeats` resamples of the people: repeats x G (class_*: repeats x G x C).
+
+    With the same seed, two models get the same resamples, so their difference can be taken one by one.
+    """
+    weights = person_weights(person, group, repeats, np.random.default_rng(seed))
+    members = one_hot(group, G)
+    block = max(1, int(BLOCK_BYTES / (8 * members.size)))
+    parts = [
+        weighted_scores(counts, weights[start : start + block][:, None, person] * members)
+        for start in range(0, repeats, block)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """repeats x ... -> the 2.5 and 97.5 % points; nan where no repeat has a value."""
+    empty = np.isnan(values).all(0)
+    low, high = np.nanquantile(np.where(empty, 0, values), [0.025, 0.975], axis=0)
+    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+
+
+# ---- Permutation test of the gap -----------------------------------------------------------------------------------
+
+
+def permuted_groups(
+    person: np.ndarray, columns: list[np.ndarray], group_of: np.ndarray, repeats: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Group numbers under the null, repeats x n. columns: the code of each image in each column; group_of[codes]: the
+    group of each combination of codes, -1 for those that are none.
+
+    A column that is the same in all images of a person (group, gender) is dealt out anew over the people; one that
+    differs (emotion) over the images of each person. Columns of a kind stay together.
+    """
+    first = np.unique(person, return_index=True)[1]  # an image of each person
+    constant = [bool((column == column[first][person]).all()) for column in columns]
+    by_person = np.argsort(person, kind="stable")
+    groups = np.empty((repeats, len(person)), int)
+    for r in range(repeats):
+        between, within = np.arange(len(person)), np.arange(len(person))  # the image whose label each image gets
+        if any(constant):
+            between = first[rng.permutation(len(first))][person]
+        if not all(constant):
+            within[by_person] = np.lexsort((rng.random(len(person)), person))  # each person's images, shuffled
+        drawn = (column[between if c else within] for column, c in zip(columns, constant, strict=True))
+        groups[r] = group_of[tuple(drawn)]
+    return groups
+
+
+def gap(values: np.ndarray) -> np.ndarray:
+    """... x G -> ..., best minus worst; nan groups do not count."""
+    return np.nanmax(values, -1) - np.nanmin(values, -1)
+
+
+def permutation_null(counts: np.ndarray, groups: np.ndarray, G: int) -> dict[str, np.ndarray]:
+    """repeats x n groups of the null -> the gap of each of SCORES, repeats."""
+    block = max(1, int(BLOCK_BYTES / (8 * G * groups.shape[1])))
+    parts = [
+        weighted_scores(counts, one_hot(groups[start : start + block], G)) for start in range(0, len(groups), block)
+    ]
+    return {name: np.concatenate([gap(part[name]) for part in parts]) for name in SCORES}
+
+
+def p_value(null: np.ndarray, observed: float) -> float:
+    """Share of the null that is at least as large, the observed arrangement being one of them."""
+    return float((1 + (null >= observed - 1e-12).sum()) / (1 + len(null)))
+
+
+def equity_scaled(overall: float, groups: np.ndarray) -> float:
+    """The overall score over 1 + the sum of the groups' distances from it (Tian et al., FairSeg, ICLR 2024)."""
+    return float(overall / (1 + np.abs(groups - overall).sum()))
+
+
+# ---- What nine photos can show -------------------------------------------------------------------------------------
+
+
+def simulate_power(
+    sizes: tuple[int, ...], gaps: np.ndarray, sd: float, repeats: int = 1000, permutations: int = 499, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Three groups of n people, one photo each; scores are normal with deviation `sd`, one group's mean lower by a gap.
+
+    -> power, sizes x gaps: how often the permutation test finds the difference at 5 %; and observed, sizes x repeats:
+    the gap between best and worst group where there is none.
+    """
+    rng = np.random.default_rng(seed)
+    power, observed = np.zeros((len(sizes), len(gaps))), np.zeros((len(sizes), repeats))
+    for s, n in enumerate(sizes):
+        group = np.repeat(np.arange(3), n)
+        # the same arrangements serve all repeats: their scores are drawn independently of them
+        drawn = np.array([group, *(rng.permutation(group) for _ in range(permutations))])
+        members = one_hot(drawn, 3).reshape(-1, 3 * n).T.astype(np.float32) / n  # 3n x 3 (1 + permutations)
+        noise = rng.normal(0, sd, (repeats, 3 * n)).astype(np.float32) @ members
+        shift = (group == 0).astype(np.float32) @ members
+        for g, size in enumerate(gaps):
+            means = (noise - size * shift).reshape(repeats, -1, 3)
+            spread = means.max(-1) - means.min(-1)
+            p = (spread >= spread[:, :1] - 1e-6).mean(1)  # the true arrangement is the first of them
+            power[s, g] = (p <= 0.05).mean()
+        spread = noise.reshape(repeats, -1, 3)[:, 0]
+        observed[s] = spread.max(-1) - spread.min(-1)
+    return power, observed
+
+
+def expected_gap(n: int, sd: float) -> float:
+    """The mean gap between best and worst of three groups of n where there is none, in closed form."""
+    return 3 / np.sqrt(np.pi) * sd / np.sqrt(n) if n else float("nan")

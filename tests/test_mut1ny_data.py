@@ -1,0 +1,353 @@
+"""mut1ny_fairness: colours and classes, Mut1ny's folder and its XML, duplicates, the subsample, splits, decoding."""
+
+import csv
+import io
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.cli import InputError
+from common.faces import generate_face
+from mut1ny_fairness import dataset, generate, palette, prepare
+from mut1ny_fairness.dataset import LabelledFaces, Sample
+from mut1ny_fairness.palette import CLASSES, PALETTE, celebamask_to_mut1ny, nearest_class, to_classes, to_colours
+from mut1ny_fairness.prepare import Pair, difference_hash, find_duplicates, read_pairs, subsample, who
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """Generated pictures of 48 px in Mut1ny's layout, with their manifest. Tests that change files copy it first."""
+    folder = generate.write_mut1ny(tmp_path_factory.mktemp("data") / "mut1ny", size=48)
+    prepare.prepare(folder, folder / "manifest.csv")
+    return folder
+
+
+def copied(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    return to
+
+
+# ---- Colours -------------------------------------------------------------------------------------------------------
+
+
+def test_the_palette_is_the_vendors_and_comes_back():
+    colour = {name: tuple(PALETTE[i].tolist()) for i, name in enumerate(CLASSES)}
+    assert colour["ears"] == (0, 255, 255) and colour["eyebrows"] == (255, 0, 255)
+    assert colour["teeth"] == (255, 255, 255) and colour["hair"] == (255, 255, 0) and len(set(colour.values())) == 11
+    label = np.random.default_rng(0).integers(0, 11, (30, 40)).astype(np.uint8)
+    back, off = to_classes(to_colours(label))
+    assert (back == label).all() and off == 0 and back.dtype == np.uint8
+    output = torch.from_numpy(to_colours(label)).permute(2, 0, 1)[None].float() / 255
+    assert (nearest_class(output)[0].numpy() == label).all()
+
+
+def test_colours_off_the_palette_go_to_the_nearest_and_are_counted():
+    rgb = np.array([[(250, 5, 3), (255, 0, 0), (120, 130, 128), (10, 250, 240), (0, 128, 0)]], np.uint8)
+    label, off = to_classes(rgb)
+    assert [CLASSES[c] for c in label[0]] == ["lips", "lips", "face", "ears", "eyes"] and off == 4
+    noise = np.random.default_rng(1).integers(0, 256, (50, 50, 3), dtype=np.uint8)
+    distance = ((noise[:, :, None].astype(int) - PALETTE.astype(int)) ** 2).sum(-1)  # H W 11
+    assert (distance.argmin(-1) == to_classes(noise)[0]).all()
+
+
+def test_celebamask_parts_are_painted_in_mut1nys_classes():
+    face = generate_face(3, 64)
+    full, part = np.ones((8, 8), bool), np.zeros((8, 8), bool)
+    part[2:4] = True
+    label = celebamask_to_mut1ny({"skin": full, "l_eye": part, "eye_g": part}, (8, 8))
+    assert CLASSES[label[3, 3]] == "eyes" and CLASSES[label[0, 0]] == "face"  # eyes behind glasses are eyes
+    label = celebamask_to_mut1ny({"neck": full, "cloth": part}, (8, 8))
+    assert CLASSES[label[0, 0]] == "face" and CLASSES[label[2, 0]] == "background"
+    masks = dict(zip(("skin", "nose"), face.masks[:2], strict=True))
+    label = celebamask_to_mut1ny(masks, (64, 64))
+    assert (label == CLASSES.index("nose")).sum() == face.masks[1].astype(bool).sum()
+    assert set(palette.PAINTED.values()) == set(CLASSES)  # with teeth and facial hair, every class can occur
+
+
+def test_the_wrong_channel_order_makes_hair_ears_and_leaves_the_papers_scores_as_they_are():
+    label = torch.from_numpy(np.random.default_rng(2).integers(0, 11, (1, 6, 6)))
+    wrong = palette.true_channels(label, bgr=True)
+    assert torch.equal(wrong.flip(1), palette.true_channels(label))
+    hair, ears, nose, lips = (CLASSES.index(name) for name in ("hair", "ears", "nose", "lips"))
+    read = nearest_class(wrong)
+    assert (read[label == hair] == ears).all() and (read[label == ears] == hair).all()
+    assert (read[label == nose] == lips).all()
+    # a network that had learnt the wrong order perfectly: no error to be seen in the paper's loss
+    assert palette.loss_of(wrong, label, "rgb", bgr=True) == 0 and palette.loss_of(wrong, label, "rgb") > 0.05
+    assert torch.equal(palette.predicted_classes(wrong, "rgb", bgr=True), label)
+    logits = torch.nn.functional.one_hot(nearest_class(wrong), 11).permute(0, 3, 1, 2).float() * 50
+    assert palette.loss_of(logits, label, "labels", bgr=True) < 1e-6
+
+
+def test_losses_and_channels_of_both_targets():
+    label = torch.tensor([[[5, 0]]])
+    output = torch.zeros(1, 3, 1, 2)
+    assert palette.loss_of(output, label, "rgb").item() == pytest.approx(2 / 6)  # yellow: two of six channels are 1
+    logits = torch.zeros(1, 11, 1, 2)
+    assert palette.loss_of(logits, label, "labels").item() == pytest.approx(np.log(11))
+    logits[0, 5, 0, 0] = logits[0, 3, 0, 1] = 9
+    assert palette.predicted_channels(logits, "labels")[0, :, 0].T.tolist() == [[1, 1, 0], [1, 0, 0]]
+    assert palette.outputs_of("rgb") == 3 and palette.outputs_of("labels") == 11
+
+
+# ---- Mut1ny's folder -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("folder", "found"),
+    [
+        ("femalealison1", ("female", "femalealison")),
+        ("femalealison2", ("female", "femalealison")),
+        ("malegaberial", ("male", "malegaberial")),
+        ("male06_2", ("male", "male06")),
+        ("female03", ("female", "female03")),
+        ("female10", ("female", "female10")),
+        ("multiperson", ("multi", "")),
+        ("real", ("real", "")),
+        ("thumbs", ("", "")),
+    ],
+)
+def test_category_and_person_come_from_the_folders_name(folder, found):
+    assert who(folder) == found
+
+
+def test_pairs_from_the_xml_with_backslashes(shipped):
+    assert "\\" in (shipped / "training.xml").read_text()
+    pairs, notes = read_pairs(shipped)
+    assert len(pairs) == 38 and notes == []
+    pair = next(pair for pair in pairs if pair.folder == "femalealison2")
+    assert pair.image == "samples/femalealison2_light/0000.png" and pair.label == "labels/femalealison2/0000.png"
+    assert pair.category == "female" and pair.person == "femalealison"
+
+
+@pytest.mark.parametrize("damage", ["broken", "no pairs", "absent"])
+def test_without_a_usable_xml_pairs_are_matched_by_their_folders(shipped, tmp_path, damage):
+    folder = copied(shipped, tmp_path / "data")
+    xml = folder / "training.xml"
+    if damage == "broken":
+        xml.write_text(xml.read_text().replace("</dataset>", "<oops>").replace("/>", ">", 3))
+    elif damage == "no pairs":
+        xml.write_text("<dataset/>")
+    else:
+        xml.unlink()
+    pairs, notes = read_pairs(folder)
+    assert pairs == read_pairs(shipped)[0]  # male06_light and male06_nolight too
+    assert any("matched" in note for note in notes)
+    assert damage != "broken" or any("not well-formed" in note for note in notes)
+
+
+def write_xml(folder, image, label="labels\\real\\0000.png"):
+    (folder / "training.xml").write_text(f'<d><srcimg name="{image}"/><labelimg name="{label}"/></d>')
+
+
+@pytest.mark.parametrize(
+    "name", ["..\\outside.png", "samples/../../outside.png", "/etc/hostname", "C:\\outside.png", "link/outside.png"]
+)
+def test_a_path_of_the_xml_cannot_leave_the_folder(shipped, tmp_path, name):
+    folder = copied(shipped, tmp_path / "data")
+    Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
+    (folder / "link").symlink_to(tmp_path)
+    write_xml(folder, name)
+    with pytest.raises(InputError, match="leaves") as error:
+        read_pairs(folder)
+    assert "training.xml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_xml_with_entities_is_refused_before_it_is_parsed(shipped, tmp_path):
+    folder = copied(shipped, tmp_path / "data")
+    bomb = '<!DOCTYPE d [<!ENTITY a "x"><!ENTITY b "&a;&a;">]><d><srcimg name="&b;"/></d>'
+    declared = b"\xef\xbb\xbf<?xml version='1.0'?>" + bomb.encode()
+    for text in (bomb.encode(), b"\xff\xfe" + bomb.encode("utf-16-le"), declared):
+        (folder / "training.xml").write_bytes(text)
+        with pytest.raises(InputError, match="entities"):
+            read_pairs(folder)
+
+
+def test_pairs_that_lack_a_file_and_unknown_folders_are_left_out_and_counted(shipped, tmp_path):
+    folder = copied(shipped, tmp_path / "data")
+    (folder / "samples" / "real" / "0001.png").unlink()
+    (folder / "labels" / "thumbs").mkdir()
+    shutil.copy(folder / "labels" / "real" / "0000.png", folder / "labels" / "thumbs" / "0000.png")
+    text = (folder / "training.xml").read_text()
+    more = '<srcimg name="samples\\real\\0000.png"/><labelimg name="labels\\thumbs\\0000.png"/></dataset>'
+    (folder / "training.xml").write_text(text.replace("</dataset>", more))
+    pairs, notes = read_pairs(folder)
+    assert len(pairs) == 37 and "1 of the pairs lack a file" in notes[0] and "thumbs" in notes[1]
+    shutil.rmtree(folder / "samples")
+    with pytest.raises(InputError, match="no pair"):
+        read_pairs(folder)
+
+
+# ---- Duplicates ----------------------------------------------------------------------------------------------------
+
+
+def brute_force(hashes, distance):
+    copies = {}
+    for i in range(len(hashes)):
+        for j in range(i):
+            if j not in copies and (hashes[i] ^ hashes[j]).bit_count() <= distance:
+                copies[i] = j
+                break
+    return copies
+
+
+@pytest.mark.parametrize("distance", [0, 3, 20])
+def test_duplicates_are_those_that_a_double_loop_finds(distance):
+    """1,100 hashes: three blocks of the fast search. A fifth are copies of others with up to four bits changed."""
+    rng = np.random.default_rng(distance)
+    hashes = [int(x) for x in rng.integers(0, 2**64, 1100, dtype=np.uint64)]
+    for i in rng.permutation(1100)[:220].tolist():
+        flips = sum(1 << int(bit) for bit in rng.permutation(64)[: rng.integers(0, 5)])
+        hashes[i] = hashes[int(rng.integers(0, 1100))] ^ flips
+    found = find_duplicates(hashes, distance)
+    assert found == brute_force(hashes, distance) and len(found) > 20
+
+
+def test_the_hash_finds_planted_copies_and_no_others():
+    images = [generate_face(seed, 96).image for seed in range(40)]
+    hashes = [difference_hash(Image.fromarray(image)) for image in images]
+    assert find_duplicates(hashes, 4) == {}  # distinct faces
+    picture = Image.fromarray(images[7])
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=50)
+    copies = [picture.copy(), picture.resize((70, 70), Image.Resampling.BILINEAR), Image.open(buffer)]
+    copies = [difference_hash(copy) for copy in copies]
+    assert copies[0] == hashes[7]
+    assert find_duplicates(hashes + copies, 4) == {40: 7, 41: 7, 42: 7}
+    assert find_duplicates([hashes[7]] * 3) == {1: 0, 2: 0}
+    assert find_duplicates([]) == {} and 0 <= hashes[0] < 2**64
+
+
+def test_a_hash_by_hand():
+    ramp = np.tile(np.arange(0, 90, 10, dtype=np.uint8), (8, 1))  # every pixel is darker than its right neighbour
+    assert difference_hash(Image.fromarray(ramp)) == 2**64 - 1
+    assert difference_hash(Image.fromarray(ramp[:, ::-1].copy())) == 0
+    ramp[0, 0] = 255  # the first pair of the first row: the highest bit
+    assert difference_hash(Image.fromarray(ramp)) == 2**63 - 1
+
+
+# ---- Subsample and manifest ----------------------------------------------------------------------------------------
+
+
+def test_subsample_takes_all_of_real_50_of_multi_and_10_of_each_other_folder():
+    pairs = [Pair(f"{folder}/{i}", "", folder, person, category)
+             for folder, person, category, n in (("real", "", "real", 70), ("multi1", "", "multi", 40),
+                ("multi2", "", "multi", 40), ("male01", "male01", "male", 25), ("femaleeva", "femaleeva", "female", 4))
+             for i in range(n)]  # fmt: skip
+    chosen = subsample(pairs, seed=1)
+    assert chosen == sorted(set(chosen)) == subsample(pairs, seed=1) != subsample(pairs, seed=2)
+    counts = Counter(pairs[i].category for i in chosen)
+    assert counts == {"real": 70, "multi": 50, "male": 10, "female": 4}
+    # what is drawn of one folder does not depend on the others
+    men = [pairs[i].image for i in chosen if pairs[i].folder == "male01"]
+    alone = [pair for pair in pairs if pair.folder == "male01"]
+    assert [alone[i].image for i in subsample(alone, seed=1)] == men
+
+
+def test_prepare_drops_the_planted_copies_and_moves_nothing(shipped, tmp_path, capsys):
+    folder = copied(shipped, tmp_path / "data")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "manifest.csv"}
+    prepare.prepare(folder, tmp_path / "list.csv", distance=6, out=tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert "16557" in printed and "about 14000" in printed and "2096" in printed
+    dropped = list(csv.DictReader(open(tmp_path / "out" / "dropped.csv")))
+    planted = {"samples/real/0006.png": "samples/real/0000.png",
+               "samples/malegaberial_light/0004.png": "samples/malegaberial_light/0001.png",
+               "samples/femalealison1_light/0014.png": "samples/femalealison1_light/0002.png",
+               "samples/real/0007.png": "samples/femalealison2_light/0000.png"}  # fmt: skip
+    assert {row["dropped"]: row["kept"] for row in dropped} == planted
+    rows = list(csv.DictReader(open(tmp_path / "list.csv")))
+    assert len(rows) == 30 and not planted.keys() & {row["image"] for row in rows}
+    assert sum(row["folder"] == "femalealison1" for row in rows) == 10  # of the 14 that are left
+    assert {path: path.read_bytes() for path in before} == before
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"counts.csv", "dropped.csv", "dropped.png"}
+
+
+def test_a_broken_image_is_named(shipped, tmp_path):
+    folder = copied(shipped, tmp_path / "data")
+    (folder / "samples" / "real" / "0002.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="0002.png: cannot be read"):
+        prepare.prepare(folder, tmp_path / "list.csv")
+    assert not (tmp_path / "list.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "has no rows"),
+        ("image,label\na,b\n", "has no rows of image, label, folder"),
+        ("image,label,folder,person,category\na.png\n", "has no rows"),
+        ("image,label,folder,person,category\n../a.png,b.png,real,,real\n", "leaves"),
+    ],
+)
+def test_a_broken_manifest_is_one_clear_line(shipped, tmp_path, text, named):
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(InputError, match=named):
+        dataset.list_samples(shipped, tmp_path / "manifest.csv")
+
+
+# ---- Samples -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_without_a_manifest_is_prepared_and_it_is_said(shipped, tmp_path, capsys):
+    folder = copied(shipped, tmp_path / "data")
+    (folder / "manifest.csv").unlink()
+    samples, _ = dataset.list_samples(folder)
+    assert len(samples) >= 30 and "running prepare.py's steps" in capsys.readouterr().out
+    assert dataset.list_samples(folder)[0] == samples and "prepare" not in capsys.readouterr().out
+
+
+def test_celebamask_hq_is_painted_on_the_fly(faces, tmp_path):
+    samples, source = dataset.list_samples(faces)
+    assert len(samples) == 12 and "CelebAMask-HQ painted" in source
+    data = LabelledFaces(samples, 32, tmp_path / "cache")
+    images, labels = data[[4, 0]]
+    assert images.shape == (2, 3, 32, 32) and labels.shape == (2, 32, 32) and data.off_palette == 0
+    nose = np.asarray(Image.open(samples[4].masks["nose"]).convert("L").resize((32, 32), Image.Resampling.NEAREST)) > 0
+    found = labels[0].numpy() == CLASSES.index("nose")
+    assert found.any() and not (found & ~nose).any()
+
+
+def test_labels_off_the_palette_are_counted_and_other_shapes_refused(tmp_path):
+    Image.new("RGB", (40, 20), (90, 90, 90)).save(tmp_path / "photo.png")
+    label = np.zeros((20, 40, 3), np.uint8)
+    label[:5] = (255, 250, 0)
+    Image.fromarray(label).save(tmp_path / "label.png")
+    sample = Sample("a", tmp_path / "photo.png", tmp_path / "label.png", None, "", "real")
+    data = LabelledFaces([sample], 16, tmp_path / "cache")
+    assert data.off_palette == 5 * 40 and (data[[0]][1][0, :4] == CLASSES.index("hair")).all()
+    Image.new("RGB", (40, 30)).save(tmp_path / "label.png")
+    with pytest.raises(InputError, match="another shape than its photo"):
+        dataset.decode(sample, 16)
+
+
+def people(n_people=12, pictures=5, real=20, multi=6):
+    made = [(f"male{p:02d}", "male") for p in range(n_people) for _ in range(pictures)]
+    made += [("", "real")] * real + [("", "multi")] * multi
+    return [Sample(f"{i}.png", Path(f"{i}.png"), None, {}, person, category)
+            for i, (person, category) in enumerate(made)]  # fmt: skip
+
+
+def test_the_person_split_has_nobody_on_both_sides():
+    samples = people()
+    for seed in range(5):
+        train, test = dataset.split(samples, "person", seed)
+        sides = [{s.person for s in side} - {""} for side in (train, test)]
+        assert not sides[0] & sides[1] and len(train) + len(test) == len(samples)
+        assert len({side for side, part in enumerate((train, test)) for s in part if s.category == "multi"}) == 1
+        assert 0.1 < len(test) / len(samples) <= 0.21
+    assert dataset.split(samples, "person", 1) == dataset.split(samples, "person", 1)
+
+
+def test_the_image_split_is_the_papers_and_puts_people_on_both_sides():
+    samples = people()
+    train, test = dataset.split(samples, "images", 0)
+    assert len(test) == round(0.2 * len(samples)) and {s.person for s in train} & {s.person for s in test} - {""}
+    with pytest.raises(InputError, match="cannot be split"):
+        dataset.split(people(1, 8, 0, 0), "person", 0)

@@ -1,0 +1,385 @@
+"""masked_ssl: both layouts and what is refused, splits, label fractions, flips, and the pool without test photos."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common import celebamask
+from common.cli import InputError
+from common.data import TrainBatches, loader
+from common.faces import PARTS
+from masked_ssl import dataset, lapa, pool, splits
+from masked_ssl.classes import LAYOUTS, PAPER_SHARE, classes_of, mirrored_classes, palette
+from masked_ssl.dataset import IGNORED, FaceLabels, decode, denormalize, fitted, locate, normalize
+from masked_ssl.masking import find_region
+from masked_ssl.pool import MaskedPhotos
+from masked_ssl.splits import Face, take_fraction
+
+CELEBA, LAPA = LAYOUTS["celebamask"], LAYOUTS["lapa"]
+
+
+@pytest.fixture(scope="module")
+def lapa_faces(tmp_path_factory):
+    """Thirty painted faces in LaPa's layout. Shared: tests that change files copy it first."""
+    return lapa.write_generated(tmp_path_factory.mktemp("data") / "LaPa", n=30, size=48)
+
+
+@pytest.fixture
+def copy(lapa_faces, tmp_path):
+    shutil.copytree(lapa_faces, tmp_path / "LaPa")
+    return tmp_path / "LaPa"
+
+
+def people(names, sources=None):
+    return [Face(n, Path(f"{n}.jpg"), (), s) for n, s in zip(names, sources or names, strict=True)]
+
+
+# ---- LaPa ----------------------------------------------------------------------------------------------------------
+
+
+def test_lapa_of_mixed_sizes_loads_into_one_array(lapa_faces, tmp_path):
+    data = locate(lapa_faces)
+    assert data.layout == "lapa" and set(data.parts) == {"train", "val", "test"}
+    train = data.parts["train"]
+    sizes = {Image.open(face.photo).size for face in train}
+    assert len(sizes) > 5 and any(w != h for w, h in sizes)
+    arrays = dataset.load(train, 64, LAPA, tmp_path / "cache")
+    faces = FaceLabels(arrays, list(range(len(train))), [f.name for f in train], LAPA)
+    images, labels = faces[[0, 3, 5]]
+    assert images.shape == (3, 3, 64, 64) and labels.shape == (3, 64, 64) and labels.dtype == torch.uint8
+    assert set(np.unique(arrays["labels"])) <= {*range(11), IGNORED}
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_photo_that_is_not_square_keeps_its_shape(tmp_path):
+    (tmp_path / "labels").mkdir()
+    photo, label = tmp_path / "a.png", tmp_path / "labels" / "a.png"
+    picture = np.zeros((20, 40, 3), np.uint8)
+    picture[0], picture[-1] = 10, 200
+    Image.fromarray(picture).save(photo)
+    Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) // 4, (20, 1))).save(label)
+    sample = decode(Face("a", photo, (("", label),), "a"), 40, LAPA)
+    assert fitted((40, 20), 40) == (20, 40) and fitted((10, 40), 20) == (20, 5)
+    assert (sample["labels"][:10] == IGNORED).all() and (sample["labels"][30:] == IGNORED).all()
+    assert (sample["labels"][10:30] == np.arange(40) // 4).all()
+    assert (sample["images"][:11] == 10).all() and (sample["images"][29:] == 200).all()
+
+
+def bad_value(folder):
+    path = sorted((folder / "train" / "labels").iterdir())[1]
+    label = np.asarray(Image.open(path)).copy()
+    label[3, 4] = 11
+    Image.fromarray(label).save(path)
+    return path, "has the value 11; expected 0..10"
+
+
+def colours(folder):
+    path = sorted((folder / "test" / "labels").iterdir())[0]
+    Image.open(path).convert("RGB").save(path)
+    return path, "has 3 channels"
+
+
+def other_size(folder):
+    path = sorted((folder / "val" / "labels").iterdir())[0]
+    Image.fromarray(np.zeros((7, 9), np.uint8)).save(path)
+    return path, "is 9 x 7 px, its photo"
+
+
+def truncated(folder):
+    path = sorted((folder / "train" / "labels").iterdir())[2]
+    path.write_bytes(path.read_bytes()[:40])
+    return path, "cannot be read as an image"
+
+
+@pytest.mark.parametrize("damage", [bad_value, colours, other_size, truncated])
+def test_a_bad_label_is_named(damage, copy, tmp_path):
+    path, words = damage(copy)
+    data = locate(copy)
+    with pytest.raises(InputError) as error:
+        for part in data.parts:
+            dataset.load(data.parts[part], 32, LAPA, tmp_path / "cache")
+    assert str(path) in str(error.value) and words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_photo_without_label_and_a_part_without_photos_are_refused(copy):
+    label = sorted((copy / "val" / "labels").iterdir())[0]
+    label.unlink()
+    with pytest.raises(InputError, match=f"{label.stem}.jpg: has no label"):
+        locate(copy)
+    shutil.rmtree(copy / "val" / "images")
+    with pytest.raises(InputError, match="val/images: holds no photo"):
+        locate(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("HELEN_137346980_1_5", "HELEN_137346980_1"), ("LFPW_image_train_0671_3", "LFPW_image_train_0671"),
+        ("12708537734_6", "12708537734"), ("portrait", "portrait"), ("my_photo", "my_photo"),
+    ],
+)  # fmt: skip
+def test_the_source_of_a_warped_copy(name, source):
+    assert lapa.source_of(name) == source
+
+
+def test_painted_lapa_has_copies_of_a_source_and_swaps_their_sides(lapa_faces):
+    train = locate(lapa_faces).parts["train"]
+    by_source = {}
+    for face in train:
+        by_source.setdefault(face.source, []).append(face)
+    pairs = [faces for faces in by_source.values() if len(faces) == 2]
+    assert len(pairs) == 8
+    for a, b in pairs:
+        a, b = (np.asarray(Image.open(face.labels[0][1])) for face in (a, b))
+        assert (mirrored_classes(LAPA)[a[:, ::-1]] == b).all()
+
+
+# ---- CelebAMask-HQ -------------------------------------------------------------------------------------------------
+
+
+def test_later_parts_lie_over_earlier_ones(faces, tmp_path):
+    face = next(f for f in celebamask.list_celebamask(faces) if "l_eye" in f.masks)
+    size = Image.open(face.photo).size[0]
+    expected = np.zeros((size, size), int)
+    for c, part in enumerate(PARTS, 1):
+        if part in face.masks:
+            expected[np.asarray(Image.open(face.masks[part]).convert("L")) > 0] = c
+    one = Face("0", face.photo, tuple(sorted(face.masks.items())), "0")  # the order of files does not matter
+    assert (decode(one, size, CELEBA)["labels"] == expected).all()
+    merged = decode(one, size, LAPA)["labels"]
+    assert merged.max() <= 10 and (merged[expected == CELEBA.index("l_eye")] == LAPA.index("l_eye")).all()
+    assert (merged[expected == CELEBA.index("neck")] == 0).all()
+    assert (merged[expected == CELEBA.index("hair")] == LAPA.index("hair")).all()
+
+
+def test_a_face_without_masks_and_masks_of_two_sizes_are_named(faces, tmp_path):
+    shutil.copytree(faces, tmp_path / "faces")
+    masks = tmp_path / "faces" / "CelebAMask-HQ-mask-anno" / "0"
+    every = [face for part in locate(tmp_path / "faces").parts.values() for face in part]
+    Image.new("RGB", (40, 40)).save(masks / "00003_nose.png")
+    with pytest.raises(InputError, match="00003_nose.png: is 40 x 40 px"):
+        decode(next(f for f in every if f.name == "3"), 32, CELEBA)
+    for path in masks.glob("00004_*"):
+        path.unlink()
+    every = [face for part in locate(tmp_path / "faces").parts.values() for face in part]
+    with pytest.raises(InputError, match="4.jpg: has no mask"):
+        decode(next(f for f in every if f.name == "4"), 32, CELEBA)
+
+
+def test_a_folder_that_is_neither_is_refused(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        locate(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="has neither train/images"):
+        locate(tmp_path)
+
+
+def test_the_paper_s_shares_name_every_part_and_hair_s_cannot_be_right():
+    assert set(PAPER_SHARE) == set(PARTS) and sum(PAPER_SHARE.values()) < 41
+    assert palette(CELEBA).shape == (19, 3) and len({tuple(c) for c in palette(CELEBA).tolist()}) == 19
+    assert classes_of("celebamask", "lapa") == LAPA and classes_of("celebamask", "own") == CELEBA
+
+
+# ---- Splits --------------------------------------------------------------------------------------------------------
+
+MAPPING = "idx    orig_idx    orig_file\n" + "".join(
+    f"{i}           {orig}      {orig + 1:06d}.jpg\n"
+    for i, orig in enumerate([5, 162770, 162771, 182637, 182638, 202598, 7, 9, 11, 13, 15, 17])
+)
+
+
+@pytest.fixture
+def mapped(faces, tmp_path):
+    shutil.copytree(faces, tmp_path / "faces")
+    (tmp_path / "faces" / "CelebA-HQ-to-CelebA-mapping.txt").write_text(MAPPING)
+    return tmp_path / "faces"
+
+
+def ids(data):
+    return {part: [int(face.name) for face in found] for part, found in data.parts.items()}
+
+
+def test_the_official_split_without_partition_list_goes_by_orig_idx(mapped):
+    data = locate(mapped)
+    assert ids(data) == {"train": [0, 1, 6, 7, 8, 9, 10, 11], "val": [2, 3], "test": [4, 5]}
+    assert "official" in data.split_words
+
+
+def test_the_partition_list_decides_where_there_is_one(mapped):
+    sides = [2, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    lines = [line.split()[2] for line in MAPPING.splitlines()[1:]]
+    partition = mapped / "list_eval_partition.txt"
+    partition.write_text("".join(f"{name} {side}\n" for name, side in zip(lines, sides, strict=True)))
+    data = locate(mapped)
+    assert ids(data) == {"train": [3, 4, 5, 6, 7, 8, 9, 10], "val": [2, 11], "test": [0, 1]}
+    assert "list_eval_partition.txt" in data.split_words
+    partition.write_text("\n".join(partition.read_text().splitlines()[:-1]))
+    with pytest.raises(InputError, match="000018.jpg"):
+        locate(mapped)
+    (mapped / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(MAPPING.splitlines()[:-2]))
+    with pytest.raises(InputError, match="mapping.txt: has no line for 10.jpg"):
+        locate(mapped)
+
+
+def test_the_random_split_is_80_10_10_and_never_parts_duplicates():
+    def found(numbers):
+        return [celebamask.FaceFiles(i, Path(f"{i}.jpg"), {}) for i in numbers]
+
+    parts, words = splits.split_celebamask(Path("none"), found(range(798)))
+    assert [len(parts[p]) for p in parts] == pytest.approx([638, 80, 80], abs=2) and "80/10/10" in words
+    assert len({face.name for part in parts.values() for face in part}) == 798
+    again, _ = splits.split_celebamask(Path("none"), found(range(798)))
+    assert again == parts
+    numbers = sorted({i for pair in splits.DUPLICATES for i in pair})
+    side = {}
+    for part, faces in splits.split_celebamask(Path("none"), found(numbers))[0].items():
+        side |= {int(face.name): part for face in faces}
+    assert len(set(side.values())) == 3 and all(side[a] == side[b] for a, b in splits.DUPLICATES)
+    with pytest.raises(InputError, match="none is for"):
+        splits.split_celebamask(Path("none"), found([1, 2]))
+
+
+# ---- Label fractions -----------------------------------------------------------------------------------------------
+
+FRACTIONS = (0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_fractions_are_nested(seed):
+    faces = people([str(i) for i in range(18176)])
+    subsets = [take_fraction(faces, fraction, seed) for fraction in FRACTIONS]
+    assert [len(s) for s in subsets[:3]] == [36, 91, 182] and len(subsets[-1]) == 18176
+    for small, large in zip(subsets, subsets[1:]):
+        assert set(small) < set(large)
+    assert subsets[0] == take_fraction(faces, 0.002, seed) != take_fraction(faces, 0.002, seed + 1)
+    numbers = [int(face.name) for face in subsets[1]]
+    assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_warped_copies_of_one_source_stay_together(seed):
+    names = [f"HELEN_{i // 7}_{i % 7}" for i in range(700)] + [f"{i}_0" for i in range(700)]
+    faces = people(names, [lapa.source_of(name) for name in names])
+    before = set()
+    for fraction in (0.01, 0.05, 0.2, 0.7):
+        subset = take_fraction(faces, fraction, seed)
+        assert abs(len(subset) - fraction * 1400) <= 3.5  # half of the largest source
+        chosen = {face.source for face in subset}
+        assert all(face in subset for face in faces if face.source in chosen) and before <= chosen
+        before = chosen
+
+
+def test_fewer_than_two_labels_are_refused():
+    faces = people([str(i) for i in range(100)])
+    assert len(take_fraction(faces, 0.02, 0)) == 2
+    with pytest.raises(InputError, match="--fraction 0.002 of 100 labels is 0.2; give 0.02"):
+        take_fraction(faces, 0.002, 0)
+
+
+# ---- Flips and repetitions -----------------------------------------------------------------------------------------
+
+
+def arrays_of(n=6, size=8, classes=CELEBA):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, len(classes), (n, size, size)).astype(np.uint8)
+    labels[:, 0] = IGNORED
+    return {"images": rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8), "labels": labels}
+
+
+@pytest.mark.parametrize("classes", [CELEBA, LAPA])
+def test_left_and_right_swap_in_the_mirror_and_nothing_else(classes):
+    table = mirrored_classes(classes)
+    swapped = {frozenset((classes[c], classes[table[c]])) for c in range(len(classes)) if table[c] != c}
+    pairs = [("l_eye", "r_eye"), ("l_brow", "r_brow"), ("l_ear", "r_ear")]
+    assert swapped == {frozenset(pair) for pair in pairs if pair[0] in classes}
+    assert (table[table] == np.arange(256)).all() and table[IGNORED] == IGNORED
+    assert table[classes.index("l_lip")] == classes.index("l_lip")
+    if classes == LAPA:
+        assert table[:11].tolist() == [0, 1, 3, 2, 5, 4, 6, 7, 8, 9, 10]
+
+
+def test_flips_mirror_the_picture_and_the_label_together():
+    arrays = arrays_of()
+    names = [str(i) for i in range(6)]
+    plain = FaceLabels(arrays, list(range(6)), names, CELEBA)
+    flipped = FaceLabels(arrays, list(range(6)), names, CELEBA, flip=True, seed=1)
+    mirror = torch.from_numpy(mirrored_classes(CELEBA))
+    seen = set()
+    for flipped.epoch in range(8):
+        images, labels = flipped[list(range(6))]
+        for i, (image, label) in enumerate(zip(*plain[list(range(6))], strict=True)):
+            straight = torch.equal(images[i], image)
+            seen.add((i, straight))
+            if straight:
+                assert torch.equal(labels[i], label)
+            else:
+                assert torch.equal(images[i], image.flip(-1)) and torch.equal(labels[i], mirror[label.flip(-1).long()])
+    assert len(seen) == 12  # each face both ways
+
+
+def test_samples_depend_on_seed_epoch_and_face_alone():
+    arrays, names = arrays_of(), [str(i) for i in range(6)]
+    faces = FaceLabels(arrays, [1, 3, 5], names, CELEBA, flip=True, repeat=4, seed=3)
+    assert len(faces) == 12 and faces.name(4) == "3"
+    faces.epoch = 2
+    whole = faces[list(range(12))]
+    assert torch.equal(whole[0][7], faces[[7]][0][0]) and torch.equal(whole[1][7], faces[[7]][1][0])
+    turned = [torch.equal(whole[0][i], torch.from_numpy(arrays["images"][1]).permute(2, 0, 1)) for i in (0, 3, 6, 9)]
+    assert 0 < sum(turned) < 4  # its repetitions are drawn apart
+
+
+def test_normalize_and_back():
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    x = normalize(images, torch.device("cpu"))
+    assert x[0, 1, 2, 3] == pytest.approx((images[0, 1, 2, 3].item() / 255 - 0.456) / 0.224, abs=1e-5)
+    assert (denormalize(x) == images.permute(0, 2, 3, 1).numpy()).all()
+
+
+# ---- The pool ------------------------------------------------------------------------------------------------------
+
+
+def test_the_pool_has_no_test_photo_wherever_it_lies(faces, tmp_path):
+    data = locate(faces)
+    tested = data.parts["test"][0].photo
+    more = tmp_path / "more" / "deep"
+    more.mkdir(parents=True)
+    shutil.copy(tested, more / "under_another_name.jpg")
+    Image.new("RGB", (30, 20), (9, 9, 9)).save(more / "new.png")
+    photos, left_out = pool.gather(data, [tmp_path / "more", faces])
+    tested = {face.photo for face in data.parts["test"]}
+    assert left_out == 1 + len(tested)
+    assert {p.name for p in photos} == {f.photo.name for p in ("train", "val") for f in data.parts[p]} | {"new.png"}
+    assert len(photos) == 12 - len(tested) + 1  # each once, though `faces` is named twice
+
+
+def test_labels_are_no_photos(lapa_faces, faces):
+    found = pool.photos_below(lapa_faces)
+    assert found and all(p.parent.name == "images" for p in found)
+    assert {p.parent.name for p in pool.photos_below(faces)} == {"CelebA-HQ-img"}
+
+
+def test_an_empty_or_missing_folder_of_photos_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--photos .*nowhere: no such folder"):
+        pool.photos_below(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds no photo"):
+        pool.photos_below(tmp_path)
+
+
+def masked(workers, epoch, size=64):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, size, size, 3), dtype=np.uint8)
+    photos = [Path(f"{i}.jpg") for i in range(6)]
+    data = MaskedPhotos({"images": images}, photos, find_region(size), 0.5, flip=True, seed=4)
+    batches = TrainBatches(6, 3, seed=4)
+    batches.epoch = data.epoch = epoch
+    return list(loader(data, batches, workers))
+
+
+def test_neither_workers_nor_a_resumed_run_change_what_is_hidden():
+    first, again, later = masked(0, 2), masked(2, 2), masked(0, 3)
+    assert all(torch.equal(x, y) for a, b in zip(first, again, strict=True) for x, y in zip(a, b, strict=True))
+    assert not all(torch.equal(a[1], b[1]) for a, b in zip(first, later, strict=True))
+    assert all(m.dtype == torch.bool and m.shape == (3, 1, 64, 64) for _, m in first)

@@ -1,0 +1,349 @@
+"""masked_ssl: UNet++ against torchvision and a plain re-computation, what is hidden, the losses, the learning rate."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import resnet50
+
+from masked_ssl import model as ssl_model
+from masked_ssl.masking import (
+    draw_mask,
+    error_where_hidden,
+    find_region,
+    hide,
+    paste,
+    patch_sides,
+    reconstruction_loss,
+)
+from masked_ssl.model import Network, ResNet50, UNetPlusPlus
+from masked_ssl.train import parsing_loss, repeats
+from masked_ssl.weights import adamw, lr_factor, scheduled
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """The same network with an eighth of the ResNet's channels: 64 times faster, wired alike."""
+    monkeypatch.setattr(ssl_model, "WIDTH", 8)
+
+
+def shake(module, seed=0):
+    """Batch-norm parameters and statistics that are not 0 and 1."""
+    torch.manual_seed(seed)
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, std=0.1)
+            nn.init.normal_(m.running_mean, std=0.1)
+            nn.init.uniform_(m.running_var, 0.5, 1.5)
+    return module
+
+
+# ---- Parameters ----------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_parameters(full):
+    assert count(full) == 48_985_600
+    assert count(full.backbone) == 23_508_032 and count(full.nodes) == 25_477_568
+
+
+@pytest.mark.parametrize(("classes", "parameters"), [(3, 435), (11, 1595), (19, 2755)])
+def test_the_decoder_is_one_convolution(narrow, classes, parameters):
+    network = Network(classes)
+    assert isinstance(network.decoder, nn.Conv2d) and count(network.decoder) == parameters
+    assert network(noise(1, 3, 64, 96)).shape == (1, classes, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("node", "channels", "out"),
+    [
+        ("x_0_0", 2048 + 1024, 256), ("x_0_1", 256 + 1024, 128), ("x_1_1", 1024 + 512, 512),
+        ("x_0_2", 128 + 768, 64), ("x_1_2", 512 + 512, 256), ("x_2_2", 512 + 256, 256),
+        ("x_0_3", 64 + 256, 32), ("x_1_3", 256 + 192, 64), ("x_2_3", 256 + 128, 64), ("x_3_3", 256 + 64, 64),
+        ("x_0_4", 32, 16),
+    ],
+)  # fmt: skip
+def test_widths_of_the_nodes(node, channels, out, full):
+    conv = full.nodes[node].conv1[0]
+    assert (conv.in_channels, conv.out_channels, conv.bias) == (channels, out, None)
+    assert len(full.nodes) == 11
+
+
+@pytest.fixture(scope="module")
+def full():
+    return UNetPlusPlus()
+
+
+# ---- Wiring --------------------------------------------------------------------------------------------------------
+
+
+def test_the_trunk_is_torchvisions(full):
+    torch.manual_seed(0)
+    reference = shake(resnet50(weights=None))
+    full.backbone.load_imagenet(reference.state_dict())
+    x, maps = noise(1, 3, 64, 32), []
+    for net in (reference, full.backbone):
+        net.eval()
+    with torch.no_grad():
+        y = reference.relu(reference.bn1(reference.conv1(x)))
+        maps.append(y)
+        y = reference.maxpool(y)
+        for layer in (reference.layer1, reference.layer2, reference.layer3, reference.layer4):
+            y = layer(y)
+            maps.append(y)
+        ours = full.backbone(x)
+    assert [m.shape[1] for m in ours] == [64, 256, 512, 1024, 2048]
+    assert all(torch.equal(a, b) for a, b in zip(ours, maps, strict=True))
+
+
+def test_imagenet_weights_load_strictly():
+    state = ResNet50(8).state_dict()
+    other = ResNet50(8)
+    other.load_imagenet(state | {"fc.weight": torch.zeros(1), "fc.bias": torch.zeros(1)})
+    with pytest.raises(RuntimeError):
+        other.load_imagenet({k: v for k, v in state.items() if k != "layer4.2.conv3.weight"})
+    with pytest.raises(RuntimeError):
+        other.load_imagenet(state | {"surplus": torch.zeros(1)})
+
+
+def plain_node(state, name, below, *skips):
+    """A node by its weights alone: nearest enlargement, concat, conv, batch norm, ReLU, conv, batch norm, ReLU."""
+    x = torch.cat([below.repeat_interleave(2, 2).repeat_interleave(2, 3), *skips], 1)
+    for half in ("conv1", "conv2"):
+        get = lambda key, half=half: state[f"nodes.{name}.{half}.{key}"]  # noqa: E731
+        x = F.conv2d(x, get("0.weight"), padding=1)
+        x = F.batch_norm(x, get("1.running_mean"), get("1.running_var"), get("1.weight"), get("1.bias"))
+        x = F.relu(x)
+    return x
+
+
+def test_dense_connections_against_a_plain_recomputation(narrow):
+    net = shake(UNetPlusPlus()).eval()
+    s, x = net.state_dict(), noise(2, 3, 64, 96)
+    with torch.no_grad():
+        f1, f2, f3, f4, f5 = net.backbone(x)  # 1/2 ... 1/32
+        x00, x11 = plain_node(s, "x_0_0", f5, f4), plain_node(s, "x_1_1", f4, f3)
+        x22, x33 = plain_node(s, "x_2_2", f3, f2), plain_node(s, "x_3_3", f2, f1)
+        x01, x12 = plain_node(s, "x_0_1", x00, x11, f3), plain_node(s, "x_1_2", x11, x22, f2)
+        x23 = plain_node(s, "x_2_3", x22, x33, f1)
+        x02, x13 = plain_node(s, "x_0_2", x01, x12, x22, f2), plain_node(s, "x_1_3", x12, x23, x33, f1)
+        x03 = plain_node(s, "x_0_3", x02, x13, x23, x33, f1)
+        x04 = plain_node(s, "x_0_4", x03)
+        assert torch.allclose(net(x), x04, atol=1e-5, rtol=1e-4)
+    assert x04.shape == (2, 16, 64, 96)
+
+
+def test_every_parameter_learns(narrow):
+    network = Network(3)
+    network(noise(2, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 48, 64), (1, 3, 64, 40)])
+def test_sizes_that_cannot_be_halved_five_times_are_refused(narrow, shape):
+    with pytest.raises(AssertionError, match="multiples of 32"):
+        UNetPlusPlus()(noise(*shape))
+
+
+def test_checkpointing_changes_neither_gradients_nor_statistics(narrow):
+    torch.manual_seed(0)
+    plain = Network(3)
+    thrifty = Network(3, checkpointing=True)
+    thrifty.load_state_dict(plain.state_dict())
+    x = noise(3, 3, 32, 32)
+    for network in (plain, thrifty):
+        network(x).square().mean().backward()
+    for a, b in zip(plain.parameters(), thrifty.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-7)
+    for (name, a), b in zip(plain.named_buffers(), thrifty.buffers(), strict=True):
+        assert torch.equal(a, b), name
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        sums = []
+        for network in (plain, thrifty):
+            kept.clear()
+            network(x)
+            sums.append(sum(kept))
+    assert sums[1] < sums[0]
+
+
+def test_both_steps_share_one_encoder(narrow):
+    step1, step2 = Network(3), Network(19)
+    step2.encoder.load_state_dict(step1.encoder.state_dict(), strict=True)
+    x = noise(2, 3, 32, 32)
+    step1.eval(), step2.eval()
+    assert torch.equal(step1.encoder(x), step2.encoder(x))
+
+
+# ---- What is hidden ------------------------------------------------------------------------------------------------
+
+
+def test_the_central_two_thirds():
+    assert find_region(512) == (85, 426)  # 341 of 512 px
+    assert find_region(128) == (21, 106)
+    first, end = find_region(512, measure="area")
+    assert ((end - first) / 512) ** 2 == pytest.approx(2 / 3, abs=2e-3)
+    assert find_region(96, "whole") == find_region(96, "whole", "area") == (0, 96)
+
+
+@pytest.mark.parametrize(("size", "sides"), [(512, (32, 64)), (256, (16, 32)), (128, (8, 16)), (64, (4, 8))])
+def test_patches_scale_with_the_picture(size, sides):
+    assert patch_sides(size) == sides
+
+
+@pytest.mark.parametrize("size", [64, 128, 512])
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.75])
+@pytest.mark.parametrize(("region", "measure"), [("center", "side"), ("center", "area"), ("whole", "side")])
+def test_patches_stay_inside_and_hide_the_share_that_was_asked_for(size, ratio, region, measure):
+    first, end = bounds = find_region(size, region, measure)
+    area, largest = (end - first) ** 2, patch_sides(size)[1] ** 2
+    for seed in range(3):
+        mask = draw_mask(np.random.default_rng(seed), size, bounds, ratio)
+        inside = mask[first:end, first:end]
+        assert mask.shape == (size, size) and mask.sum() == inside.sum()
+        assert ratio * area <= inside.sum() <= ratio * area + largest
+
+
+def test_masks_are_made_of_whole_patches():
+    """Every hidden pixel lies in a hidden square of the smallest side, wholly inside the region."""
+    size, region = 128, find_region(128)
+    mask = draw_mask(np.random.default_rng(3), size, region, 0.4)
+    low = patch_sides(size)[0]
+    windows = np.lib.stride_tricks.sliding_window_view(mask, (low, low)).all((2, 3))
+    rebuilt = np.zeros_like(mask)
+    for y, x in zip(*np.nonzero(windows), strict=True):
+        rebuilt[y : y + low, x : x + low] = True
+    assert (rebuilt == mask).all() and 0 < mask.sum()
+
+
+def test_patches_reach_the_region_s_edges_and_differ_by_seed():
+    first, end = region = find_region(128)
+    masks = np.stack([draw_mask(np.random.default_rng(seed), 128, region, 0.5) for seed in range(40)])
+    hidden = masks.any(0)
+    rows = np.flatnonzero(hidden.any(1))
+    assert (rows[0], rows[-1] + 1) == (first, end)
+    assert not (masks[0] == masks[1]).all()
+    assert (draw_mask(np.random.default_rng(0), 128, region, 0.5) == masks[0]).all()
+
+
+# ---- Step 1's loss -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def batch():
+    region = find_region(64)
+    masks = np.stack([draw_mask(np.random.default_rng(i), 64, region, 0.3 + 0.2 * i) for i in range(3)])
+    return noise(3, 3, 64, 64), noise(3, 3, 64, 64, seed=1), torch.from_numpy(masks)[:, None], region
+
+
+def test_the_mean_colour_hides_pixels(batch):
+    images, _, masks, _ = batch
+    hidden = hide(images, masks)
+    assert (hidden[masks.expand_as(images)] == 0).all()
+    assert torch.equal(hidden[~masks.expand_as(images)], images[~masks.expand_as(images)])
+
+
+@pytest.mark.parametrize("on", ["region", "masked"])
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_the_loss_is_zero_outside_the_region(batch, on, loss):
+    images, output, masks, region = batch
+    outside = torch.ones(64, 64, dtype=torch.bool)
+    outside[region[0] : region[1], region[0] : region[1]] = False
+    perfect_inside = torch.where(outside, output, images)
+    assert reconstruction_loss(perfect_inside, images, masks, region, loss=loss, on=on) == 0
+    output.requires_grad_()
+    reconstruction_loss(output, images, masks, region, loss=loss, on=on).backward()
+    assert (output.grad[..., outside] == 0).all()
+    counted = masks.expand_as(output) if on == "masked" else ~outside.expand_as(output)
+    assert (output.grad[counted] != 0).all() and (output.grad[~counted] == 0).all()
+
+
+def test_the_losses_are_the_means_they_say(batch):
+    images, output, masks, (first, end) = batch
+    error = (output - images)[..., first:end, first:end]
+    region = (first, end)
+    assert reconstruction_loss(output, images, masks, region) == pytest.approx(error.abs().mean().item(), rel=1e-5)
+    l2 = reconstruction_loss(output, images, masks, region, loss="l2")
+    assert l2 == pytest.approx((error**2).mean().item(), rel=1e-5)
+    each = [(output - images)[i][masks[i].expand(3, -1, -1)].abs().mean().item() for i in range(3)]
+    hidden = reconstruction_loss(output, images, masks, region, on="masked")
+    assert hidden == pytest.approx(np.mean(each), rel=1e-5)
+    everywhere = (output - images)[masks.expand_as(images)].abs().mean().item()
+    assert error_where_hidden(output, images, masks) == pytest.approx(everywhere, rel=1e-5)
+
+
+def test_paste_keeps_what_was_visible(batch):
+    images, output, masks, _ = batch
+    pasted = paste(output, images, masks)
+    assert torch.equal(pasted, torch.where(masks, output, images)) and not torch.equal(pasted, images)
+
+
+# ---- Step 2's loss -------------------------------------------------------------------------------------------------
+
+
+def test_cross_entropy_and_dice_leave_ignored_pixels_and_absent_classes_out():
+    logits = noise(2, 5, 8, 8)
+    labels = torch.randint(0, 4, (2, 8, 8), generator=torch.Generator().manual_seed(0)).byte()  # class 4 is absent
+    labels[:, :2] = 255
+    cross_entropy, dice = parsing_loss(logits, labels)
+    assert cross_entropy == pytest.approx(F.cross_entropy(logits, labels.long(), ignore_index=255).item(), rel=1e-5)
+    p, used = logits.softmax(1).permute(0, 2, 3, 1)[labels != 255], labels[labels != 255]
+    f1 = []
+    for c in range(4):
+        y = (used == c).float()
+        f1.append((2 * (p[:, c] * y).sum() + 1) / (p[:, c].sum() + y.sum() + 1))
+    assert dice == pytest.approx(1 - torch.stack(f1).mean().item(), rel=1e-5)
+    moved = logits.clone()
+    moved[:, :, :2] += noise(2, 5, 2, 8, seed=2)
+    assert torch.allclose(torch.stack(parsing_loss(moved, labels)), torch.stack((cross_entropy, dice)))
+
+
+def test_a_perfect_parse_has_almost_no_loss_and_bf16_is_read_as_float32():
+    labels = torch.randint(0, 3, (1, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
+    perfect = 40 * F.one_hot(labels.long(), 3).permute(0, 3, 1, 2).float()
+    assert all(loss < 1e-4 for loss in parsing_loss(perfect, labels))
+    assert parsing_loss(noise(1, 3, 16, 16).bfloat16(), labels)[0].dtype == torch.float32
+
+
+# ---- Learning rate and steps ---------------------------------------------------------------------------------------
+
+
+def test_cosine_rises_then_falls_to_almost_nothing():
+    factors = [lr_factor(step, 100, "cosine") for step in range(100)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and factors[5] == 1.0
+    assert all(a >= b for a, b in zip(factors[5:], factors[6:])) and 0 < factors[-1] < 0.01
+    assert factors[52] == pytest.approx(0.5 * (1 + math.cos(math.pi * 47 / 95)))
+    assert {lr_factor(step, 100, "constant") for step in range(100)} == {1.0}
+    assert lr_factor(0, 1, "cosine") == 1.0
+
+
+def test_encoder_and_decoder_have_rates_of_their_own_from_any_step_on(narrow):
+    network = Network(3)
+    optimizer = adamw(network, 1e-5, 1e-3)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
+    assert optimizer.param_groups[1]["params"][0] is network.decoder.weight
+    set_lr = scheduled(optimizer, 100, "cosine", step=40)
+    for step in (40, 41):
+        set_lr()
+        expected = lr_factor(step, 100, "cosine")
+        assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([1e-5 * expected, 1e-3 * expected])
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "epochs", "min_steps", "expected"),
+    [(6, 8, 50, 2000, 54), (638, 8, 50, 2000, 1), (9, 8, 5, 0, 1)],
+)
+def test_few_labels_are_repeated_until_there_are_enough_steps(n, batch_size, epochs, min_steps, expected):
+    times = repeats(n, batch_size, epochs, min_steps)
+    assert times == expected and epochs * math.ceil(n * times / batch_size) >= min_steps

@@ -1,0 +1,457 @@
+"""masked_ssl as its users run it, on painted faces of 32 px; but for the last tests with a narrow ResNet."""
+
+import argparse
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, one_line_error
+from PIL import Image
+
+from common import pictures
+from masked_ssl import dataset, eval, label_fractions, lapa, predict, pretrain, train
+from masked_ssl import model as ssl_model
+from masked_ssl.classes import LAYOUTS
+
+TINY = ("--size", 32, "--device", "cpu", "--amp", "off", "--batch-size", 4)
+
+
+def succeed(result):
+    assert result.returncode == 0, result.stderr + result.stdout
+    return result.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl_model, "WIDTH", 8)
+        yield
+
+
+@pytest.fixture
+def real_pictures():
+    """Asked for by the tests that look at pictures (and not by the runs that they look at, which draw them anyway)."""
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Everywhere else they take most of the time, and are empty files."""
+    if "real_pictures" not in request.fixturenames:
+        for drawing in ("save_grid", "save_curves"):
+            monkeypatch.setattr(pictures, drawing, lambda path, *args, **kwargs: path.touch())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def pretrained(faces, runs):
+    """Two epochs of step 1 from random weights, with a learning rate that shows within six steps."""
+    arguments = ("--data", faces, "--init", "random", "--epochs", 2, "--lr", 0.003, "--cache", runs / "cache", *TINY)
+    pretrain.main([str(arg) for arg in (*arguments, "--out", runs / "pretrain")])
+    return runs / "pretrain"
+
+
+@pytest.fixture(scope="module")
+def trained(faces, runs, pretrained):
+    """Two epochs of step 2 from it, each face twice an epoch."""
+    arguments = ("--data", faces, "--init", pretrained / "pretrain.pt", "--epochs", 2, "--min-steps", 10, "--lr", 0.003)
+    train.main([str(arg) for arg in (*arguments, "--cache", runs / "cache", *TINY, "--out", runs / "pretrained")])
+    return runs / "pretrained"
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def same_tensors(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def interrupted(monkeypatch, module, epoch):
+    """Ctrl-C in the middle of that epoch."""
+    original = module.train_epoch
+
+    def stop(*args, **kwargs):
+        if args[-1] == epoch:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, "train_epoch", stop)
+
+
+def without_seconds(log):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in log]
+
+
+# ---- Both steps ----------------------------------------------------------------------------------------------------
+
+
+def test_what_step_1_leaves_behind(pretrained):
+    names = {path.name for path in pretrained.iterdir()}
+    assert names == {"last.pt", "pretrain.pt", "log.csv", "curves.png", "samples.png", "run.json"}
+    rows = list(csv.DictReader(open(pretrained / "log.csv")))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["loss"]) < float(rows[0]["loss"]) and float(rows[1]["lr"]) < float(rows[0]["lr"])
+    saved = load(pretrained / "pretrain.pt")
+    assert saved["paper"] == "masked_ssl" and saved["start"] == "random" and "optimizer" not in saved
+    assert len(saved["pool"]) == 11  # of 12: the test photo is not in it
+    assert same_tensors(saved["encoder"], load(pretrained / "last.pt")["encoder"])
+
+
+def test_what_step_2_leaves_behind(trained, pretrained):
+    names = {path.name for path in trained.iterdir() if path.is_file()}
+    assert names == {"last.pt", "best.pt", "log.csv", "curves.png", "samples.png", "run.json"}
+    rows = list(csv.DictReader(open(trained / "log.csv")))
+    assert [(row["epoch"], row["steps"]) for row in rows] == [("1", "5"), ("2", "10")]
+    assert all(0 <= float(row[name]) <= 100 for row in rows for name in row if "miou" in name or "f1" in name)
+    run, saved = json.loads((trained / "run.json").read_text()), load(trained / "best.pt")
+    split = run["split"]
+    assert [len(split[part]) for part in ("train", "val", "test")] == [10, 1, 1] and saved["split"] == split
+    assert len({id for part in split.values() for id in part}) == 12
+    assert str(pretrained / "pretrain.pt") in run["weights"] and "itself from random" in run["weights"]
+    assert saved["best"] == pytest.approx(max(float(row["val_miou"]) for row in rows) / 100)
+    assert "optimizer" not in saved and saved["classes"] == list(LAYOUTS["celebamask"])
+
+
+def test_the_encoder_of_step_2_begins_as_that_of_step_1_tensor_by_tensor(pretrained, trained, faces):
+    network = ssl_model.Network(19)
+    before = {name: tensor.clone() for name, tensor in network.decoder.state_dict().items()}
+    path = pretrained / "pretrain.pt"
+    args = argparse.Namespace(init=str(path), data=str(faces), layout="celebamask")
+    start, words = train.start_from(network, args, dataset.locate(faces))
+    assert same_tensors(network.encoder.state_dict(), load(path)["encoder"])
+    assert same_tensors(network.decoder.state_dict(), before) and start == "random" and "2 epochs" in words
+    keys = {name.removeprefix("encoder.") for name in load(trained / "last.pt")["model"] if name.startswith("encoder.")}
+    assert keys == set(load(path)["encoder"])
+    broken = load(path)
+    broken["encoder"].pop("nodes.x_1_2.conv1.0.weight")
+    torch.save(broken, path.with_name("broken.pt"))
+    args.init = str(path.with_name("broken.pt"))
+    with pytest.raises(train.InputError, match="broken.pt: does not fit this code"):
+        train.start_from(network, args, dataset.locate(faces))
+    path.with_name("broken.pt").unlink()
+
+
+@pytest.mark.parametrize("module", [pretrain, train])
+def test_a_resumed_run_equals_the_whole_one_bit_for_bit(module, call, faces, runs, request, monkeypatch, tmp_path):
+    whole = request.getfixturevalue("pretrained" if module is pretrain else "trained")
+    flags = ["--data", faces, "--epochs", 2, "--lr", 0.003, "--cache", runs / "cache", *TINY, "--out", tmp_path / "run"]
+    init = ["--init", "random"]
+    if module is train:
+        init = ["--init", runs / "pretrain" / "pretrain.pt", "--min-steps", 10]
+    with monkeypatch.context() as patch:
+        interrupted(patch, module, epoch=2)
+        result = call(module, *flags, *init)
+    assert result.returncode == 130 and load(tmp_path / "run" / "last.pt")["epoch"] == 1
+    out = succeed(call(module, "--resume", tmp_path / "run" / "last.pt", "--cache", runs / "cache"))
+    assert "epoch   2" in out and "epoch   1" not in out
+    a, b = load(whole / "last.pt"), load(tmp_path / "run" / "last.pt")
+    for name in ("encoder", "decoder") if module is pretrain else ("model",):
+        assert same_tensors(a[name], b[name])
+    for i, state in a["optimizer"]["state"].items():
+        assert same_tensors(state, b["optimizer"]["state"][i])
+    assert without_seconds(a["log"]) == without_seconds(b["log"])
+    assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 3
+    assert torch.equal(a["rng"]["torch"], b["rng"]["torch"])
+
+
+@pytest.mark.parametrize("flags", [("--region", "whole"), ("--two-thirds", "area", "--loss-on", "masked")])
+def test_the_ablations_of_step_1_run_and_differ(flags, call, faces, runs, pretrained, tmp_path):
+    arguments = ("--data", faces, "--init", "random", "--epochs", 1, "--lr", 0.003, "--cache", runs / "cache", *TINY)
+    succeed(call(pretrain, *arguments, *flags, "--mask-ratio", 0.3, "--out", tmp_path / "run"))
+    row = next(csv.DictReader(open(tmp_path / "run" / "log.csv")))
+    assert row["loss"] != next(csv.DictReader(open(pretrained / "log.csv")))["loss"]
+
+
+def test_checkpointing_trains_the_same(call, faces, runs, pretrained, tmp_path, monkeypatch):
+    interrupted(monkeypatch, pretrain, epoch=2)
+    flags = ("--data", faces, "--init", "random", "--epochs", 2, "--lr", 0.003, "--checkpointing", *TINY)
+    assert call(pretrain, *flags, "--cache", runs / "cache", "--out", tmp_path / "run").returncode == 130
+    plain, thrifty = (next(csv.DictReader(open(run / "log.csv"))) for run in (pretrained, tmp_path / "run"))
+    assert float(plain["loss"]) == pytest.approx(float(thrifty["loss"]), rel=1e-3)
+
+
+def test_lapa_both_steps_from_photos_of_other_folders(call, faces, runs, tmp_path):
+    folder = lapa.write_generated(tmp_path / "LaPa", n=20, size=40)
+    common = ("--data", folder, "--cache", runs / "cache", "--epochs", 1, *TINY)
+    photos = faces / "CelebA-HQ-img"
+    out = succeed(call(pretrain, *common, "--photos", photos, "--init", "random", "--out", tmp_path / "pre"))
+    assert "35 photos" in out and str(photos) in out  # 21 for training and 2 for validation, 12 of the other folder
+    flags = ("--init", tmp_path / "pre" / "pretrain.pt", "--fraction", 0.5, "--min-steps", 0)
+    out = succeed(call(train, *common, *flags, "--out", tmp_path / "fine"))
+    assert "of 21 train, 2 val, 2 test" in out and "11 classes" in out
+    assert len(load(tmp_path / "fine" / "last.pt")["learned"]) in (10, 11)
+    out = succeed(call(eval, tmp_path / "fine" / "last.pt", "--device", "cpu", "--cache", runs / "cache"))
+    assert "74.41" in out and "94.0" in out and "l_brow" in out
+
+
+# ---- Where the weights come from -----------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_encoder_of_the_same_data_only(pretrained, faces, monkeypatch):
+    monkeypatch.setattr(train, "PRETRAINED", pretrained / "pretrain.pt")
+    monkeypatch.setattr("common.weights._unreachable", lambda url: "no route to host")
+    data, network = dataset.locate(faces), ssl_model.Network(19)
+    args = argparse.Namespace(init="auto", data=str(faces), layout="celebamask")
+    assert train.start_from(network, args, data)[1].startswith("encoder of")
+    args.data = str(faces.parent)
+    start, words = train.start_from(network, args, data)
+    assert start == "random" and "RANDOM" in words and "other --data" in words
+
+
+def test_an_encoder_that_has_seen_the_test_photos_is_refused(call, faces, runs, tmp_path):
+    photos = faces / "CelebA-HQ-img"
+    arguments = ("--photos", photos, "--init", "random", "--epochs", 1, "--cache", runs / "cache", *TINY)
+    assert "12 photos" in succeed(call(pretrain, *arguments, "--out", tmp_path / "pre"))
+    result = call(train, "--data", faces, "--init", tmp_path / "pre" / "pretrain.pt", "--cache", runs / "cache", *TINY)
+    assert "was pretrained on 1 of the test photos" in one_line_error(result)
+
+
+# ---- Evaluation, own photos ----------------------------------------------------------------------------------------
+
+
+def test_scores_of_a_matrix_worked_out_by_hand():
+    #                      predicted: background, skin, hat, hair (row = truth); hat is nowhere, hair is never found
+    matrix = torch.tensor([[50, 10, 0, 0], [5, 25, 0, 0], [0, 0, 0, 0], [8, 2, 0, 0]])
+    summary = eval.summarize(matrix, ("background", "skin", "hat", "hair"))
+    iou = [50 / 73, 25 / 42, 0]
+    assert summary["miou"] == pytest.approx(np.mean(iou)) and summary["absent"] == 1
+    assert summary["miou_foreground"] == pytest.approx(np.mean(iou[1:]))
+    assert summary["f1"] == pytest.approx(np.mean([50 / 67, 0])) and summary["accuracy"] == 0.75
+    assert summary["per_class"]["hat"] == {"f1": None, "iou": None, "support": 0}
+    assert summary["per_class"]["hair"] == {"f1": 0.0, "iou": 0.0, "support": 10}
+
+
+def test_eval_gives_the_numbers_that_training_logged_tables_and_figures(call, trained, runs, real_pictures):
+    out = succeed(call(eval, trained / "last.pt", "--device", "cpu", "--cache", runs / "cache"))
+    assert "mean, foreground" in out and "89.6" in out and "0 without pretraining" in out
+    folder = trained / "last-test"
+    assert {p.name for p in folder.iterdir()} == {"results.json", "table.csv", "figure4.png", "figure5.png", "faces"}
+    results = json.loads((folder / "results.json").read_text())
+    log = list(csv.DictReader(open(trained / "log.csv")))[-1]
+    assert 100 * results["miou"] == pytest.approx(float(log["test_miou"]))
+    assert 100 * results["f1"] == pytest.approx(float(log["test_f1"])) and results["labels"] == 10
+    assert list(results["per_class"]) == list(LAYOUTS["celebamask"])
+    labels = [np.asarray(Image.open(p)) for p in (folder / "faces").glob("*_label.png")]
+    assert len(labels) == 1 and labels[0].shape == (32, 32) and labels[0].max() < 19
+    shutil.rmtree(folder)
+
+
+def test_eval_of_two_checkpoints_side_by_side(call, trained, runs, tmp_path):
+    arguments = (trained / "last.pt", trained / "best.pt", "--split", "all", "--out", tmp_path / "both")
+    out = succeed(call(eval, *arguments, "--device", "cpu", "--cache", runs / "cache"))
+    assert "side by side" in out and (tmp_path / "both" / "figure4.png").exists()
+    rows = list(csv.reader(open(tmp_path / "both" / "comparison.csv")))
+    assert rows[0] == ["class", "pretrained/last", "pretrained/best"] and len(rows) == 1 + 19 + 3
+
+
+def test_eval_refuses_faces_that_were_learned_from(call, trained, faces, runs, tmp_path):
+    folder = tmp_path / "faces"
+    shutil.copytree(faces, folder)
+    sides = [2] * 6 + [0] * 4 + [1, 1]  # another split of the same faces: some of those learned from would be tested
+    mapping = [f"{i} {i} {i:06d}.jpg" for i in range(12)]
+    (folder / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(mapping))
+    (folder / "list_eval_partition.txt").write_text("\n".join(f"{i:06d}.jpg {s}" for i, s in enumerate(sides)))
+    result = call(eval, trained / "last.pt", "--data", folder, "--cache", runs / "cache", "--out", tmp_path / "out")
+    assert "was trained on" in one_line_error(result) and not (tmp_path / "out").exists()
+    everything = ("--data", folder, "--split", "all", "--device", "cpu", "--cache", runs / "cache")
+    succeed(call(eval, trained / "last.pt", *everything, "--out", tmp_path / "out"))
+
+
+def test_predict_keeps_size_and_orientation_and_names_what_cannot_be_read(call, trained, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    Image.fromarray(picture).save(photos / "turned.jpg", exif=exif)
+    Image.fromarray(picture[..., 0]).save(photos / "grey.png")
+    (photos / "bad.jpg").write_bytes(b"no picture")
+    result = call(predict, trained / "best.pt", photos, "--out", tmp_path / "out", "--device", "cpu")
+    assert "bad.jpg" in one_line_error(result) and "2 photo(s)" in result.stdout
+    names = {f"{photo}_{what}.png" for photo in ("turned", "grey") for what in ("label", "overlay", "legend")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    label = Image.open(tmp_path / "out" / "turned_label.png")
+    assert label.size == (40, 70) and label.mode == "P" and np.asarray(label).max() < 19
+
+
+def test_predict_is_the_argmax_of_the_enlarged_logits(trained):
+    model, saved = eval.load_model(trained / "best.pt", torch.device("cpu"))
+    photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    label = predict.predict(model, photo, 32, torch.device("cpu"), amp=False)
+    image = torch.from_numpy(dataset.square(photo, 32)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        logits = model(dataset.normalize(image, torch.device("cpu")))
+    large = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear", align_corners=False)
+    assert (label == large.argmax(1)[0].numpy()).all() and len(np.unique(label)) > 1
+
+
+# ---- Fractions and seeds -------------------------------------------------------------------------------------------
+
+
+def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrained, tmp_path, monkeypatch):
+    out = tmp_path / "fractions"
+    arguments = (
+        "--pretrained", pretrained / "pretrain.pt", "--fractions", 0.3, 1, "--seeds", 0, 1, "--out", out,
+        "--data", faces, "--cache", runs / "cache", "--epochs", 2, "--min-steps", 0, "--lr", 0.003, *TINY,
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        interrupted(patch, train, epoch=2)
+        assert call(label_fractions, *arguments).returncode == 130
+    assert load(out / "random-0.3-seed0" / "last.pt")["epoch"] == 1
+    text = succeed(call(label_fractions, *arguments))
+    assert "gain, pretrain" in text and "+-" in text
+    assert {p.name for p in out.iterdir() if p.is_file()} == {
+        "settings.json", "results.json", "table.csv", "fractions.png", "figure3.png",
+    }  # fmt: skip
+    results = json.loads((out / "results.json").read_text())
+    found = {(r["method"], r["fraction"], r["seed"]): r for r in results["runs"]}
+    assert len(found) == 8 and {r["labels"] for r in results["runs"]} == {3, 10}
+    assert found["random", 1.0, 0]["weights"].startswith("random")
+    assert found["pretrain", 1.0, 0]["weights"].startswith("encoder of")
+    rows = list(csv.reader(open(out / "table.csv")))
+    row = next(row for row in rows if row[:3] == ["1", "10", "mIoU"])
+    gains = [100 * (found["pretrain", 1.0, s]["miou"] - found["random", 1.0, s]["miou"]) for s in (0, 1)]
+    assert row[5] == f"{np.mean(gains):+.2f} +- {np.std(gains, ddof=1):.2f}"
+    assert any("neck_l" in row[2] for row in rows)
+    assert (out / "random-1-seed0" / "last.pt").exists() and not (out / "random-1-seed1" / "last.pt").exists()
+    assert len((out / "random-0.3-seed0" / "log.csv").read_text().splitlines()) == 3  # the one that was stopped
+
+    def never(*args):
+        raise AssertionError("a finished run was run again")
+
+    monkeypatch.setattr(train, "train_epoch", never)
+    again = succeed(call(label_fractions, *arguments))
+    assert again.split("\nfraction ")[1] == text.split("\nfraction ")[1]
+    assert "its runs have --lr 0.003, not 0.1" in one_line_error(call(label_fractions, *arguments, "--lr", 0.1))
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("--pretrained", "nothing.pt"), "nothing.pt: no such file; python masked_ssl/pretrain.py"),
+        (("--fraction", "0.5"), "--fraction is set by this script"),
+        (("--epoch", "0"), "unrecognized arguments: --epoch"),
+        (("--fractions", "2"), "argument --fractions"),
+    ],
+)
+def test_bad_arguments_of_the_comparison(args, named, call, tmp_path):
+    assert named in one_line_error(call(label_fractions, *args, "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+# ---- Data ----------------------------------------------------------------------------------------------------------
+
+
+def test_dataset_describes_both_layouts(call, faces, tmp_path, real_pictures):
+    out = succeed(call(dataset, "--data", faces, "--size", 32, "--out", tmp_path / "a"))
+    assert "19 classes, 10 train, 1 val, 1 test" in out and "0.017" in out and "misprint" in out
+    assert "every photo and every label can be read" in out and (tmp_path / "a" / "samples.png").exists()
+    folder = lapa.write_generated(tmp_path / "LaPa", n=20, size=40)
+    out = succeed(call(dataset, "--data", folder, "--size", 32, "--out", tmp_path / "b"))
+    assert "11 classes, 21 train, 2 val, 2 test" in out and "16 source photos" in out
+    labels = sorted((folder / "test" / "labels").iterdir())
+    Image.fromarray(np.full_like(np.asarray(Image.open(labels[0])), 99)).save(labels[0])
+    result = call(dataset, "--data", folder, "--size", 32, "--out", tmp_path / "b")
+    assert result.returncode == 2 and "has the value 99; expected 0..10" in result.stdout
+
+
+# ---- Bad input: one line that names the file and the remedy, exit code 2 ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "args", "named"),
+    [
+        (train, ("--data", "nowhere"), "nowhere: no such folder"),
+        (train, ("--data", "{faces}", "--size", "100"), "--size 100 must be a multiple of 32"),
+        (train, ("--data", "{faces}", "--fraction", "0.01"), "--fraction 0.01 of 10 labels is 0.1"),
+        (train, ("--data", "{faces}", "--fraction", "0"), "argument --fraction"),
+        (train, ("--data", "{faces}", "--init", "lost.pt"), "lost.pt: no such file"),
+        (train, ("--data", "{faces}", "--init", "{other}"), "a checkpoint of hair_transfer, not of masked_ssl"),
+        (train, ("--data", "{faces}", "--init", "{last}"), "a checkpoint of train.py; give the pretrain.pt"),
+        (train, ("--data", "{faces}", "--batch-size", "1"), "argument --batch-size"),
+        (train, ("--resume", "{pre}"), "a checkpoint of pretrain.py"),
+        (train, ("--resume", "{best}"), "would overwrite the later epochs"),
+        (train, ("--resume", "{last}", "--lr", "0.5"), "--lr 0.5 differs from 0.003"),
+        (train, ("--resume", "{last}", "--out", "elsewhere"), "a resumed run goes on in the folder"),
+        (train, ("--data", "{faces}", "--init", "random", "--size", "32", "--out", "{run}"), "already holds a run"),
+        (pretrain, ("--photos", "nowhere"), "--photos nowhere: no such folder"),
+        (pretrain, ("--data", "{faces}", "--limit", "1"), "1 photo(s) are too few for batch norm"),
+        (pretrain, ("--data", "{faces}", "--mask-ratio", "1"), "argument --mask-ratio"),
+        (pretrain, ("--data", "{faces}", "--size", "48"), "--size 48 must be a multiple of 32"),
+        (pretrain, ("--resume", "{pre}"), "holds no optimiser to go on with"),
+        (pretrain, ("--resume", "{last}"), "a checkpoint of train.py"),
+        (pretrain, ("--data", "{faces}", "--init", "coco"), "argument --init"),
+        (eval, ("{pre}",), "a checkpoint of pretrain.py, which has learned no classes"),
+        (eval, ("missing.pt",), "missing.pt: no such checkpoint"),
+        (predict, ("{last}", "nowhere.jpg"), "nowhere.jpg: no such file or folder"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line(module, args, named, call, faces, pretrained, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"paper": "hair_transfer"}, tmp_path / "other.pt")
+    names = {"faces": faces, "other": tmp_path / "other.pt", "pre": pretrained / "pretrain.pt", "run": trained}
+    names |= {name: trained / f"{name}.pt" for name in ("last", "best")}
+    arguments = [arg.format(**names) for arg in args]
+    where = [] if module is predict else ["--cache", trained.parent / "cache"]
+    assert named.replace("nowhere:", f"{tmp_path}/nowhere:") in one_line_error(call(module, *arguments, *where))
+
+
+def test_other_photos_or_faces_are_not_resumed_on(call, faces, pretrained, trained, runs, tmp_path):
+    folder = tmp_path / "faces"
+    shutil.copytree(faces, folder)
+    photo = folder / "CelebA-HQ-img" / "5.jpg"
+    Image.open(photo).rotate(90).save(photo, quality=60)
+    for module, run, named in ((pretrain, pretrained, "not the photos of"), (train, trained, "not the faces of")):
+        arguments = ("--resume", run / "last.pt", "--epochs", 3, "--data", folder, "--cache", runs / "cache")
+        assert named in one_line_error(call(module, *arguments))
+
+
+def test_help_names_every_flag_and_its_source(call):
+    out = succeed(call(pretrain, "--help"))
+    for flag in ("--photos", "--mask-ratio", "--region", "--two-thirds", "--loss-on", "--init", "--checkpointing"):
+        assert flag in out
+    assert "--classes" not in out and str(ROOT) not in out and out.count("ours") >= 5
+    out = succeed(call(train, "--help"))
+    for flag in ("--fraction", "--init", "--min-steps", "--encoder-lr", "--schedule", "--classes", "--layout"):
+        assert flag in out
+
+
+# ---- The real network, from the shell --------------------------------------------------------------------------------
+
+
+def test_pretrain_and_train_from_the_shell_and_eval(script, call, faces, tmp_path, monkeypatch):
+    common = ("--data", faces, "--epochs", 1, "--cache", tmp_path / "cache", *TINY)
+    out = succeed(script("masked_ssl/pretrain.py", *common, "--init", "random", "--out", "pre")).splitlines()
+    assert [line.split()[0] for line in out[:7]] == ["command", "device", "data", "masking", "model", "weights", "out"]
+    assert "48,986,035" in out[4] and "11 photos" in out[2]
+    assert out[-1].startswith("next") and "train.py --init pre/pretrain.pt" in out[-1]
+    (tmp_path / "pre" / "last.pt").unlink()
+    flags = ("--init", "pre/pretrain.pt", "--min-steps", 0, "--out", "fine")
+    out = succeed(script("masked_ssl/train.py", *common, *flags)).splitlines()
+    assert [line.split()[0] for line in out[:7]] == ["command", "device", "data", "model", "weights", "out", "steps"]
+    assert "48,988,355" in out[3] and "10 of 10 train, 1 val, 1 test" in out[2]
+    assert out[-1].startswith("next") and out[-1].endswith("eval.py fine/best.pt")
+    (tmp_path / "fine" / "last.pt").unlink()
+    monkeypatch.setattr(ssl_model, "WIDTH", 64)
+    out = succeed(call(eval, tmp_path / "fine" / "best.pt", "--cache", tmp_path / "cache", "--device", "cpu"))
+    assert "mean, all classes" in out and (tmp_path / "fine" / "best-test" / "figure5.png").exists()
+
+
+def test_two_processes_test_each_face_once(script, call, faces, tmp_path, monkeypatch):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    common = ("--data", faces, "--cache", tmp_path / "cache", "--min-steps", 0, "--epochs", 1, *TINY)
+    succeed(script("masked_ssl/train.py", *common, "--init", "random", "--out", "two", launcher=launcher))
+    log = list(csv.DictReader(open(tmp_path / "two" / "log.csv")))
+    assert len(log) == 1 and log[0]["steps"] == "3"
+    monkeypatch.setattr(ssl_model, "WIDTH", 64)
+    succeed(call(eval, tmp_path / "two" / "last.pt", "--cache", tmp_path / "cache", "--device", "cpu"))
+    results = json.loads((tmp_path / "two" / "last-test" / "results.json").read_text())
+    assert 100 * results["miou"] == pytest.approx(float(log[0]["test_miou"]))
+    (tmp_path / "two" / "last.pt").unlink()
