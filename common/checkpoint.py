@@ -139,10 +139,14 @@ def set_rng_state(state: dict, device: torch.device) -> None:
 
 def resumed_run_folder(last: Path, log: list[dict]) -> Path:
     """The folder of a run that goes on, without the drafts of a killed process and with the whole log so far."""
-    for draft in last.parent.glob(".*.tmp"):
-        draft.unlink(missing_ok=True)
+    _remove_drafts(last.parent)
     write_log(last.parent / "log.csv", log)
     return last.parent
+
+
+def _remove_drafts(folder: Path) -> None:
+    for draft in folder.glob(".*.tmp"):
+        draft.unlink(missing_ok=True)
 
 
 def new_run_folder(out: Path | None, runs: Path, name: str) -> Path:
@@ -161,6 +165,7 @@ def new_run_folder(out: Path | None, runs: Path, name: str) -> Path:
             f"{folder} already holds a run; go on with --resume {folder / 'last.pt'} or give another --out"
         )
     write_atomically(make_folder(folder) / "log.csv", b"")
+    _remove_drafts(folder)  # of a process that was killed before it had a last.pt
     return folder
 
 

@@ -99,10 +99,7 @@ def _painted(layout: str) -> Path:
     folder = HERE / "data" / f"generated-{layout}"
     if layout == "lapa":
         return lapa.write_generated(folder, N_GENERATED, GENERATED_SIZE)
-    try:
-        return write_celebamask(folder, N_GENERATED, GENERATED_SIZE)
-    except (OSError, ValueError) as error:
-        raise InputError(f"generated faces: {error}; give real ones with --data") from None
+    return write_celebamask(folder, N_GENERATED, GENERATED_SIZE)
 
 
 # ---- Reading them --------------------------------------------------------------------------------------------------

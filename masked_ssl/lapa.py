@@ -12,10 +12,6 @@ underscore names a source photo. Get it from https://github.com/jd-opensource/la
 and education. Liu et al., "A New Dataset and Boundary-Attention Semantic Segmentation for Face Parsing", AAAI 2020.
 """
 
-import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +20,7 @@ from tqdm import tqdm
 
 from common import faces
 from common.cli import InputError
+from common.generated import write_once
 from common.images import PHOTO_SUFFIXES, reason
 from masked_ssl.splits import SPLITS, Face
 
@@ -97,31 +94,15 @@ def write_generated(folder: Path, n: int, size: int, seed: int = 0) -> Path:
     """n painted faces as LaPa lays them out, and `folder`: eight in ten to train with, one each for val and test.
 
     Sizes differ around `size`, and not all are square, as LaPa's are; every third face to train with comes again,
-    mirrored, as a copy of the same source. A folder that holds just that is kept. Raises InputError if it cannot be
-    written or holds something else.
+    mirrored, as a copy of the same source (see also write_once).
     """
-    wanted = json.dumps({"n": n, "size": size, "seed": seed, "version": [faces.VERSION, 1]})
-    recipe = folder / "generated.json"
-    try:
-        if recipe.is_file() and recipe.read_text() == wanted:
-            return folder
-        if folder.exists() and not recipe.is_file():
-            raise InputError(f"{folder}: holds no generated faces; move it away or give real ones with --data")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
-            for i in tqdm(range(n), f"painting {folder.name}", unit="face", disable=None):
-                part = SPLITS[0] if i % 10 < 8 else SPLITS[1 + i % 2]
-                _write_face(draft / part, seed + i, size, copies=2 if part == "train" and i % 3 == 0 else 1)
-            (draft / "generated.json").write_text(wanted)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}; generated faces need a folder that can be written") from None
-    return folder
+
+    def paint(draft: Path) -> None:
+        for i in tqdm(range(n), f"painting {folder.name}", unit="face", disable=None):
+            part = SPLITS[0] if i % 10 < 8 else SPLITS[1 + i % 2]
+            _write_face(draft / part, seed + i, size, copies=2 if part == "train" and i % 3 == 0 else 1)
+
+    return write_once(folder, {"n": n, "size": size, "seed": seed, "version": [faces.VERSION, 1]}, paint)
 
 
 def _write_face(folder: Path, seed: int, size: int, copies: int) -> None:
