@@ -144,11 +144,11 @@ def render(folder: str, text: str) -> str:
     """A README's text with its tables written anew from folder/results/*.json."""
     results = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / folder / "results").glob("*.json"))}
     for name, table in TABLES[folder].items():
-        mark = rf"(<!-- table: {name} -->\n).*?(\n<!-- /table -->)"
+        mark = rf"(<!-- table: {name} -->\n).*?(<!-- /table -->)"
         if not re.search(mark, text, flags=re.S):
             raise SystemExit(f"{folder}/README.md: has no place for the table {name!r}: <!-- table: {name} -->")
         rows = markdown(table(results))
-        text = re.sub(mark, lambda found, rows=rows: found[1] + rows + found[2], text, flags=re.S)
+        text = re.sub(mark, lambda found, rows=rows: found[1] + rows + "\n" + found[2], text, flags=re.S)
     return text
 
 
