@@ -21,7 +21,7 @@ def test_a_commands_paths_and_machine_flags_are_left_out():
 
 def test_results_hold_no_paths_of_a_machine():
     for path in ROOT.glob("*/results/*.json"):
-        assert not re.search(r'"/|/home/|/root/|/Users/', path.read_text()), path
+        assert not re.search(r'"/\w', path.read_text()), path
 
 
 @pytest.mark.parametrize("readme", sorted(ROOT.glob("*/README.md")) + [ROOT / "README.md"], ids=lambda p: p.parent.name)
