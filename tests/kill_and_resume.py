@@ -1,6 +1,6 @@
 """Kill trainings with SIGKILL, resume them, and hold the finished run against one that nobody disturbed.
 
-    python tests/kill_and_resume.py                  30 kills over all folders, about 15 minutes on one core
+    python tests/kill_and_resume.py                  30 kills over all folders, which takes a while
     python tests/kill_and_resume.py 100 --seed 7     more of them, at other moments
     python tests/kill_and_resume.py 5 --only lrn_headtorso
 
