@@ -1,0 +1,309 @@
+"""The tables of the READMEs: each function takes a folder's results by file name and gives a header and rows of cells.
+
+report.py writes them into the READMEs; where a script prints the same table, its own function makes it.
+"""
+
+import statistics
+from collections.abc import Callable
+
+from hair_transfer import eval as hair
+from lrn_headtorso import eval as lrn
+from masked_ssl import label_fractions as ssl
+from mut1ny_fairness import eval as mut1ny
+from mut1ny_fairness import fairness
+from mut1ny_fairness.group_pictures import HEADLINE
+from nu_deeplabv3plus import eval as nu
+
+Rows = list[list[str]]
+
+
+def best(run: dict) -> dict:
+    """The log's row of the epoch that was evaluated."""
+    return next(row for row in run["log"] if row["epoch"] == run["results"]["epoch"])
+
+
+def epoch_of(run: dict) -> str:
+    return f"{run['results']['epoch']} of {run['epochs']}"
+
+
+def times(run: dict) -> tuple[str, str]:
+    """Seconds of an epoch (median) and minutes of the run."""
+    return f"{run['seconds_per_epoch_median']:.0f}", f"{run['minutes']:.0f}"
+
+
+def iou(run: dict, part: str) -> str:
+    value = run["results"]["per_class"][part]["iou"]
+    return "absent" if value is None else f"{value:.4f}"
+
+
+def nu_parts(results: dict[str, dict]) -> Rows:
+    names = ("none", "flip", "flip-swap")
+    rows = [["part", "paper, 3,200 images", *(f"`--augment {name}`" for name in names)]]
+    for part, (paper, *_) in nu.TABLE_1.items():
+        printed = "about 0" if part == "hat" else f"{paper:.4f}"
+        rows.append([part, printed, *(iou(results[name], part) for name in names)])
+    for title, key, parts in (
+        ("mean, 18 parts", "iou_18", list(nu.TABLE_1)),
+        ("mean, 16 parts (the paper's mean)", "iou_16", [p for p in nu.TABLE_1 if p not in nu.NOT_IN_PAPER_MEAN]),
+    ):
+        paper = statistics.mean(nu.TABLE_1[part][0] for part in parts)
+        rows.append([title, f"{paper:.4f}", *(f"{results[name]['results'][key]:.4f}" for name in names)])
+    for title, sided in (("mean, the six left and right parts", True), ("mean, the other twelve parts", False)):
+        parts = [part for part in nu.TABLE_1 if (part[:2] in ("l_", "r_") and part != "l_lip") == sided]
+        means = [
+            statistics.mean(results[name]["results"]["per_class"][part]["iou"] for part in parts) for name in names
+        ]
+        paper = statistics.mean(nu.TABLE_1[part][0] for part in parts)
+        rows.append([title, f"{paper:.4f}", *(f"{mean:.4f}" for mean in means)])
+    return rows
+
+
+def nu_runs(results: dict[str, dict]) -> Rows:
+    rows = [["run", "best epoch", "dice loss, validation", "training", "IoU, mean over batches", "s per epoch", "min"]]
+    for name, run in results.items():
+        scores = run["results"]
+        losses = f"{scores['loss']:.4f}", f"{best(run)['loss']:.4f}"
+        rows.append([f"`{name}`", epoch_of(run), *losses, f"{scores['iou_mean_over_batches']:.4f}", *times(run)])
+    return rows
+
+
+def hair_scores(results: dict[str, dict]) -> Rows:
+    """The two ways to start, of one split, beside the paper's AUROC as printed and, in brackets, corrected."""
+    runs = {"from random weights": "random", "from the skin's network": "from-skin"}
+    table = hair.table({title: results[name]["results"] for title, name in runs.items()})
+    return [row[:3] + row[4:2:-1] for row in table]  # the paper's random run first, as ours
+
+
+def hair_epochs(results: dict[str, dict]) -> Rows:
+    """Figures 4 and 5 in numbers: the test faces' loss, IoU and AUROC after each epoch."""
+    names = ("random", "from-skin")
+    titles = [f"{score}, {start}" for start in ("random", "from skin") for score in ("loss", "IoU", "AUROC")]
+    rows = [["epoch", *titles]]
+    logs = [results[name]["log"] for name in names]
+    for epoch in range(max(map(len, logs))):
+        row = [str(epoch + 1)]
+        for log in logs:
+            scores = ("test_loss", "test_iou", "test_auroc")
+            row += [f"{log[epoch][s]:.4f}" for s in scores] if epoch < len(log) else [""] * len(scores)
+        rows.append(row)
+    return rows
+
+
+def hair_runs(results: dict[str, dict]) -> Rows:
+    rows = [["run", "best epoch", "loss, test", "training", "IoU, test", "training", "s per epoch", "min"]]
+    for name, run in results.items():
+        losses = f"{run['results']['loss']:.4f}", f"{best(run)['loss']:.4f}"
+        ious = f"{run['results']['iou']:.4f}", f"{best(run)['iou']:.4f}"
+        rows.append([f"`{name}`", epoch_of(run), *losses, *ious, *times(run)])
+    return rows
+
+
+def lrn_table_1(results: dict[str, dict]) -> Rows:
+    """The paper's rows, then ours, in the order of the files' names."""
+    rows = [["run", "Jaccard %", "Hausdorff px", "missed %", "added %", "empty", "best epoch", "s per epoch", "min"]]
+    for name, scores in lrn.TABLE_1.items():
+        rows.append([f"{name}, the paper", *(f"{mean:.2f} ± {std:.2f}" for mean, std in scores), *[""] * 6])
+    if not results:
+        raise KeyError("runs")
+    for name, run in results.items():
+        (scores,) = run["results"].values()  # by the run folder's name
+        shares = f"{100 * scores['missed']:.2f}", f"{100 * scores['added']:.2f}"
+        jaccard = f"{100 * scores['jaccard']:.2f} ± {100 * scores['jaccard_std']:.2f}"
+        hausdorff = f"{scores['hausdorff']:.2f} ± {scores['hausdorff_std']:.2f}"
+        empty = f"{scores['empty_predicted']} of {scores['n']}"
+        epoch = f"{scores['epoch']} of {run['epochs']}"
+        rows.append([f"`{name}`", jaccard, hausdorff, *shares, empty, epoch, *times(run)])
+    return rows
+
+
+def lrn_differences(results: dict[str, dict]) -> Rows:
+    """Two runs on the same test pictures, one by one: mean difference and its 95 % interval, 1.96 s / sqrt(n)."""
+    rows = [["", "minus", "Jaccard, points", "better in", "Hausdorff, px", "better in"]]
+    for first, second in LRN_PAIRS:
+        if first not in results or second not in results:
+            continue
+        (a,), (b,) = (results[name]["results"].values() for name in (first, second))
+        row = [f"`{first}`", f"`{second}`"]
+        for score, factor, sign in (("jaccard", 100, 1), ("hausdorff", 1, -1)):
+            pictures = {name: (a["pictures"][name][score], b["pictures"][name][score]) for name in a["pictures"]}
+            differences = [factor * (x - y) for x, y in pictures.values()]
+            half = 1.96 * statistics.stdev(differences) / len(differences) ** 0.5
+            wins = sum(sign * d > 0 for d in differences)
+            row += [f"{statistics.mean(differences):+.2f} ± {half:.2f}", f"{wins} of {len(differences)}"]
+        rows.append(row)
+    if len(rows) == 1:
+        raise KeyError("pairs")
+    return rows
+
+
+MUT1NY_RUNS = ("deeplabv3-rgb", "pspnet-rgb", "deeplabv3-labels", "pspnet-labels")
+
+
+def mut1ny_scores(results: dict[str, dict]) -> Rows:
+    """The final scores of both networks and targets, beside the paper's."""
+    return mut1ny.final_table({results[name]["results"]["title"]: results[name]["results"] for name in MUT1NY_RUNS})
+
+
+def mut1ny_classes(results: dict[str, dict]) -> Rows:
+    """IoU of each class, and how many pixels of the test set it has."""
+    rows = [["class", *(results[name]["results"]["title"] for name in MUT1NY_RUNS), "share of the pixels"]]
+    by_class = [results[name]["results"]["per_class"] for name in MUT1NY_RUNS]
+    pixels = sum(scores["support"] for scores in by_class[0].values())
+    for name, scores in by_class[0].items():
+        share = f"{100 * scores['support'] / pixels:.2f} %"
+        rows.append([name, *("absent" if c[name]["iou"] is None else f"{c[name]['iou']:.4f}" for c in by_class), share])
+    return rows
+
+
+def mut1ny_turquoise(results: dict[str, dict]) -> Rows:
+    """What the hair's pixels are taken for when the outputs are read in either order of the channels."""
+    rows = [["run", "read as RGB: hair", "ears", "read as BGR: hair", "ears"]]
+    for name in MUT1NY_RUNS:
+        row = [results[name]["results"]["title"]]
+        for scores in (results[name]["results"], results[name]["results_bgr"]):
+            hair_as = scores["confusion"][mut1ny.CLASSES.index("hair")]
+            row += [f"{100 * hair_as[mut1ny.CLASSES.index(c)] / sum(hair_as):.1f} %" for c in ("hair", "ears")]
+        rows.append(row)
+    return rows
+
+
+def mut1ny_runs(results: dict[str, dict]) -> Rows:
+    rows = [["run", "best epoch", "loss, test", "training", "class IoU, test", "training", "s per epoch", "min"]]
+    for name in MUT1NY_RUNS:
+        run = results[name]
+        losses = f"{run['results']['loss']:.4f}", f"{best(run)['loss']:.4f}"
+        ious = f"{run['results']['class_iou']:.4f}", f"{best(run)['class_iou']:.4f}"
+        rows.append([f"`{name}`", epoch_of(run), *losses, *ious, *times(run)])
+    return rows
+
+
+def mut1ny_groups(results: dict[str, dict]) -> Rows:
+    """Mean IoU per image of each group, with the interval over people, for every fairness-*.json."""
+    rows = [["by", "group", "people"]]
+    titles = []
+    for name, record in results.items():
+        if not name.startswith("fairness-"):
+            continue
+        found = record["results"]
+        titles = titles or [title for title in found["models"]]
+        for g, group in enumerate(found["groups"]):
+            scores = [found["models"][title]["scores"][HEADLINE] for title in found["models"]]
+            cells = [fairness.with_interval(*(_nan(s[k][g]) for k in ("value", "low", "high"))) for s in scores]
+            rows.append([" and ".join(found["by"]), group["name"], str(group["people"]), *cells, group["note"]])
+    rows[0] += [*titles, ""]
+    return rows
+
+
+def mut1ny_gaps(results: dict[str, dict]) -> Rows:
+    """The gap between best and worst ranked group, and how large it is by chance."""
+    rows = [["by", "model", "best", "worst", "gap", "p", "by chance (median)", "equity-scaled"]]
+    for name, record in results.items():
+        for title, model in record["results"]["models"].items() if name.startswith("fairness-") else ():
+            if HEADLINE in model["gaps"]:
+                gap = model["gaps"][HEADLINE]
+                numbers = fairness.with_interval(gap["gap"], gap["gap_low"], gap["gap_high"]), f"{gap['p']:.3f}"
+                more = f"{gap['null_median']:.3f}", f"{gap['equity_scaled']:.3f}"
+                rows.append([" and ".join(record["results"]["by"]), title, gap["best"], gap["worst"], *numbers, *more])
+    return rows
+
+
+def ssl_fractions(results: dict[str, dict]) -> Rows:
+    """Baseline and pretrained for each fraction of the labels: mean +- standard deviation over seeds, and the gain."""
+    found = results["fractions"]["results"]
+    runs = {(run["method"], run["fraction"], run["seed"]): run for run in found["runs"]}
+    fractions = sorted({fraction for _, fraction, _ in runs})
+    rows = ssl.table(runs, list(found["methods"]), fractions, found["seeds"])
+    return [[cell.replace("+-", "±") for cell in row] for row in rows]
+
+
+# ---- The front page: results of all folders, folder -> name -> record ----------------------------------------------
+
+
+def front(results: dict[str, dict[str, dict]]) -> Rows:
+    """One row a folder: what the paper says, what we measured, on what, in which time."""
+    rows = [["folder", "the paper's number", "ours", "on", "minutes"]]
+    for folder, (paper, ours, names) in FRONT.items():
+        found = results[folder]
+        link = f"[`{folder}/`]({folder}/README.md)"
+        if any(name not in found for name in names):
+            rows.append([link, paper, "not measured yet", "", ""])
+            continue
+        runs = [found[name] for name in names]
+        minutes = " + ".join(f"{run['minutes']:.0f}" for run in runs)
+        rows.append([link, paper, ours(*runs), runs[0]["data"], minutes])
+    return rows
+
+
+def _lrn_jaccard(run: dict) -> float:
+    (scores,) = run["results"].values()
+    return 100 * scores["jaccard"]
+
+
+def _ssl_gain(run: dict) -> str:
+    fraction = min(r["fraction"] for r in run["results"]["runs"])
+    values = {
+        m: [100 * r["miou"] for r in run["results"]["runs"] if (r["method"], r["fraction"]) == (m, fraction)]
+        for m in run["results"]["methods"]
+    }
+    without, with_ = (statistics.mean(v) for v in list(values.values())[:2])
+    return f"mIoU with {100 * fraction:g} % of the labels: {without:.2f} without pretraining, {with_:.2f} with"
+
+
+FRONT: dict[str, tuple[str, Callable[..., str], tuple[str, ...]]] = {  # the paper's number, ours, from which results
+    "nu_deeplabv3plus": (
+        "mean IoU of 18 parts .647; mirrored pictures harm",
+        lambda none, flip, swap: "mean IoU {:.3f}; mirrored {:.3f}; mirrored, left and right swapped {:.3f}".format(
+            *(run["results"]["iou_18"] for run in (none, flip, swap))
+        ),
+        ("none", "flip", "flip-swap"),
+    ),
+    "hair_transfer": (
+        "AUROC .978 from random weights, .991 from COCO's (corrected)",
+        lambda a, b: f"AUROC {a['results']['batch_auroc']:.3f} from random weights, {b['results']['batch_auroc']:.3f} "
+        "from a network trained on skin",
+        ("random", "from-skin"),
+    ),
+    "lrn_headtorso": (
+        "Jaccard index 91.67 % LRN, 89.25 % U-Net",
+        lambda a, b: f"{_lrn_jaccard(a):.2f} % LRN, {_lrn_jaccard(b):.2f} % U-Net",
+        ("headtorso-lrn", "headtorso-unet"),
+    ),
+    "mut1ny_fairness": (
+        "F1 of channel-pixels .756 DeepLabV3, .566 PSPNet",
+        lambda a, b: f"{a['results']['f1']:.3f} DeepLabV3, {b['results']['f1']:.3f} PSPNet",
+        ("deeplabv3-rgb", "pspnet-rgb"),
+    ),
+    "masked_ssl": ("mIoU with 0.2 % of the labels: 69.39 without pretraining, 74.41 with", _ssl_gain, ("fractions",)),
+}
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+LRN_PAIRS = (
+    ("headtorso-lrn", "headtorso-unet"),
+    ("celebamask-lrn", "celebamask-unet"),
+    ("headtorso-lrn-pretrained", "headtorso-lrn"),
+    ("headtorso-unet-pretrained", "headtorso-unet"),
+    ("headtorso-lrn-backgrounds", "headtorso-lrn"),
+    ("headtorso-lrn-large", "headtorso-lrn"),
+    ("headtorso-lrn-reduction", "headtorso-lrn"),
+)
+
+
+TABLES: dict[str, dict[str, Callable[[dict[str, dict]], Rows]]] = {
+    ".": {"front": front},
+    "nu_deeplabv3plus": {"parts": nu_parts, "runs": nu_runs},
+    "hair_transfer": {"scores": hair_scores, "epochs": hair_epochs, "runs": hair_runs},
+    "lrn_headtorso": {"table 1": lrn_table_1, "differences": lrn_differences},
+    "mut1ny_fairness": {
+        "scores": mut1ny_scores,
+        "classes": mut1ny_classes,
+        "turquoise": mut1ny_turquoise,
+        "runs": mut1ny_runs,
+        "groups": mut1ny_groups,
+        "gaps": mut1ny_gaps,
+    },
+    "masked_ssl": {"fractions": ssl_fractions},
+}
