@@ -220,17 +220,17 @@ def ssl_fractions(results: dict[str, dict]) -> Rows:
 
 
 def front(results: dict[str, dict[str, dict]]) -> Rows:
-    """One row a folder: what the paper says, what we measured, on what, in which time."""
-    rows = [["folder", "the paper's number", "ours", "on", "minutes"]]
-    for folder, (paper, ours, names) in FRONT.items():
-        found = results[folder]
-        link = f"[`{folder}/`]({folder}/README.md)"
+    """One row a folder: what it does, what the paper says, what we measured with which commands, and in which time."""
+    rows = [["folder", "what it does", "the paper's number", "ours", "on", "minutes", "command of each"]]
+    for folder, (what, paper, ours, names) in FRONT.items():
+        found, link = results[folder], f"[`{folder}/`]({folder}/README.md)"
         if any(name not in found for name in names):
-            rows.append([link, paper, "not measured yet", "", ""])
+            rows.append([link, what, paper, "not measured yet", "", "", f"`python {folder}/train.py --data PATH`"])
             continue
         runs = [found[name] for name in names]
-        minutes = " + ".join(f"{run['minutes']:.0f}" for run in runs)
-        rows.append([link, paper, ours(*runs), runs[0]["data"], minutes])
+        minutes = ", ".join(f"{run['minutes']:.0f}" for run in runs)
+        commands = "<br>".join(f"`{run['command']}`" for run in runs)
+        rows.append([link, what, paper, ours(*runs), runs[0]["data"], minutes, commands])
     return rows
 
 
@@ -249,8 +249,10 @@ def _ssl_gain(run: dict) -> str:
     return f"mIoU with {100 * fraction:g} % of the labels: {without:.2f} without pretraining, {with_:.2f} with"
 
 
-FRONT: dict[str, tuple[str, Callable[..., str], tuple[str, ...]]] = {  # the paper's number, ours, from which results
+# what it does, the paper's number, ours, from which results
+FRONT: dict[str, tuple[str, str, Callable[..., str], tuple[str, ...]]] = {
     "nu_deeplabv3plus": (
+        "DeepLabV3+ with squeeze-and-excitation: 18 binary face-part masks at 128 px",
         "mean IoU of 18 parts .647; mirrored pictures harm",
         lambda none, flip, swap: "mean IoU {:.3f}; mirrored {:.3f}; mirrored, left and right swapped {:.3f}".format(
             *(run["results"]["iou_18"] for run in (none, flip, swap))
@@ -258,22 +260,30 @@ FRONT: dict[str, tuple[str, Callable[..., str], tuple[str, ...]]] = {  # the pap
         ("none", "flip", "flip-swap"),
     ),
     "hair_transfer": (
+        "hair, DeepLabV3-ResNet101 pretrained against random; recolours hair",
         "AUROC .978 from random weights, .991 from COCO's (corrected)",
         lambda a, b: f"AUROC {a['results']['batch_auroc']:.3f} from random weights, {b['results']['batch_auroc']:.3f} "
         "from a network trained on skin",
         ("random", "from-skin"),
     ),
     "lrn_headtorso": (
+        "head and torso, Label Refinement Network against U-Net; white backgrounds",
         "Jaccard index 91.67 % LRN, 89.25 % U-Net",
         lambda a, b: f"{_lrn_jaccard(a):.2f} % LRN, {_lrn_jaccard(b):.2f} % U-Net",
         ("headtorso-lrn", "headtorso-unet"),
     ),
     "mut1ny_fairness": (
+        "11 areas of a face, DeepLabV3 against PSPNet, compared over groups of people",
         "F1 of channel-pixels .756 DeepLabV3, .566 PSPNet",
         lambda a, b: f"{a['results']['f1']:.3f} DeepLabV3, {b['results']['f1']:.3f} PSPNet",
         ("deeplabv3-rgb", "pspnet-rgb"),
     ),
-    "masked_ssl": ("mIoU with 0.2 % of the labels: 69.39 without pretraining, 74.41 with", _ssl_gain, ("fractions",)),
+    "masked_ssl": (
+        "masked self-supervised pretraining of a UNet++ for face parsing with few labels",
+        "mIoU with 0.2 % of the labels: 69.39 without pretraining, 74.41 with",
+        _ssl_gain,
+        ("fractions",),
+    ),
 }
 
 

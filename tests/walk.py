@@ -1,0 +1,89 @@
+"""Walk through the READMEs as a new user would: every command of a block marked `<!-- walk -->` is run as it stands.
+
+    python tests/walk.py                       about 20 minutes on two CPU cores
+    python tests/walk.py --only lrn_headtorso  one README
+    python tests/walk.py --list                what would be run
+
+It works in a fresh copy of the repository's files, so that no run, cache or data of yours is used or touched: the
+blocks first, each README's from the repository root; then `--help` of every script, from another folder; then each
+paper's folder alone with common/, in another project.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPERS = ("nu_deeplabv3plus", "hair_transfer", "lrn_headtorso", "mut1ny_fairness", "masked_ssl")
+ALONE = {  # a short training of each folder, away from home
+    "nu_deeplabv3plus": "train.py --weights none --epochs 1 --limit 12 --size 32",
+    "hair_transfer": "train.py --epochs 1 --size 32",
+    "lrn_headtorso": "train.py --epochs 1 --size 32 --limit 20",
+    "mut1ny_fairness": "train.py --weights none --epochs 1 --size 32",
+    "masked_ssl": "pretrain.py --init random --epochs 1 --size 32 --limit 30",
+}
+
+
+def blocks(readme: Path) -> list[str]:
+    """The commands of the marked blocks of a README, in order; one that ends in a backslash goes on in the next line."""
+    commands = []
+    for block in re.findall(r"<!-- walk -->\n```bash\n(.*?)```", readme.read_text(), flags=re.S):
+        commands += [line for line in block.replace("\\\n", " ").splitlines() if line.strip() and line[0] != "#"]
+    return commands
+
+
+def scripts(root: Path) -> list[Path]:
+    """Every script that a user starts."""
+    found = [path for paper in PAPERS for path in sorted((root / paper).glob("*.py"))]
+    return [path for path in found if "cli.run(main)" in path.read_text()]
+
+
+def run(command: str, folder: Path) -> None:
+    """Run it in a shell there, `python` being this one; raises SystemExit with its output if it fails."""
+    started = time.perf_counter()
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    print(f"{time.perf_counter() - started:6.1f} s  {command}", flush=True)
+    if done.returncode:
+        raise SystemExit(f"exit code {done.returncode}:\n{done.stdout[-3000:]}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=PAPERS, help="one paper's folder")
+    parser.add_argument("--list", action="store_true", help="print the commands of the READMEs and stop")
+    args = parser.parse_args()
+    papers = [args.only] if args.only else list(PAPERS)
+    if args.list:
+        print("\n".join(command for paper in papers for command in blocks(ROOT / paper / "README.md")))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy, elsewhere = Path(folder) / "copy", Path(folder) / "elsewhere"
+        elsewhere.mkdir()
+        for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+        for paper in papers:
+            for command in blocks(copy / paper / "README.md"):
+                run(command, copy)
+        for script in scripts(copy):
+            if script.parent.name in papers:
+                run(f"python {script} --help", elsewhere)
+        for paper in papers:
+            project = Path(folder) / f"project-{paper}"
+            shutil.copytree(copy / "common", project / "common", ignore=shutil.ignore_patterns("__pycache__"))
+            clean = shutil.ignore_patterns("__pycache__", "runs", "data")
+            shutil.copytree(copy / paper, project / paper, ignore=clean)
+            run(f"python {paper}/{ALONE[paper]}", project)
+    print("every command ended well")
+
+
+if __name__ == "__main__":
+    main()
