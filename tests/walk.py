@@ -31,7 +31,7 @@ ALONE = {  # a short training of each folder, away from home
 
 
 def blocks(readme: Path) -> list[str]:
-    """The commands of the marked blocks of a README, in order; one that ends in a backslash goes on in the next line."""
+    """The commands of a README's marked blocks, in order; a backslash at the end of one goes on in the next line."""
     commands = []
     for block in re.findall(r"<!-- walk -->\n```bash\n(.*?)```", readme.read_text(), flags=re.S):
         commands += [line for line in block.replace("\\\n", " ").splitlines() if line.strip() and line[0] != "#"]
