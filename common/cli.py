@@ -62,8 +62,11 @@ def add_machine_arguments(
     return group
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """The arguments of a training run that do not come from a paper: the same in every folder's train.py."""
+def add_run_arguments(parser: argparse.ArgumentParser, *, batch_norm: bool = True) -> argparse._ArgumentGroup:
+    """The arguments of a training run that do not come from a paper: the same in every folder's train.py.
+
+    `batch_norm`: whether the network has any.
+    """
     group = add_machine_arguments(parser, amp="auto")
     group.add_argument(
         "--limit", type=number(int, 1), metavar="N", help="use only the first N images (default: %(default)s)"
@@ -72,6 +75,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         "--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seeds everything (default %(default)s)"
     )
     group.add_argument("--deterministic", action="store_true", help="deterministic kernels, slower on CUDA")
+    group.add_argument("--compile", action="store_true", help="torch.compile the network: minutes at first, for CUDA")
+    if batch_norm:
+        group.add_argument(
+            "--sync-batch-norm", action="store_true", help="under torchrun, statistics of the global batch; CUDA only"
+        )
     group.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: a new one in the folder's runs/)")
     group.add_argument("--resume", type=Path, metavar="PATH", help="go on from this last.pt, with its arguments")
     return group

@@ -1,5 +1,6 @@
 """Device, precision and seeds: what a training loop must settle about the machine first."""
 
+import copy
 import os
 import random
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from common.cli import InputError
 
@@ -65,6 +67,25 @@ def adam(model: nn.Module, lr: float) -> torch.optim.Adam:
     """Fused Adam with PyTorch's other defaults over what requires a gradient."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.Adam(parameters, lr=lr, fused=True)
+
+
+def for_inference(model: nn.Module, amp: bool) -> nn.Module:
+    """A copy of `model` in evaluation mode that computes the same, up to rounding, in less time.
+
+    Each batch norm is folded into the convolution that is registered right before it, which in our models is the one
+    whose output it takes. With `amp` the weights become bfloat16 once, which autocast would do in every forward pass.
+    """
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        layers = list(module.named_children())
+        for (conv_name, conv), (norm_name, norm) in zip(layers, layers[1:]):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    for layer in model.modules():
+        if amp and isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.bfloat16()
+    return model
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:

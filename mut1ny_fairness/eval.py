@@ -25,7 +25,7 @@ from common import cli, pictures
 from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
-from common.device import autocast, pick_amp, pick_device, to_device
+from common.device import autocast, for_inference, pick_amp, pick_device, to_device
 from common.distributed import sum_over_processes, world
 from common.metrics import (
     confusion_matrix,
@@ -124,7 +124,7 @@ def evaluate(
     read_bgr: bool = False,
 ) -> dict[str, float | Tensor]:
     """The scores of `model` over a set (see Tally); under torchrun each image is seen by one process, once."""
-    model.eval()
+    model = for_inference(model, amp)
     tally = Tally(device, target, bgr, read_bgr)
     for images, labels in tqdm(
         batches, "evaluating", leave=False, disable=None if world()[0] == 0 else True, unit="batch"
