@@ -18,11 +18,11 @@ from torch import Tensor
 
 def multilabel_counts(prediction: Tensor, truth: Tensor) -> Tensor:
     """Two B x C x H x W tensors (bool, or 0/1) -> C x 4 int64: TP, FP, FN, TN over batch, height and width."""
-    prediction, truth = prediction.bool(), truth.bool()
+    # contiguous, and int32 within a picture: on a CPU that is a tenth of the time of plain sums of channels_last bools
+    prediction, truth = prediction.bool().contiguous(), truth.bool().contiguous()
     B, _, H, W = truth.shape
-    tp = (prediction & truth).sum((0, 2, 3))
-    fp = prediction.sum((0, 2, 3)) - tp
-    fn = truth.sum((0, 2, 3)) - tp
+    both, predicted, true = (x.sum((2, 3), dtype=torch.int32).sum(0) for x in (prediction & truth, prediction, truth))
+    tp, fp, fn = both, predicted - both, true - both
     return torch.stack([tp, fp, fn, B * H * W - tp - fp - fn], dim=1)
 
 
@@ -35,8 +35,8 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int) -> Ten
     """
     C = num_classes
     if truth.device.type == "cpu":
-        keep = (truth >= 0) & (truth < C)
-        return torch.bincount(truth[keep].long() * C + prediction[keep].long(), minlength=C * C).reshape(C, C)
+        cell = torch.where((truth >= 0) & (truth < C), truth.int() * C + prediction.int(), C * C)  # C * C: left out
+        return torch.bincount(cell.flatten(), minlength=C * C + 1)[: C * C].reshape(C, C)
     classes = torch.arange(C, device=truth.device)
     truth_rows = (truth.flatten(1)[:, None] == classes[None, :, None]).float()  # B C HW
     prediction_rows = (prediction.flatten(1)[:, None] == classes[None, :, None]).float()

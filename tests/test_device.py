@@ -1,11 +1,15 @@
 """common/device.py and common/weights.py: what is not there is an error in one line, or said aloud."""
 
+import ctypes
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torchvision.models import ResNet50_Weights
 
 from common import device, weights
@@ -113,6 +117,27 @@ def test_adam_trains_what_requires_a_gradient():
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     assert model[1].bias.item() == pytest.approx(before - 0.1, abs=1e-5)  # Adam's first step has the length lr
+
+
+# ---- Memory --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None) if sys.platform == "linux" else None, "mallopt"), reason="no glibc")
+def test_freed_memory_is_kept_for_the_next_step():
+    """Touching 64 MB that were freed before faults no page, once keep_freed_memory() has been called."""
+    code = (
+        "import resource, torch; from common.device import keep_freed_memory\n"
+        "if {}: keep_freed_memory()\n"
+        "torch.ones(2**24)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "torch.ones(2**24)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    faults = [
+        int(subprocess.run([sys.executable, "-c", code.format(keep)], cwd=ROOT, capture_output=True, check=True).stdout)
+        for keep in (False, True)
+    ]
+    assert faults[1] < 0.1 * faults[0]
 
 
 # ---- Inference -----------------------------------------------------------------------------------------------------
