@@ -122,6 +122,9 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, raised where the main thread stands."""
 
 
+LOST_PROCESS = ("closed by peer", "reset by peer", "remote process exited")  # gloo's words, and NCCL's
+
+
 class _Stop:
     """What run() knows of signals: how many hold_signals() are open, the signal that waits for them, how to go on."""
 
@@ -154,7 +157,10 @@ def go_on_with(last: Path) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call main(). Bad input becomes one line and exit code 2; Ctrl-C and SIGTERM one line and 130 and 143."""
+    """Call main(). Bad input becomes one line and exit code 2; Ctrl-C and SIGTERM one line and 130 and 143.
+
+    So does, with exit code 1, that another process of torchrun has died: its own lines say why.
+    """
     _Stop.hint = ""
     before = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -162,6 +168,11 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in LOST_PROCESS):
+            raise
+        print(f"{Path(sys.argv[0]).name}: error: another process of this job has died{_Stop.hint}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt as stop:
         print(f"\n{Path(sys.argv[0]).name}: stopped{_Stop.hint}", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
