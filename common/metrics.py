@@ -10,7 +10,6 @@ something was predicted (then they are 0). A class that is present but never pre
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 # ---- Counts --------------------------------------------------------------------------------------------------------
@@ -136,6 +135,8 @@ def jaccard(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 def contour(mask: np.ndarray) -> np.ndarray:
     """H x W bool mask -> H x W bool: its pixels with a background 4-neighbour; beyond the picture is background."""
+    from scipy import ndimage  # here: most scripts measure no contours and need not wait for it
+
     return mask & ~ndimage.binary_erosion(mask)
 
 
@@ -144,6 +145,8 @@ def hausdorff(prediction: np.ndarray, truth: np.ndarray) -> float:
 
     0 if both are empty; if one is, the picture's diagonal, which no two contours can exceed.
     """
+    from scipy import ndimage
+
     if not prediction.any() and not truth.any():
         return 0.0
     if not prediction.any() or not truth.any():

@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -245,7 +244,7 @@ def draw_confusion(path: Path, confusions: dict[str, Tensor]) -> None:
     """One panel a run: of the pixels of each true class (row), the percentage that is taken for each class."""
     columns, rows = min(2, len(confusions)), -(-len(confusions) // 2)
     size = (5.4 * columns + 0.4, 5.2 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = pictures.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat[len(confusions) :]:
         axis.axis("off")
     for axis, (title, confusion) in zip(axes.flat, confusions.items(), strict=False):

@@ -19,7 +19,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib.pyplot as plt
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -156,7 +155,7 @@ def train_epoch(
 
 def draw_curves(path: Path, log: list[dict], title: str) -> None:
     """Figure 4 or 5: six panels of training and test; dotted, the pooled scores of the 11 classes."""
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6.4), layout="constrained")
+    figure, axes = pictures.subplots(2, 3, figsize=(12, 6.4))
     epochs, marker = [row["epoch"] for row in log], "." if len(log) < 10 else None
     for axis, (name, column) in zip(axes.flat, PANELS.items(), strict=True):
         for prefix, label, colour in (("", "training", "C0"), ("test_", "test", "C1")):
