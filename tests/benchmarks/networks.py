@@ -206,7 +206,7 @@ def training(quick: bool):
         what = f"{case.what}, {size} px, batch {batch}"
         with contest(_contenders(name, prepare_training, size, batch)) as contenders:
             runs = {who: contender.run for who, contender in contenders.items()}
-            seconds = in_turns(runs, rounds=2 if quick else 7, budget=1 if quick else 25)
+            seconds = in_turns(runs, rounds=2 if quick else 7, budget=1 if quick else 40)
             peaks = {who: [contender.stop()] for who, contender in contenders.items()}
         yield from compare("training", what, "s", seconds.pop("ours"), seconds)
         yield from compare("memory", what, "MB", peaks.pop("ours"), peaks)
@@ -219,7 +219,7 @@ def inference(quick: bool):
             size = 64 if quick else case.size
             with contest(_contenders(name, prepare_inference, size, batch)) as contenders:
                 runs = {who: contender.run for who, contender in contenders.items()}
-                seconds = in_turns(runs, rounds=2 if quick else 9, budget=1 if quick else 15)
+                seconds = in_turns(runs, rounds=2 if quick else 9, budget=1 if quick else 12)
             what = f"{case.what}, {size} px, batch {batch}"
             yield from compare("inference", what, "s", seconds.pop("ours"), seconds)
 

@@ -38,7 +38,7 @@ def seconds_of(command: list[str]) -> float:
 
 def startup(quick: bool):
     """Rows of seconds, against the target."""
-    repeats = 1 if quick else 3
+    repeats = 1 if quick else 2
     for script in SCRIPTS[:1] if quick else SCRIPTS:
         found = [seconds_of([sys.executable, str(script), "--help"]) for _ in range(repeats)]
         what = f"{script.relative_to(ROOT).as_posix()} --help"
