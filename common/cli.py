@@ -62,8 +62,11 @@ def add_machine_arguments(
     return group
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """The arguments of a training run that do not come from a paper: the same in every folder's train.py."""
+def add_run_arguments(parser: argparse.ArgumentParser, *, batch_norm: bool = True) -> argparse._ArgumentGroup:
+    """The arguments of a training run that do not come from a paper: the same in every folder's train.py.
+
+    `batch_norm`: whether the network has any.
+    """
     group = add_machine_arguments(parser, amp="auto")
     group.add_argument(
         "--limit", type=number(int, 1), metavar="N", help="use only the first N images (default: %(default)s)"
@@ -72,6 +75,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         "--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seeds everything (default %(default)s)"
     )
     group.add_argument("--deterministic", action="store_true", help="deterministic kernels, slower on CUDA")
+    group.add_argument("--compile", action="store_true", help="torch.compile the network: minutes at first, for CUDA")
+    if batch_norm:
+        group.add_argument(
+            "--sync-batch-norm", action="store_true", help="under torchrun, statistics of the global batch; CUDA only"
+        )
     group.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: a new one in the folder's runs/)")
     group.add_argument("--resume", type=Path, metavar="PATH", help="go on from this last.pt, with its arguments")
     return group
@@ -114,6 +122,9 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, raised where the main thread stands."""
 
 
+LOST_PROCESS = ("closed by peer", "reset by peer", "remote process exited")  # gloo's words, and NCCL's
+
+
 class _Stop:
     """What run() knows of signals: how many hold_signals() are open, the signal that waits for them, how to go on."""
 
@@ -146,7 +157,10 @@ def go_on_with(last: Path) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call main(). Bad input becomes one line and exit code 2; Ctrl-C and SIGTERM one line and 130 and 143."""
+    """Call main(). Bad input becomes one line and exit code 2; Ctrl-C and SIGTERM one line and 130 and 143.
+
+    So does, with exit code 1, that another process of torchrun has died: its own lines say why.
+    """
     _Stop.hint = ""
     before = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -154,6 +168,11 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in LOST_PROCESS):
+            raise
+        print(f"{Path(sys.argv[0]).name}: error: another process of this job has died{_Stop.hint}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt as stop:
         print(f"\n{Path(sys.argv[0]).name}: stopped{_Stop.hint}", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)

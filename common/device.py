@@ -1,12 +1,16 @@
 """Device, precision and seeds: what a training loop must settle about the machine first."""
 
+import copy
+import ctypes
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from common.cli import InputError
 
@@ -14,7 +18,7 @@ from common.cli import InputError
 def pick_device(choice: str = "auto") -> torch.device:
     """`auto` is CUDA, then MPS, then CPU; raises InputError for a device that is not there.
 
-    Under torchrun the CUDA device is the one of LOCAL_RANK.
+    Under torchrun the CUDA device is the one of LOCAL_RANK. For the CPU the process is told to keep freed memory.
     """
     if choice == "auto":
         choice = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -33,7 +37,22 @@ def pick_device(choice: str = "auto") -> torch.device:
             )
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
+    if choice == "cpu":
+        keep_freed_memory()
     return torch.device(choice)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed blocks for the next step instead of returning them to the system; elsewhere nothing.
+
+    A training step frees and takes gigabytes of activations. Large blocks are mapped and unmapped each time, and much
+    of a step with large activations is then the page faults of memory that comes back as new.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
+        libc.mallopt(M_TRIM_THRESHOLD, -1)  # never shrink the heap,
+        libc.mallopt(M_TOP_PAD, 64 << 20)  # let it grow by 64 MB at a time,
+        libc.mallopt(M_MMAP_MAX, 0)  # and map no block outside of it
 
 
 def has_native_bf16(device: torch.device) -> bool:
@@ -65,6 +84,25 @@ def adam(model: nn.Module, lr: float) -> torch.optim.Adam:
     """Fused Adam with PyTorch's other defaults over what requires a gradient."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.Adam(parameters, lr=lr, fused=True)
+
+
+def for_inference(model: nn.Module, amp: bool) -> nn.Module:
+    """A copy of `model` in evaluation mode that computes the same, up to rounding, in less time.
+
+    Each batch norm is folded into the convolution that is registered right before it, which in our models is the one
+    whose output it takes. With `amp` the weights become bfloat16 once, which autocast would do in every forward pass.
+    """
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        layers = list(module.named_children())
+        for (conv_name, conv), (norm_name, norm) in zip(layers, layers[1:]):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    for layer in model.modules():
+        if amp and isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.bfloat16()
+    return model
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:

@@ -46,11 +46,23 @@ def first_process_first() -> Iterator[None]:
         dist.barrier()
 
 
-def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model` in DistributedDataParallel under torchrun, itself otherwise."""
-    if not dist.is_initialized():
-        return model
-    return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+def wrap(
+    model: nn.Module, device: torch.device, sync_batch_norm: bool = False, compiled: bool = False
+) -> nn.Module:
+    """The network for the training step: `model` itself, in DistributedDataParallel under torchrun.
+
+    sync_batch_norm: the model's batch norms are replaced, in place, by ones that take their statistics over all
+    processes; parameters, buffers and their names stay. Raises InputError on the CPU, for which PyTorch has none.
+    """
+    network = model
+    if dist.is_initialized():
+        if sync_batch_norm and device.type != "cuda":
+            raise InputError("--sync-batch-norm: PyTorch has it for CUDA GPUs alone; leave it out")
+        if sync_batch_norm:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        ids = [device.index] if device.type == "cuda" else None
+        network = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    return torch.compile(network) if compiled else network
 
 
 def sum_over_processes(x: Tensor) -> Tensor:

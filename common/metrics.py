@@ -10,7 +10,6 @@ something was predicted (then they are 0). A class that is present but never pre
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 # ---- Counts --------------------------------------------------------------------------------------------------------
@@ -18,11 +17,11 @@ from torch import Tensor
 
 def multilabel_counts(prediction: Tensor, truth: Tensor) -> Tensor:
     """Two B x C x H x W tensors (bool, or 0/1) -> C x 4 int64: TP, FP, FN, TN over batch, height and width."""
-    prediction, truth = prediction.bool(), truth.bool()
+    # contiguous, and int32 within a picture: on a CPU that is a tenth of the time of plain sums of channels_last bools
+    prediction, truth = prediction.bool().contiguous(), truth.bool().contiguous()
     B, _, H, W = truth.shape
-    tp = (prediction & truth).sum((0, 2, 3))
-    fp = prediction.sum((0, 2, 3)) - tp
-    fn = truth.sum((0, 2, 3)) - tp
+    both, predicted, true = (x.sum((2, 3), dtype=torch.int32).sum(0) for x in (prediction & truth, prediction, truth))
+    tp, fp, fn = both, predicted - both, true - both
     return torch.stack([tp, fp, fn, B * H * W - tp - fp - fn], dim=1)
 
 
@@ -35,8 +34,8 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int) -> Ten
     """
     C = num_classes
     if truth.device.type == "cpu":
-        keep = (truth >= 0) & (truth < C)
-        return torch.bincount(truth[keep].long() * C + prediction[keep].long(), minlength=C * C).reshape(C, C)
+        cell = torch.where((truth >= 0) & (truth < C), truth.int() * C + prediction.int(), C * C)  # C * C: left out
+        return torch.bincount(cell.flatten(), minlength=C * C + 1)[: C * C].reshape(C, C)
     classes = torch.arange(C, device=truth.device)
     truth_rows = (truth.flatten(1)[:, None] == classes[None, :, None]).float()  # B C HW
     prediction_rows = (prediction.flatten(1)[:, None] == classes[None, :, None]).float()
@@ -136,6 +135,8 @@ def jaccard(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 def contour(mask: np.ndarray) -> np.ndarray:
     """H x W bool mask -> H x W bool: its pixels with a background 4-neighbour; beyond the picture is background."""
+    from scipy import ndimage  # here: most scripts measure no contours and need not wait for it
+
     return mask & ~ndimage.binary_erosion(mask)
 
 
@@ -144,6 +145,8 @@ def hausdorff(prediction: np.ndarray, truth: np.ndarray) -> float:
 
     0 if both are empty; if one is, the picture's diagonal, which no two contours can exceed.
     """
+    from scipy import ndimage
+
     if not prediction.any() and not truth.any():
         return 0.0
     if not prediction.any() or not truth.any():

@@ -3,13 +3,8 @@
 import io
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.patches import Patch
 
 from common.checkpoint import write_atomically
 
@@ -44,10 +39,17 @@ def save_image(path: Path, image: np.ndarray | Image.Image) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def save_figure(path: Path, figure: plt.Figure, dpi: int = 100) -> None:
+def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options):
+    """A figure and its axes, as plt.subplots gives them; matplotlib is imported with the first one: --help has none."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def save_figure(path: Path, figure, dpi: int = 100) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
-    plt.close(figure)
     write_atomically(path, buffer.getvalue())
 
 
@@ -67,9 +69,7 @@ def save_grid(
     """
     n_columns = max(len(row) for row in rows)
     height = cell * len(rows) + 0.3 + (0.22 * -(-len(legend) // 6) + 0.1 if legend else 0)
-    figure, axes = plt.subplots(
-        len(rows), n_columns, figsize=(cell * n_columns + 0.6, height), squeeze=False, layout="constrained"
-    )
+    figure, axes = subplots(len(rows), n_columns, figsize=(cell * n_columns + 0.6, height), squeeze=False)
     for r, row in enumerate(rows):
         for c in range(n_columns):
             axis = axes[r, c]
@@ -87,6 +87,8 @@ def save_grid(
             if row_titles and c == 0:
                 axis.set_ylabel(row_titles[r], fontsize=8)
     if legend:
+        from matplotlib.patches import Patch
+
         patches = [
             Patch(facecolor=np.asarray(color) / 255, edgecolor="gray", label=name) for name, color in legend.items()
         ]
@@ -107,7 +109,7 @@ def save_curves(
 
     `marks`: epoch -> label of a dashed vertical line.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False, layout="constrained")
+    figure, axes = subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False)
     epochs = [row["epoch"] for row in rows]
     for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
         for column, label in columns.items():

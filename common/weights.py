@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.models import WeightsEnum
 
 from common.cli import InputError
 
@@ -16,18 +15,21 @@ TIMEOUT_S = 8  # without a network, give up within 10 s
 
 
 def load_pretrained(
-    choice: str, weights: WeightsEnum, *, name: str = "imagenet", none: str = "none", flag: str = "--weights"
+    choice: str, weights: str, *, name: str = "imagenet", none: str = "none", flag: str = "--weights"
 ) -> tuple[dict[str, Tensor] | None, str]:
     """--weights -> (state dict or None, where it came from in words).
 
     choice: `none`; `auto`, the pretrained weights if they can be had, else None; `name` (imagenet, coco), which must be
     had; or the path of a state dict. Raises InputError if what must be had cannot. A paper may have other words for
-    `name`, `none` and the flag.
+    `name`, `none` and the flag. weights: torchvision's name for them, such as "ResNet50_Weights.IMAGENET1K_V1".
     """
     if choice == none:
         return None, f"random ({flag} {none})"
     if choice not in ("auto", name):
         return _read(Path(choice), flag), choice
+    from torchvision.models import get_weight  # here, because it takes as long to import as all of PyTorch
+
+    weights = get_weight(weights)
     file = weights.url.rsplit("/", 1)[1]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file
     if cached.is_file():

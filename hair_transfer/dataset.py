@@ -23,7 +23,6 @@ from typing import NamedTuple
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
@@ -230,7 +229,7 @@ def verify(faces: list[Face], size: int) -> Report:
 
 def draw_share(path: Path, share: np.ndarray, part: str) -> None:
     """Histogram of the share of the picture that the mask covers."""
-    figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    figure, axis = pictures.subplots(figsize=(5, 3.2))
     axis.hist(100 * share, bins=np.arange(0, 101, 4), color=PALETTE[1] / 255)
     axis.set_xlabel(f"{part}, % of the picture")
     axis.set_ylabel("faces")

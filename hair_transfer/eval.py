@@ -28,7 +28,7 @@ from common.cache import fingerprint
 from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
-from common.device import autocast, pick_amp, pick_device, to_device
+from common.device import autocast, for_inference, pick_amp, pick_device, to_device
 from common.distributed import world
 from common.tables import print_table, write_csv
 from hair_transfer import dataset
@@ -58,7 +58,7 @@ ERRORS = {"found": (70, 160, 90), "missed": (250, 200, 40), "too much": (220, 40
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: bool) -> dict[str, float]:
     """The scores of `model` over a set (see Tally); under torchrun each image is seen by one process, once."""
-    model.eval()
+    model = for_inference(model, amp)
     tally = Tally(device)
     for images, masks in tqdm(
         batches, "evaluating", leave=False, disable=None if world()[0] == 0 else True, unit="batch"
@@ -77,7 +77,7 @@ def predict_faces(
     model: nn.Module, data: HairMasks, chosen: list[int], device: torch.device, amp: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The chosen faces -> photos N x H x W x 3 uint8, true masks N x H x W bool, outputs N x H x W float32 in 0..1."""
-    model.eval()
+    model = for_inference(model, amp)
     images, masks = data[chosen]
     with autocast(device, amp):
         logits = model(normalize(images, device))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from common import cli, pictures
 from common.checkpoint import make_folder
 from common.cli import InputError, number
-from common.device import autocast, pick_amp, pick_device
+from common.device import autocast, for_inference, pick_amp, pick_device
 from common.images import list_photos, read_photo
 from hair_transfer.dataset import normalize
 from hair_transfer.eval import grey, load_model
@@ -215,6 +215,7 @@ def main():
         raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
     model, checkpoint = load_model(args.checkpoint, device)
     amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
+    model = for_inference(model, amp)
     make_folder(args.out)
     stems = [path.stem for path in photos]
     unreadable, without = [], []

@@ -38,7 +38,7 @@ from hair_transfer.weights import build_model
 
 PAPER = Path(__file__).resolve().parent.name
 RECIPES = {"pretrained": (1e-4, 15), "random": (1e-2, 6)}  # learning rate and epochs (Sec. II)
-MAY_CHANGE = {"epochs", "data", "workers", "device"}  # when resuming
+MAY_CHANGE = {"epochs", "data", "workers", "device", "compile"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 ONLY_IN_LAST = {"optimizer", "rng"}  # best.pt does without: two thirds of 700 MB
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
@@ -184,7 +184,7 @@ def main():
             checkpoint.restore(args.resume, lambda part=part, name=name: part.load_state_dict(saved[name]))
         best, log = saved["best"], saved["log"]
         checkpoint.set_rng_state(saved["rng"], device)
-    network = distributed.wrap(model, device)
+    network = distributed.wrap(model, device, args.sync_batch_norm, args.compile)
     samples = choose_faces(len(test_set), args.seed)[:3]  # drawn whenever the model gets better
 
     def state() -> dict:

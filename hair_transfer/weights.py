@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torchvision.models.segmentation import DeepLabV3_ResNet101_Weights
 
 from common.cache import fingerprint
 from common.cli import InputError
@@ -40,7 +39,7 @@ def from_torchvision(args) -> tuple[DeepLabV3, str]:
     """COCO's weights under new heads (Sec. II, figure 2); never anything else in their place."""
     coco, source = load_pretrained(
         "pretrained",
-        DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1,
+        "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1",
         name="pretrained",
         none="random",
         flag="--init",

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torchvision.models import VGG16_Weights
 
 from common.checkpoint import load_checkpoint, restore
 from common.cli import InputError
@@ -40,7 +39,7 @@ def load_encoder(model: LRN | UNet, choice: str) -> tuple[str | None, str]:
         found = {name[len("encoder.") :]: value for name, value in other["model"].items() if name.startswith(start)}
         words = f"encoder of {choice}: {other['args']['model']}, epoch {other['epoch']}, {other['source']}"
     else:
-        found, words = load_pretrained(choice, VGG16_Weights.IMAGENET1K_V1)
+        found, words = load_pretrained(choice, "VGG16_Weights.IMAGENET1K_V1")
     if found is None:
         return None, words
     try:

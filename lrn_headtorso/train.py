@@ -40,7 +40,7 @@ PAPER = Path(__file__).resolve().parent.name
 # what stands on the command line goes before; epochs: at most (ours: the paper trains until nothing improves)
 DEFAULTS = {"size": dataset.SIZE, "epochs": 300, "lr": 1e-4}  # Sec. 3, ours, Sec. 2.3
 GENERATED = {"size": 64, "epochs": 25, "lr": 3e-4}  # ours: on generated pictures, to end within minutes on a CPU
-MAY_CHANGE = {"epochs", "patience", "data", "backgrounds", "workers", "device"}  # when resuming
+MAY_CHANGE = {"epochs", "patience", "data", "backgrounds", "workers", "device", "compile"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
 CURVES = {
@@ -84,7 +84,7 @@ def parse_args(argv=None):
         help="once the encoder is unfrozen (ours; the paper speaks of small adjustments)")
     add("--patience", type=number(int, 0), default=15, metavar="N",
         help="a plateau is N epochs without a better validation loss (ours), 0: none ever")
-    cli.add_run_arguments(parser)
+    cli.add_run_arguments(parser, batch_norm=False)
     args = parser.parse_args(argv)
     if args.resume and args.out:
         parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
@@ -121,12 +121,14 @@ def phases(pretrained: str | None) -> tuple[str, ...]:
     return ("frozen encoder", "everything") if pretrained else ("everything",)
 
 
-def start_phase(model: LRN | UNet, phase: str, lr: float, device: torch.device) -> tuple[nn.Module, torch.optim.Adam]:
+def start_phase(
+    model: LRN | UNet, phase: str, lr: float, device: torch.device, compiled: bool = False
+) -> tuple[nn.Module, torch.optim.Adam]:
     """The network to call and the optimiser of a phase. Frozen is frozen: VGG-16 has no batch norm, so without gradient
     and optimiser nothing of it moves."""
     model.encoder.requires_grad_(phase != "frozen encoder")
     model.zero_grad(set_to_none=True)
-    return distributed.wrap(model, device), adam(model, lr)
+    return distributed.wrap(model, device, compiled=compiled), adam(model, lr)
 
 
 def train_epoch(
@@ -227,7 +229,7 @@ def main():
         checkpoint.restore(args.resume, lambda: model.load_state_dict(saved["model"]))
         phase, plateau.best, plateau.bad_epochs = saved["phase"], saved["best"], saved["bad_epochs"]
         log = saved["log"]
-    network, optimizer = start_phase(model, steps[phase], rates[phase], device)
+    network, optimizer = start_phase(model, steps[phase], rates[phase], device, args.compile)
     if saved:
         checkpoint.restore(args.resume, lambda: optimizer.load_state_dict(saved["optimizer"]))
         checkpoint.set_rng_state(saved["rng"], device)
@@ -285,7 +287,7 @@ def main():
                 print(f"phase {phase + 2}    {steps[phase + 1]}, lr {rates[phase + 1]:g}: with a {steps[phase]} no "
                       f"better validation loss for {plateau.bad_epochs} epochs", flush=True)  # fmt: skip
             phase, plateau.bad_epochs = phase + 1, 0
-            network, optimizer = start_phase(model, steps[phase], rates[phase], device)
+            network, optimizer = start_phase(model, steps[phase], rates[phase], device, args.compile)
         started = time.perf_counter()
         batches.epoch = train_set.epoch = epoch
         trained = train_epoch(network, train_loader, optimizer, device, amp, epoch)

@@ -25,7 +25,7 @@ from common.cache import fingerprint
 from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, loader
-from common.device import autocast, pick_amp, pick_device, to_device
+from common.device import autocast, for_inference, pick_amp, pick_device, to_device
 from common.distributed import sum_over_processes, world
 from common.metrics import confusion_matrix, counts_from_confusion, mean_of_present, scores_from_counts
 from common.tables import print_table, write_csv
@@ -54,7 +54,7 @@ PAPER_NOTES = {  # what the paper says of single classes (Discussions)
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: bool, num_classes: int) -> Tensor:
     """C x C int64, row = truth: the pixels of a whole set; under torchrun each image is seen by one process, once."""
-    model.eval()
+    model = for_inference(model, amp)
     matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     quiet = None if world()[0] == 0 else True
     for images, labels in tqdm(batches, "evaluating", leave=False, disable=quiet, unit="batch"):
@@ -160,7 +160,7 @@ def predict_faces(
     model: Network, data: FaceLabels, chosen: list[int], device: torch.device, amp: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The chosen faces -> photos N H W 3, true and predicted labels N H W (uint8), the encoder's features N 16 H W."""
-    model.eval()
+    model = for_inference(model, amp)
     images, labels = data[chosen]
     with autocast(device, amp):
         features = model.encoder(normalize(images, device))

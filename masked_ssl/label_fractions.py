@@ -154,7 +154,7 @@ def mean_and_std(values, sign: bool = False) -> str:
 
 def draw_fractions(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds) -> None:
     """mIoU over the number of labels, and the gain over the baseline; bars are standard deviations over the seeds."""
-    figure, axes = pictures.plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, axes = pictures.subplots(1, 2, figsize=(9, 3.6))
     labels = [runs[methods[0], fraction, seeds[0]]["labels"] for fraction in fractions]
     values = {m: np.array([[100 * runs[m, f, s]["miou"] for s in seeds] for f in fractions]) for m in methods}
     spread = {"ddof": 1 if len(seeds) > 1 else 0, "axis": 1}
@@ -179,9 +179,7 @@ def draw_fractions(path: Path, runs: dict, methods: list[str], fractions: list[f
 
 def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds) -> None:
     """Training loss and test mIoU over the epochs, for each fraction: thin lines are seeds, thick ones their means."""
-    figure, axes = pictures.plt.subplots(
-        2, len(fractions), figsize=(3.4 * len(fractions) + 0.6, 6), squeeze=False, layout="constrained"
-    )
+    figure, axes = pictures.subplots(2, len(fractions), figsize=(3.4 * len(fractions) + 0.6, 6), squeeze=False)
     for column, fraction in zip(axes.T, fractions, strict=True):
         for axis, name, title in zip(column, ("loss", "test_miou"), ("training loss", "test mIoU, %"), strict=True):
             for k, method in enumerate(methods):

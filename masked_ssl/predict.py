@@ -22,7 +22,7 @@ from tqdm import tqdm
 from common import cli, pictures
 from common.checkpoint import make_folder
 from common.cli import InputError
-from common.device import autocast, pick_amp, pick_device
+from common.device import autocast, for_inference, pick_amp, pick_device
 from common.images import list_photos, read_photo
 from masked_ssl.classes import palette
 from masked_ssl.dataset import fitted, normalize, square
@@ -75,6 +75,7 @@ def main(argv=None):
         raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
     model, saved = load_model(args.checkpoint, device)
     amp = pick_amp(args.amp or saved["args"]["amp"], device)
+    model = for_inference(model, amp)
     make_folder(args.out)
     stems = [path.stem for path in photos]
     unreadable = []

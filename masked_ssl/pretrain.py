@@ -40,7 +40,7 @@ from masked_ssl.weights import PAPER, STARTS, adamw, load_backbone, load_pretrai
 # epochs: ours, the paper gives no number
 DEFAULTS = {"size": dataset.SIZE, "epochs": 100, "lr": 1e-4}
 GENERATED = {"size": dataset.GENERATED_SIZE, "epochs": 10, "lr": 1e-3}  # ours: painted faces, to end within minutes
-MAY_CHANGE = {"epochs", "data", "photos", "workers", "device", "checkpointing"}  # when resuming
+MAY_CHANGE = {"epochs", "data", "photos", "workers", "device", "compile", "checkpointing"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 ONLY_IN_LAST = {"optimizer", "rng"}  # pretrain.pt does without: two thirds of 590 MB
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
@@ -84,6 +84,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.resume and args.out:
         parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
+    if args.checkpointing and args.sync_batch_norm:
+        parser.error("--checkpointing meets each batch twice, --sync-batch-norm must not; leave one of them out")
     if args.size and args.size % STRIDE:
         parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
     # whole paths, so that --resume finds them from any folder; text, because the checkpoint keeps them
@@ -202,7 +204,7 @@ def main(argv=None):
             checkpoint.restore(args.resume, lambda part=part, name=name: part.load_state_dict(saved[name]))
         log = saved["log"]
         checkpoint.set_rng_state(saved["rng"], device)
-    wrapped = distributed.wrap(network, device)
+    wrapped = distributed.wrap(network, device, args.sync_batch_norm, args.compile)
     set_lr = scheduled(optimizer, args.epochs * len(batches), args.schedule, step=len(log) * len(batches))
     samples = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(args.seed))[:7].tolist()
 

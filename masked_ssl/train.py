@@ -44,7 +44,7 @@ from masked_ssl.weights import PAPER, STARTS, adamw, load_backbone, load_encoder
 DEFAULTS = {"size": dataset.SIZE, "epochs": 50, "min_steps": 2000, "lr": 1e-4}
 GENERATED = {"size": dataset.GENERATED_SIZE, "epochs": 12, "min_steps": 0, "lr": 1e-3}  # ours: to end within minutes
 PRETRAINED = dataset.HERE / "runs" / "pretrain" / "pretrain.pt"  # what the bare pretrain.py writes
-MAY_CHANGE = {"epochs", "data", "workers", "device", "checkpointing"}  # when resuming
+MAY_CHANGE = {"epochs", "data", "workers", "device", "compile", "checkpointing"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 ONLY_IN_LAST = {"optimizer", "rng"}  # best.pt does without: two thirds of 590 MB
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
@@ -84,6 +84,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.resume and args.out:
         parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
+    if args.checkpointing and args.sync_batch_norm:
+        parser.error("--checkpointing meets each batch twice, --sync-batch-norm must not; leave one of them out")
     if args.size and args.size % STRIDE:
         parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
     given = cli.given_arguments(parser, argv)
@@ -242,7 +244,7 @@ def main(argv=None):
             checkpoint.restore(args.resume, lambda part=part, name=name: part.load_state_dict(saved[name]))
         log, best = saved["log"], saved["best"]
         checkpoint.set_rng_state(saved["rng"], device)
-    wrapped = distributed.wrap(network, device)
+    wrapped = distributed.wrap(network, device, args.sync_batch_norm, args.compile)
     set_lr = scheduled(optimizer, args.epochs * len(batches), args.schedule, step=len(log) * len(batches))
     samples = choose_faces(tested["val"], classes)  # drawn whenever the model gets better
 

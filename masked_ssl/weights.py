@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torchvision.models import ResNet50_Weights
 
 from common.checkpoint import load_checkpoint, restore
 from common.cli import InputError
@@ -22,7 +21,7 @@ def load_backbone(network: Network, choice: str) -> tuple[str, str]:
     Everything else keeps its random weights, as in the paper's baseline (Fine-Tuning Process). Raises InputError if
     ImageNet's must be had and cannot be.
     """
-    state_dict, words = load_pretrained(choice, ResNet50_Weights.IMAGENET1K_V1, none="random", flag="--init")
+    state_dict, words = load_pretrained(choice, "ResNet50_Weights.IMAGENET1K_V1", none="random", flag="--init")
     if state_dict is None:
         return "random", words
     try:

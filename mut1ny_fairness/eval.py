@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from common import cli, pictures
 from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
-from common.device import autocast, pick_amp, pick_device, to_device
+from common.device import autocast, for_inference, pick_amp, pick_device, to_device
 from common.distributed import sum_over_processes, world
 from common.metrics import (
     confusion_matrix,
@@ -124,7 +123,7 @@ def evaluate(
     read_bgr: bool = False,
 ) -> dict[str, float | Tensor]:
     """The scores of `model` over a set (see Tally); under torchrun each image is seen by one process, once."""
-    model.eval()
+    model = for_inference(model, amp)
     tally = Tally(device, target, bgr, read_bgr)
     for images, labels in tqdm(
         batches, "evaluating", leave=False, disable=None if world()[0] == 0 else True, unit="batch"
@@ -245,7 +244,7 @@ def draw_confusion(path: Path, confusions: dict[str, Tensor]) -> None:
     """One panel a run: of the pixels of each true class (row), the percentage that is taken for each class."""
     columns, rows = min(2, len(confusions)), -(-len(confusions) // 2)
     size = (5.4 * columns + 0.4, 5.2 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = pictures.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat[len(confusions) :]:
         axis.axis("off")
     for axis, (title, confusion) in zip(axes.flat, confusions.items(), strict=False):

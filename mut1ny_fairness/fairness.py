@@ -26,7 +26,7 @@ from tqdm import tqdm
 from common import cli
 from common.checkpoint import make_folder, write_json
 from common.cli import InputError, number
-from common.device import pick_amp, pick_device
+from common.device import for_inference, pick_amp, pick_device
 from common.images import read_photo
 from common.tables import print_table, write_csv
 from mut1ny_fairness import dataset, group_pictures, group_stats
@@ -288,7 +288,7 @@ def main():
         saved = checkpoint["args"]
         amp = pick_amp(args.amp or saved["amp"], device)
         print(f"{title}: {path}, epoch {checkpoint['epoch']}, {saved['size']} px, weights {checkpoint['weights']}")
-        predicted, true = predict_photos(model, needed, checkpoint, args.crop, device, amp)
+        predicted, true = predict_photos(for_inference(model, amp), needed, checkpoint, args.crop, device, amp)
         drawn[title] = dict(zip((photo.image for photo in needed), predicted, strict=True))
         if labelled:
             pairs = zip(predicted[: len(labelled)], true, strict=False)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
@@ -80,7 +79,7 @@ def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: l
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     size = (2.6 * columns + 1.6, rows * (0.34 * len(groups.names) + 0.9) + 0.6)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    figure, axes = pictures.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     y = np.arange(len(groups.names))
@@ -106,9 +105,7 @@ def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: l
 
 def draw_nulls(path: Path, results: dict[str, dict]) -> None:
     """Of each model the gaps that arise by chance, and the one that was observed."""
-    figure, axes = plt.subplots(
-        1, len(results), figsize=(4.4 * len(results), 3.2), squeeze=False, sharex=True, layout="constrained"
-    )
+    figure, axes = pictures.subplots(1, len(results), figsize=(4.4 * len(results), 3.2), squeeze=False, sharex=True)
     every = [result["gaps"][HEADLINE] for result in results.values()]
     widest = 1.05 * max(max(g["gap"], g["null"].max()) for g in every) or 1
     for axis, (title, result) in zip(axes[0], results.items(), strict=True):
@@ -125,7 +122,7 @@ def draw_nulls(path: Path, results: dict[str, dict]) -> None:
 
 def draw_power(path: Path, sizes, gaps: np.ndarray, power: np.ndarray, observed: np.ndarray, sd: float) -> None:
     """Left: how often a true gap is found. Right: the gap that is seen where there is none."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure, (left, right) = pictures.subplots(1, 2, figsize=(10, 3.8))
     for n, found, seen in zip(sizes, power, observed, strict=True):
         label = f"{n} people a group" + (" (nine photos)" if n == 3 else "")
         left.plot(gaps, 100 * found, marker=".", label=label)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from common import cli, pictures
 from common.checkpoint import make_folder
 from common.cli import InputError
-from common.device import pick_amp, pick_device
+from common.device import for_inference, pick_amp, pick_device
 from common.images import list_photos, read_photo
 from mut1ny_fairness.eval import load_model, predict
 from mut1ny_fairness.palette import PALETTE, predicted_classes
@@ -65,6 +65,7 @@ def main():
     model, checkpoint = load_model(args.checkpoint, device)
     saved = checkpoint["args"]
     amp = pick_amp(args.amp or saved["amp"], device)
+    model = for_inference(model, amp)
     make_folder(args.out)
     stems = [path.stem for path in photos]
     unreadable = []

@@ -19,12 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib.pyplot as plt
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision.models import ResNet101_Weights
-from torchvision.models.segmentation import DeepLabV3_ResNet101_Weights
 from tqdm import tqdm
 
 from common import checkpoint, cli, distributed, pictures
@@ -39,7 +36,7 @@ from mut1ny_fairness.palette import CLASSES, loss_of, to_colours
 
 PAPER = Path(__file__).resolve().parent.name
 AUX = {"deeplabv3": 0.0, "pspnet": 0.4}  # weight of the auxiliary loss; 0: no such head
-MAY_CHANGE = {"epochs", "data", "manifest", "workers", "device"}  # when resuming
+MAY_CHANGE = {"epochs", "data", "manifest", "workers", "device", "compile"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 ONLY_IN_LAST = {"optimizer", "rng"}  # best.pt does without: two thirds of 700 MB
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
@@ -105,10 +102,10 @@ def load_weights(model: nn.Module, args) -> str:
     coco = args.weights == "coco" or (args.weights != "imagenet" and args.model == "deeplabv3")
     if coco:
         state_dict, source = load_pretrained(
-            args.weights, DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1, name="coco"
+            args.weights, "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1", name="coco"
         )
     else:
-        state_dict, source = load_pretrained(args.weights, ResNet101_Weights.IMAGENET1K_V1)
+        state_dict, source = load_pretrained(args.weights, "ResNet101_Weights.IMAGENET1K_V1")
     if state_dict is None:
         return source
     try:
@@ -158,7 +155,7 @@ def train_epoch(
 
 def draw_curves(path: Path, log: list[dict], title: str) -> None:
     """Figure 4 or 5: six panels of training and test; dotted, the pooled scores of the 11 classes."""
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6.4), layout="constrained")
+    figure, axes = pictures.subplots(2, 3, figsize=(12, 6.4))
     epochs, marker = [row["epoch"] for row in log], "." if len(log) < 10 else None
     for axis, (name, column) in zip(axes.flat, PANELS.items(), strict=True):
         for prefix, label, colour in (("", "training", "C0"), ("test_", "test", "C1")):
@@ -234,7 +231,7 @@ def main():
             checkpoint.restore(args.resume, lambda part=part, name=name: part.load_state_dict(saved[name]))
         best, log = saved["best"], saved["log"]
         checkpoint.set_rng_state(saved["rng"], device)
-    network = distributed.wrap(model, device)
+    network = distributed.wrap(model, device, args.sync_batch_norm, args.compile)
 
     def state() -> dict:
         return {

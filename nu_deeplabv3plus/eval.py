@@ -24,7 +24,7 @@ from common.cache import fingerprint
 from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
-from common.device import autocast, pick_amp, pick_device, to_device
+from common.device import autocast, for_inference, pick_amp, pick_device, to_device
 from common.distributed import sum_over_processes, world
 from common.losses import dice_loss
 from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
@@ -63,7 +63,7 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: b
     loss, iou, f1: the paper's convention, a mean over batches. counts: 18 x 4 int64 (TP, FP, FN, TN), pooled over the
     set; summed over the processes of torchrun, each of which sees every image of its batches once.
     """
-    model.eval()
+    model = for_inference(model, amp)
     losses, counts = [], [torch.zeros(0, len(PARTS), 4, dtype=torch.int64, device=device)]
     for images, masks in tqdm(
         batches, "evaluating", leave=False, disable=None if world()[0] == 0 else True, unit="batch"
@@ -152,7 +152,7 @@ def predict_faces(
     model: nn.Module, data: FaceParts, chosen: list[int], device: torch.device, amp: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The chosen faces -> photos N x H x W x 3 uint8, true and predicted masks N x 18 x H x W bool."""
-    model.eval()
+    model = for_inference(model, amp)
     images, masks = data[chosen]
     with autocast(device, amp):
         predicted = (model(scale(images, device)) > 0).cpu().numpy()

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from common import cli, pictures
 from common.checkpoint import make_folder
 from common.cli import InputError
-from common.device import autocast, pick_amp, pick_device
+from common.device import autocast, for_inference, pick_amp, pick_device
 from common.images import list_photos, read_photo
 from nu_deeplabv3plus.dataset import PALETTE, PARTS
 from nu_deeplabv3plus.eval import load_model, scale
@@ -79,6 +79,7 @@ def main():
         raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
     model, checkpoint = load_model(args.checkpoint, device)
     amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
+    model = for_inference(model, amp)
     stems = [path.stem for path in photos]
     unreadable = []
     for path in tqdm(photos, "photos", disable=None):

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
-from torchvision.models import ResNet50_Weights
 from tqdm import tqdm
 
 from common import checkpoint, cli, distributed, pictures
@@ -37,7 +36,7 @@ from nu_deeplabv3plus.eval import choose_faces, draw_overlays, evaluate, predict
 from nu_deeplabv3plus.model import OUTPUT_STRIDE, DeepLabV3Plus
 
 PAPER = Path(__file__).resolve().parent.name
-MAY_CHANGE = {"epochs", "patience", "data", "workers", "device"}  # when resuming
+MAY_CHANGE = {"epochs", "patience", "data", "workers", "device", "compile"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
 CURVES = {
@@ -180,7 +179,7 @@ def main():
     weights = saved["weights"] if saved else None
     if not saved:
         with distributed.first_process_first():
-            imagenet, weights = load_pretrained(args.weights, ResNet50_Weights.IMAGENET1K_V1)
+            imagenet, weights = load_pretrained(args.weights, "ResNet50_Weights.IMAGENET1K_V1")
         if imagenet is not None:
             load_imagenet(model, imagenet, args.weights)
     model.to(device, memory_format=torch.channels_last)
@@ -195,7 +194,7 @@ def main():
             checkpoint.restore(args.resume, lambda part=part, name=name: part.load_state_dict(saved[name]))
         stopping.best, stopping.bad_epochs, log = saved["best"], saved["bad_epochs"], saved["log"]
         checkpoint.set_rng_state(saved["rng"], device)
-    network = distributed.wrap(model, device)
+    network = distributed.wrap(model, device, args.sync_batch_norm, args.compile)
     samples = choose_faces(len(val_set), args.seed)[-3:]  # those of figure 8, drawn whenever the model gets better
 
     def state() -> dict:

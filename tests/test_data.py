@@ -102,6 +102,15 @@ def test_under_torchrun_the_full_batches_are_those_of_one_process():
     assert set(one[2]) <= set(two[0][2] + two[1][2])
 
 
+def test_under_torchrun_a_process_has_another_share_in_every_epoch():
+    batches = TrainBatches(40, 8, seed=5)
+    shares = []
+    for batches.epoch in range(4):
+        shares.append(frozenset(flat(of_process(batches, 0, 2))))
+        assert len(shares[-1]) == 20 and not shares[-1] & set(flat(of_process(batches, 1, 2)))
+    assert len(set(shares)) == 4
+
+
 def test_under_torchrun_a_set_smaller_than_the_batch_is_repeated():
     shares = [list(of_process(TrainBatches(3, 8, seed=0), rank, 2)) for rank in range(2)]
     assert [len(share) for share in shares] == [1, 1]

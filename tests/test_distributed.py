@@ -21,18 +21,22 @@ def one(tmp_path_factory):
     return torchrun_worker.everything(tmp_path_factory.mktemp("single"))
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("torchrun")
+def two_processes(argument) -> subprocess.CompletedProcess:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    result = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}",
-         str(Path(torchrun_worker.__file__)), str(folder)],
+         str(Path(torchrun_worker.__file__)), str(argument)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("torchrun")
+    result = two_processes(folder)
     assert result.returncode == 0, result.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -98,6 +102,38 @@ def test_without_torchrun_nothing_happens(one, monkeypatch):
     assert one["collectives"]["total"].tolist() == [1]
     assert one["collectives"]["found"] is False
     distributed.stop()
+
+
+def test_a_process_that_dies_ends_the_job_with_a_clear_line():
+    """Killed as by a machine that runs out of memory; the other process waits for it in a collective."""
+    result = two_processes("--lose")
+    assert result.returncode != 0
+    (line,) = [line for line in result.stderr.splitlines() if "torchrun_worker.py: error" in line]
+    assert "another process of this job has died" in line and "--resume run/last.pt" in line
+    assert "-9" in result.stderr  # torchrun says which, and by what signal
+
+
+def test_sync_batch_norm_on_the_cpu_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(InputError, match="--sync-batch-norm"):
+        distributed.wrap(torch.nn.BatchNorm2d(2), torchrun_worker.CPU, sync_batch_norm=True)
+
+
+def test_sync_batch_norm_keeps_the_names_and_the_parameters():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    names, parameters = list(model.state_dict()), list(model.parameters())
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert isinstance(model[1], torch.nn.SyncBatchNorm)
+    assert list(model.state_dict()) == names
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+
+
+def test_a_compiled_network_trains_the_model_that_is_saved(monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    monkeypatch.setattr(torch, "compile", lambda network: torch.nn.Sequential(network))  # the real one takes a minute
+    network = distributed.wrap(model, torchrun_worker.CPU, compiled=True)
+    assert network is not model and next(network.parameters()) is model.weight
+    assert list(model.state_dict()) == ["weight", "bias"]
 
 
 def test_several_processes_on_an_apple_gpu_are_refused(monkeypatch):

@@ -143,7 +143,7 @@ def test_resuming_in_both_phases_equals_the_uninterrupted_run_bit_for_bit(here, 
 
 def test_the_second_phase_counts_its_own_plateau_and_is_marked_in_the_curves(here, people, trained, monkeypatch):
     marked = []
-    monkeypatch.setattr(train.pictures.plt.Axes, "axvline", lambda self, x, **_: marked.append(x))
+    monkeypatch.setattr("matplotlib.axes.Axes.axvline", lambda self, x, **_: marked.append(x))
     args = ("--data", people, "--cache", trained / "cache", "--weights", trained / "lrn" / "last.pt", "--patience", 2)
     out = succeed(here(train, *args, "--lr", 1e-20, "--lr-unfrozen", 1e-20, "--epochs", 9, "--out", "run", *TINY))
     log = load("run/last.pt")["log"]

@@ -160,7 +160,8 @@ def test_two_processes_train_and_validate_each_face_once(script, call, faces, tr
     args = ("--data", faces, "--epochs", 1, "--out", tmp_path / "two", "--cache", trained.parent / "cache", *TINY)
     succeed(script(TRAIN, *args, launcher=launcher))
     log = list(csv.DictReader(open(tmp_path / "two" / "log.csv")))
-    assert len(log) == 1
+    alone = list(csv.DictReader(open(trained / "log.csv")))
+    assert len(log) == 1 and log[0]["lr"] == alone[0]["lr"] == "0.001"  # --batch-size is of all processes: lr stays
     succeed(call(evaluation, tmp_path / "two" / "last.pt", "--cache", trained.parent / "cache", "--device", "cpu"))
     results = json.loads((tmp_path / "two" / "last-val" / "results.json").read_text())
     assert results["loss"] == pytest.approx(float(log[0]["val_loss"]), abs=1e-6)

@@ -2,9 +2,11 @@
 
     python -m torch.distributed.run --nproc_per_node=2 tests/torchrun_worker.py FOLDER
 
-Each process writes FOLDER/RANK.pt.
+Each process writes FOLDER/RANK.pt. With --lose instead of FOLDER the second process is killed at its second step.
 """
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import distributed
+from common import cli, distributed
 from common.celebamask import FaceFiles
 from common.data import EvalBatches, TrainBatches, loader
 from common.losses import dice_loss
@@ -89,8 +91,24 @@ def everything(folder: Path) -> dict:
     }
 
 
-if __name__ == "__main__":
+def lose_a_process() -> None:
+    network = distributed.wrap(a_model(), CPU)
+    for step in range(1000):
+        if distributed.world()[0] == 1 and step == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        network(torch.zeros(1, 3, SIZE, SIZE)).sum().backward()
+
+
+def main() -> None:
     rank, world_size = distributed.start(CPU)
+    if sys.argv[1] == "--lose":
+        cli.go_on_with(Path("run/last.pt"))
+        lose_a_process()
+        return
     folder = Path(sys.argv[1])
     torch.save({"world_size": world_size, **everything(folder)}, folder / f"{rank}.pt")
     distributed.stop()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,117 @@
+"""A training batch from CelebAMask-HQ's layout: the warm cache against the usual loop over files.
+
+At 128, 256 and 512 px, for the papers that use these sizes: 18 binary masks, the hair mask, one map of 19 classes.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.contest import Row, compare, in_turns, timed
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+import hair_transfer.dataset as hair
+import masked_ssl.dataset as ssl
+import nu_deeplabv3plus.dataset as nu
+from common.celebamask import FaceFiles, list_celebamask
+from common.faces import PARTS, write_celebamask
+from masked_ssl.classes import classes_of
+
+BATCH = 16
+FILES = "a loop over the files"
+WORKERS = "the same with a DataLoader of 2 workers"
+
+
+class PerFile(Dataset):
+    """What most face-parsing repositories do: decode and resize the photo and its masks whenever a face is asked for.
+
+    dataset[i] -> image 3 x size x size float32, target: `masks` (18), `hair` (1) or `labels` (one map).
+    """
+
+    def __init__(self, faces: list[FaceFiles], size: int, target: str):
+        self.faces, self.size, self.target = faces, size, target
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        face, size = self.faces[i], (self.size, self.size)
+        image = np.array(Image.open(face.photo).convert("RGB").resize(size, Image.BILINEAR))
+        image = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+        parts = ["hair"] if self.target == "hair" else PARTS
+        masks = np.zeros((len(parts), *size), np.uint8)
+        for c, part in enumerate(parts):
+            if part in face.masks:
+                masks[c] = np.array(Image.open(face.masks[part]).convert("L").resize(size, Image.NEAREST)) > 0
+        if self.target != "labels":
+            return image, torch.from_numpy(masks)
+        label = np.zeros(size, np.uint8)
+        for c, mask in enumerate(masks):
+            label[mask > 0] = c + 1
+        return image, torch.from_numpy(label)
+
+
+def cached(faces: list[FaceFiles], folder: Path, size: int, target: str, cache: Path) -> Dataset:
+    """Our data set of the same faces, decoded: its cache is built if need be."""
+    if target == "masks":
+        arrays, listed = nu.load(folder, size, cache, len(faces))
+        return nu.FaceParts(arrays, list(range(len(listed))), listed)
+    if target == "hair":
+        return hair.HairMasks(hair.list_faces([folder], "hair")[: len(faces)], size, cache)
+    parts = ssl.locate(folder).parts
+    listed, classes = [face for part in parts.values() for face in part][: len(faces)], classes_of("celebamask", None)
+    arrays = ssl.load(listed, size, classes, cache)
+    return ssl.FaceLabels(arrays, list(range(len(listed))), [face.photo.name for face in listed], classes)
+
+
+def a_batch(dataset: Dataset, rng: np.random.Generator, batch: int) -> Callable[[], object]:
+    """A function that asks for a batch at random and touches all of it."""
+
+    def run() -> None:
+        images, targets = dataset[rng.permutation(len(dataset))[:batch].tolist()]
+        images.sum(), targets.sum()  # views count as loaded once they have been read
+
+    return run
+
+
+def workers_seconds(dataset: Dataset, batch: int) -> float:
+    """Seconds a face of an epoch over the data set by two loader processes, their start left out."""
+    loader = DataLoader(dataset, batch_size=batch, shuffle=True, num_workers=2, persistent_workers=True)
+    for _ in loader:  # starts them
+        pass
+    started = time.perf_counter()
+    for _ in loader:
+        pass
+    return (time.perf_counter() - started) / len(dataset)
+
+
+def loading(quick: bool, data: Path | None = None):
+    """Rows of milliseconds a face."""
+    with tempfile.TemporaryDirectory() as folder:
+        n, sizes = (4, (32, 64, 96)) if quick else (64, (128, 256, 512))
+        where = data or write_celebamask(Path(folder) / "faces", n, size=sizes[-1])
+        faces = list_celebamask(where)[: n if data is None else 256]
+        kind = "real" if data else "generated"
+        for size, target in zip(sizes, ("masks", "hair", "labels"), strict=True):
+            ours = cached(faces, where, size, target, Path(folder) / "cache")
+            per_file, batch = PerFile(faces, size, target), min(BATCH, len(faces))
+            rng = np.random.default_rng(0)
+            load, order = a_batch(ours, rng, batch), np.random.default_rng(1)
+            seconds = in_turns(
+                {
+                    "ours": lambda load=load: timed(load),
+                    FILES: lambda per_file=per_file: timed(lambda: per_file[int(order.integers(len(per_file)))]),
+                },
+                rounds=3 if quick else 60,
+                budget=10,
+            )
+            what = f"{len(faces)} {kind} faces, {size} px, {target}"
+            own = [1000 * s / batch for s in seconds["ours"]]
+            yield from compare("loading", what, "ms", own, {FILES: [1000 * s for s in seconds[FILES]]})
+            if not quick:
+                theirs = 1000 * workers_seconds(per_file, batch)
+                yield Row("loading", what, WORKERS, "ms", float(np.median(own)), theirs, 1)

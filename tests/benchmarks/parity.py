@@ -1,0 +1,132 @@
+"""bf16 against float32 on real photos: the same seeds trained in both, and their final scores side by side.
+
+    python tests/benchmarks/parity.py --data PATH             prints the commands, one a line
+    python tests/benchmarks/parity.py --data PATH --run       runs those that have no evaluation yet, then the table
+    python tests/benchmarks/parity.py --data PATH --run --only nu_deeplabv3plus hair_transfer
+    python tests/benchmarks/parity.py --table                 the table of what there is
+
+PATH is CelebAMask-HQ's folder, which every folder can train on. Runs lie in runs/FOLDER/PRECISION-SEED here; one that
+was stopped goes on from its last.pt. Parity holds where the means of the two precisions are no further apart than the
+seeds of float32 are among themselves; parity.csv here says so for each folder.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from common.tables import print_table, write_csv
+
+HERE = Path(__file__).resolve().parent
+PRECISIONS = {"float32": "off", "bf16": "bf16"}
+SEEDS = (0, 1, 2)
+
+
+class Training(NamedTuple):
+    arguments: str  # short of the paper's epochs and size: six runs of each are needed
+    scores: tuple[str, ...]  # of results.json; the first decides
+
+
+TRAININGS = {
+    "nu_deeplabv3plus": Training("--weights none --epochs 20", ("iou_18", "loss")),
+    "hair_transfer": Training("--init random --size 128 --epochs 4", ("iou", "loss")),
+    "lrn_headtorso": Training("--size 96 --epochs 12", ("jaccard", "hausdorff")),
+    "mut1ny_fairness": Training(
+        "--model pspnet --truncated --target labels --weights none --size 128 --epochs 6", ("class_iou", "loss")
+    ),
+    "masked_ssl": Training("--init random --size 128 --epochs 6 --min-steps 0", ("miou", "f1")),
+}
+
+
+def run_of(folder: str, precision: str, seed: int) -> Path:
+    return HERE / "runs" / folder / f"{precision}-{seed}"
+
+
+def commands(folder: str, data: str, precision: str, seed: int) -> list[list[str]]:
+    """Training (gone on with if it was stopped) and evaluation of its last epoch."""
+    run = run_of(folder, precision, seed)
+    script, last = [sys.executable, str(ROOT / folder / "train.py")], str(run / "last.pt")
+    fresh = [*script, "--data", data, *shlex.split(TRAININGS[folder].arguments), "--seed", str(seed)]
+    train = [*fresh, "--amp", PRECISIONS[precision], "--out", str(run)]
+    if (run / "last.pt").exists():
+        train = [*script, "--resume", last]
+    return [train, [sys.executable, str(ROOT / folder / "eval.py"), last, "--out", str(run / "evaluation")]]
+
+
+def results_of(folder: str, precision: str, seed: int) -> dict | None:
+    """The scores of a run, None if it was not evaluated: results.json, which some folders write for several runs."""
+    path = run_of(folder, precision, seed) / "evaluation" / "results.json"
+    if not path.exists():
+        return None
+    results = json.loads(path.read_text())
+    if TRAININGS[folder].scores[0] in results:
+        return results
+    return next((r for r in _dicts(results) if TRAININGS[folder].scores[0] in r), None)
+
+
+def _dicts(value):
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(inner, dict):
+            yield inner
+            yield from _dicts(inner)
+
+
+def verdict(float32: list[float], bf16: list[float]) -> str:
+    """Whether the means are no further apart than the lowest and the highest of the float32 seeds."""
+    if len(float32) < 2 or not bf16:
+        return "too few runs"
+    gap, spread = abs(statistics.mean(bf16) - statistics.mean(float32)), max(float32) - min(float32)
+    return "within the spread" if gap <= spread else "BEYOND the spread"
+
+
+def table() -> list[list[str]]:
+    rows = [["folder", "score", *(f"{p}, mean (seeds)" for p in PRECISIONS), "gap", "verdict"]]
+    for folder, training in TRAININGS.items():
+        for score in training.scores:
+            found = {}
+            for precision in PRECISIONS:
+                results = [results_of(folder, precision, seed) for seed in SEEDS]
+                found[precision] = [result[score] for result in results if result]
+            if not all(found.values()):
+                continue
+            cells = [
+                f"{statistics.mean(values):.4f} ({', '.join(f'{v:.4f}' for v in values)})" for values in found.values()
+            ]
+            gap = statistics.mean(found["bf16"]) - statistics.mean(found["float32"])
+            rows.append([folder, score, *cells, f"{gap:+.4f}", verdict(found["float32"], found["bf16"])])
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", metavar="PATH", help="CelebAMask-HQ's folder")
+    parser.add_argument("--run", action="store_true", help="run the commands instead of printing them")
+    parser.add_argument("--only", nargs="+", choices=TRAININGS, default=list(TRAININGS))
+    parser.add_argument("--table", action="store_true", help="only the table of what there is")
+    args = parser.parse_args()
+    if not args.table and not args.data:
+        parser.error("give --data PATH, or --table")
+    if not args.table:
+        for seed in SEEDS:  # all folders at one seed first: a stopped night is still a comparison
+            for folder in args.only:
+                for precision in PRECISIONS:
+                    if results_of(folder, precision, seed):
+                        continue
+                    for command in commands(folder, args.data, precision, seed):
+                        print(shlex.join(command), flush=True)
+                        if args.run:
+                            subprocess.run(command, check=True)
+    if args.table or args.run:
+        print_table(table(), left=2)
+        write_csv(HERE / "parity.csv", table())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Write the tables of README.md here anew from results.csv, scale.csv and parity.csv.
+
+    python tests/benchmarks/readme.py
+
+Each stands between <!-- table: NAME --> and <!-- /table -->; test_benchmarks.py fails where one is not what this script
+writes. Nobody types a measured number.
+"""
+
+import csv
+import math
+import re
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+
+from benchmarks.contest import Row
+from benchmarks.run import read_rows
+
+HERE = Path(__file__).resolve().parent
+NOT_YET = "*not measured yet*"
+
+
+def mean_ratio(rows: list[Row]) -> float:
+    """Geometric mean."""
+    return math.exp(sum(math.log(row.ratio) for row in rows) / len(rows))
+
+
+def number(x: float) -> str:
+    return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def part_table(rows: list[Row], part: str) -> list[list[str]]:
+    """One line a row of `part`, and the geometric mean of each peer that has several rows and of all peers."""
+    rows = [row for row in rows if row.part == part]
+    if not rows:
+        return []
+    with_difference = any(row.difference is not None for row in rows)
+    header = ["what", "against", f"ours, {rows[0].unit}", f"theirs, {rows[0].unit}", "ratio"]
+    lines = [header + ["largest difference"] * with_difference]
+    for row in rows:
+        cells = [row.what, row.peer, number(row.ours), number(row.theirs), f"{row.ratio:.2f}"]
+        difference = "" if row.difference is None else f"{row.difference:.1g}"
+        lines.append(cells + [difference] * with_difference)
+    if part in ("training", "inference", "memory"):
+        own = [row for row in rows if row.peer.startswith("our network")]
+        others = [row for row in rows if row not in own]
+        for title, chosen in (("the peers", others), ("our networks, run as theirs", own)):
+            if chosen:
+                lines.append(["**geometric mean**", f"**{title}**", "", "", f"**{mean_ratio(chosen):.2f}**"])
+    return lines
+
+
+def csv_table(path: Path) -> list[list[str]]:
+    """A CSV as it is, short of its column `machine`."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    keep = [i for i, name in enumerate(rows[0]) if name != "machine"]
+    return [[row[i] for i in keep] for row in rows]
+
+
+def markdown(lines: list[list[str]]) -> str:
+    if not lines:
+        return NOT_YET
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
+
+
+def render(text: str, folder: Path = HERE) -> str:
+    """README's text with its tables from the CSV files of `folder`."""
+    rows = read_rows(folder / "results.csv")
+    machines = sorted({row.machine for row in rows})
+    parts = ("training", "memory", "inference", "optimisations", "loading", "metrics", "start-up")
+    tables = {part: markdown(part_table(rows, part)) for part in parts}
+    tables |= {name: markdown(csv_table(folder / f"{name}.csv")) for name in ("scale", "parity")}
+    tables["machine"] = "; ".join(machines) or NOT_YET
+    for name, table in tables.items():
+        mark = rf"(<!-- table: {name} -->\n).*?(<!-- /table -->)"
+        if not re.search(mark, text, flags=re.S):
+            raise SystemExit(f"README.md: has no place for the table {name!r}: <!-- table: {name} -->")
+        text = re.sub(mark, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.S)
+    return text
+
+
+if __name__ == "__main__":
+    readme = HERE / "README.md"
+    readme.write_text(render(readme.read_text()))

@@ -1,0 +1,104 @@
+"""Speed and memory beside the peers: one table, and results.csv here.
+
+    pip install -r tests/benchmarks/requirements.txt        the peers, beside the project's own requirements
+    python tests/benchmarks/run.py                          about 20 minutes on two cores that do nothing else
+    python tests/benchmarks/run.py --only training          one part; the others' rows in the CSV stay
+    python tests/benchmarks/run.py --only loading --data CelebAMask-HQ      on real faces instead of generated ones
+    python tests/benchmarks/run.py --quick --csv try.csv    tiny sizes: shows that everything runs, measures nothing
+    python tests/benchmarks/readme.py                       the tables of README.md anew, from results.csv
+
+Rows are written as they are measured, so a run that is stopped leaves what it has. Nothing here passes or fails.
+"""
+
+import argparse
+import csv
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+
+from benchmarks.contest import Row, machine
+
+from common.tables import print_table, write_csv
+
+HERE = Path(__file__).resolve().parent
+PARTS = ("startup", "training", "inference", "optimisations", "loading", "metrics")
+# "training" measures the memory of a step too, in the same processes
+ROWS_OF = {name: {name} for name in PARTS} | {"training": {"training", "memory"}, "startup": {"start-up"}}
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV that write_rows() wrote; none if there is no such file."""
+    if not path.exists():
+        return []
+    rows = []
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            row.pop("ratio")
+            numbers = {"ours": float, "theirs": float, "repeats": int}
+            row |= {name: kind(row[name]) for name, kind in numbers.items()}
+            rows.append(Row(**row | {"difference": float(row["difference"]) if row["difference"] else None}))
+    return rows
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    lines = [[*Row._fields, "ratio"]]
+    for row in rows:
+        numbers = {"ours": f"{row.ours:.6g}", "theirs": f"{row.theirs:.6g}"}
+        difference = "" if row.difference is None else f"{row.difference:.3g}"
+        lines.append([*row._replace(**numbers, difference=difference), f"{row.ratio:.3f}"])
+    write_csv(path, [[str(cell) for cell in line] for line in lines])
+
+
+def show(rows: list[Row]) -> list[list[str]]:
+    """The table: a header and one line a row."""
+    lines = [["part", "what", "against", "ours", "theirs", "", "ratio", "largest difference"]]
+    for row in rows:
+        difference = "" if row.difference is None else f"{row.difference:.1g}"
+        numbers = [f"{row.ours:.3g}", f"{row.theirs:.3g}", row.unit, f"{row.ratio:.2f}", difference]
+        lines.append([row.part, row.what, row.peer, *numbers])
+    return lines
+
+
+def measure(part: str, quick: bool, data: Path | None):
+    """The rows of a part, one by one. Parts are imported when they are measured, with all that they need."""
+    if part in ("training", "inference", "optimisations"):
+        from benchmarks import networks
+
+        return getattr(networks, part)(quick)
+    if part == "loading":
+        from benchmarks.loading import loading
+
+        return loading(quick, data)
+    if part == "metrics":
+        from benchmarks.metrics import metrics
+
+        return metrics(quick)
+    from benchmarks.startup import startup
+
+    return startup(quick)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="CelebAMask-HQ's folder, for loading")
+    parser.add_argument("--csv", type=Path, default=HERE / "results.csv", metavar="FILE", help="default: here")
+    args = parser.parse_args(argv)
+    here, started = machine(), time.perf_counter()
+    for part in args.only:
+        before = [row for row in read_rows(args.csv) if row.part not in ROWS_OF[part]]
+        rows = []
+        for row in measure(part, args.quick, args.data):
+            rows.append(row._replace(machine=here))
+            seconds = time.perf_counter() - started
+            print(f"{seconds:6.0f} s  {row.part}: {row.what}; {row.peer}: {row.ratio:.2f}", flush=True)
+            write_rows(args.csv, before + rows)
+    print(f"\n{here}\n")
+    print_table(show([row for row in read_rows(args.csv) if any(row.part in ROWS_OF[p] for p in args.only)]), left=3)
+
+
+if __name__ == "__main__":
+    main()

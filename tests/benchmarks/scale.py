@@ -1,0 +1,149 @@
+"""What many faces cost, measured at 800, 2,000 and 4,000 and projected to CelebAMask-HQ's 30,000.
+
+    python tests/benchmarks/scale.py                     about 5 minutes on two cores; writes scale.csv here
+    python tests/benchmarks/scale.py --data CelebAMask-HQ        on real faces, as many as there are
+
+For each number of faces: the cache's size, the seconds to list and decode it, the seconds until it is found again, the
+memory of the process that then reads all of it once in random batches, and the seconds of that epoch without a network.
+The generated faces are 200 different ones of 512 px under many names: a file costs the same whoever is on it. Last row:
+a straight line through the measured ones, with how far the middle one lies off it.
+"""
+
+import argparse
+import multiprocessing
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+
+import numpy as np
+from benchmarks.contest import machine
+
+from common.celebamask import list_celebamask
+from common.data import TrainBatches
+from common.faces import write_celebamask
+from common.tables import print_table, write_csv
+from nu_deeplabv3plus import dataset
+
+HERE = Path(__file__).resolve().parent
+DIFFERENT, SIZE, BATCH, ALL = 200, 128, 4, 30_000
+COLUMNS = {  # name -> decimals
+    "cache, MB": 0,
+    "build, s": 1,
+    "found again, s": 2,
+    "anonymous memory, MB": 0,
+    "memory with mapped pages, MB": 0,
+    "epoch of loading, s": 2,
+}
+
+
+def many_faces(folder: Path, n: int, originals: Path) -> Path:
+    """CelebAMask-HQ's layout with n faces: hard links (copies where there are none) to those of `originals`."""
+    faces = list_celebamask(originals)
+    (folder / "CelebA-HQ-img").mkdir(parents=True)
+    for i in range(n):
+        face = faces[i % len(faces)]
+        annotations = folder / "CelebAMask-HQ-mask-anno" / str(i // 2000)
+        annotations.mkdir(parents=True, exist_ok=True)
+        pairs = [(face.photo, folder / "CelebA-HQ-img" / f"{i}.jpg")]
+        pairs += [(path, annotations / f"{i:05d}_{part}.png") for part, path in face.masks.items()]
+        for source, target in pairs:
+            try:
+                os.link(source, target)
+            except OSError:
+                shutil.copy(source, target)
+    return folder
+
+
+def memory() -> dict[str, float]:
+    """This process' memory in MB: its own (anonymous), and with the pages of mapped files that it has touched."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {"anonymous memory, MB": float("nan"), "memory with mapped pages, MB": peak}
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    own, all_of_it = (int(fields[name].split()[0]) / 1024 for name in ("RssAnon", "VmRSS"))
+    return {"anonymous memory, MB": own, "memory with mapped pages, MB": all_of_it}
+
+
+def measure(pipe, folder: Path, n: int, cache: Path, size: int) -> None:
+    """COLUMNS for n faces, sent through the pipe: in a process of its own, as memory is never given back whole."""
+    started = time.perf_counter()
+    dataset.load(folder, size, cache, n)
+    built = time.perf_counter()
+    arrays, faces = dataset.load(folder, size, cache, n)
+    found = time.perf_counter()
+    data, batches = dataset.FaceParts(arrays, list(range(n)), faces), TrainBatches(n, BATCH, seed=0)
+    for batch in batches:
+        images, masks = data[batch]
+        images.sum(), masks.sum()
+    read = time.perf_counter()
+    megabytes = sum(path.stat().st_size for path in cache.rglob("*.npy")) / 1e6
+    seconds = {"build, s": built - started, "found again, s": found - built, "epoch of loading, s": read - found}
+    pipe.send({"cache, MB": megabytes, **seconds, **memory()})
+
+
+def row_of(folder: Path, n: int, size: int) -> dict[str, float]:
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as cache:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=measure, args=(theirs, folder, n, Path(cache), size))
+        process.start()
+        theirs.close()
+        try:
+            return ours.recv()
+        finally:
+            process.join()
+
+
+def project(rows: dict[int, dict[str, float]], to: int = ALL) -> tuple[dict[str, float], dict[str, float]]:
+    """n -> measured columns; -> the least-squares line's value at `to`, and how far the middle n lies off it."""
+    ns, projected, off = sorted(rows), {}, {}
+    middle = ns[len(ns) // 2]
+    for name in COLUMNS:
+        slope, start = np.polyfit(ns, [rows[n][name] for n in ns], 1)
+        projected[name] = start + slope * to
+        off[name] = abs(rows[middle][name] / (start + slope * middle) - 1)
+    return projected, off
+
+
+def table(rows: dict[int, dict[str, float]]) -> list[list[str]]:
+    projected, off = project(rows)
+    lines = [["faces", *COLUMNS]]
+    for n, row in [*sorted(rows.items()), (f"{ALL}, projected", projected)]:
+        lines.append([str(n), *(f"{row[name]:.{digits}f}" for name, digits in COLUMNS.items())])
+    return [*lines, ["off the line in the middle", *(f"{off[name]:.1%}" for name in COLUMNS)]]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, metavar="PATH", help="CelebAMask-HQ's folder (default: generated faces)")
+    parser.add_argument("--faces", type=int, nargs="+", default=[800, 2000, 4000], metavar="N")
+    parser.add_argument("--size", type=int, default=SIZE, help="of the cache, px")
+    parser.add_argument("--different", type=int, default=DIFFERENT, help="generated faces, the rest are links to them")
+    parser.add_argument("--painted", type=int, default=512, help="size of the generated files, px")
+    parser.add_argument("--csv", type=Path, default=HERE / "scale.csv", metavar="FILE", help="default: here")
+    args = parser.parse_args()
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        where = args.data
+        if where is None:
+            painted = write_celebamask(Path(folder) / "painted", args.different, args.painted)
+            where = many_faces(Path(folder) / "faces", max(args.faces), painted)
+        have = len(list_celebamask(where))
+        for n in sorted({min(n, have) for n in args.faces}):
+            rows[n] = row_of(where, n, args.size)
+            print(f"{n} faces:", ", ".join(f"{name} {rows[n][name]:.{d}f}" for name, d in COLUMNS.items()), flush=True)
+    print(f"\n{machine()}\n")
+    lines = table(rows)
+    print_table(lines)
+    write_csv(args.csv, [[*lines[0], "machine"], *([*line, machine()] for line in lines[1:])])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Images per second of a training step, and the share of the device's own measured matrix peak: for a GPU.
+
+    python tests/benchmarks/throughput.py --device cuda              our five networks at their papers' sizes
+    python tests/benchmarks/throughput.py --device cuda --compile    with torch.compile
+    python tests/benchmarks/throughput.py --device cuda --batch 64 --only nu hair
+
+Peak: the fastest of a few large bf16 matrix products (float32 without bf16). Floating-point operations of a step are
+counted by PyTorch. On CUDA the steps run under torch.cuda.set_sync_debug_mode("error"): a step that waits for the GPU
+ends the benchmark. "loading" is what the warm cache delivers to one process; below "images/s" it is the bottleneck.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+
+import numpy as np
+import torch
+from benchmarks.networks import CASES
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.celebamask import list_celebamask
+from common.device import adam, autocast, pick_amp, pick_device
+from common.faces import write_celebamask
+from common.tables import print_table
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matrix_peak(device: torch.device, amp: bool, n: int, repeats: int = 10) -> float:
+    """Floating-point operations a second of an n x n matrix product."""
+    a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if amp else torch.float32)
+    fastest = float("inf")
+    for _ in range(repeats):
+        synchronize(device)
+        started = time.perf_counter()
+        a @ a
+        synchronize(device)
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * n**3 / fastest
+
+
+def steps(name: str, device: torch.device, amp: bool, size: int, batch: int, compiled: bool, n: int):
+    """Seconds and floating-point operations of a training step; the first three steps do not count."""
+    case = CASES[name]
+    torch.manual_seed(0)
+    model = case.ours().to(device, memory_format=torch.channels_last).train()
+    optimizer = adam(model, 1e-4)
+    images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    images = images.pin_memory() if device.type == "cuda" else images
+    target = case.target(batch, size).to(device)
+    network = torch.compile(model) if compiled else model
+
+    def step(network=network) -> None:
+        with autocast(device, amp):
+            output = network(case.prepare(images, device))
+        loss = case.loss(output, target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        step(model)
+    for _ in range(3 if n > 1 else 1):
+        step()
+    synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    started = time.perf_counter()
+    for _ in range(n):
+        step()
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("default")
+    synchronize(device)
+    return (time.perf_counter() - started) / n, counter.get_total_flops()
+
+
+def loading_rate(name: str, size: int, batch: int, n: int) -> float:
+    """Faces a second out of the warm cache, in one process, for the cases that read CelebAMask-HQ; else nan."""
+    from benchmarks.loading import a_batch, cached
+
+    target = {"nu": "masks", "hair": "hair", "unetplusplus": "labels"}.get(name)
+    if target is None:
+        return float("nan")
+    with tempfile.TemporaryDirectory() as folder:
+        where = write_celebamask(Path(folder) / "faces", n, size=size)
+        data = cached(list_celebamask(where), where, size, target, Path(folder) / "cache")
+        load = a_batch(data, np.random.default_rng(0), min(batch, n))
+        load()
+        started = time.perf_counter()
+        for _ in range(20):
+            load()
+        return 20 * min(batch, n) / (time.perf_counter() - started)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=[name for name in CASES])
+    parser.add_argument("--batch", type=int, metavar="N", help="default: the case's, 32 on CUDA")
+    parser.add_argument("--size", type=int, metavar="N", help="default: the paper's")
+    parser.add_argument("--steps", type=int, default=20, metavar="N")
+    parser.add_argument("--matrix", type=int, default=8192, metavar="N", help="side of the matrices of the peak")
+    parser.add_argument("--compile", action="store_true")
+    args = parser.parse_args()
+    device = pick_device(args.device)
+    amp = pick_amp("auto", device)
+    torch.backends.cudnn.benchmark = True
+    peak = matrix_peak(device, amp, args.matrix)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    print(f"{gpu}, {'bf16' if amp else 'float32'}: {peak / 1e12:.1f} Tflop/s, {args.matrix} x {args.matrix} product")
+    rows = [["network", "px", "batch", "ms a step", "images/s", "Tflop/s", "share of peak", "loading, images/s"]]
+    for name in args.only:
+        case = CASES[name]
+        size, batch = args.size or case.size, args.batch or (32 if device.type == "cuda" else case.batch)
+        seconds, flops = steps(name, device, amp, size, batch, args.compile, args.steps)
+        rate = loading_rate(name, size, batch, n=min(64, 2 * batch + 3))
+        rows.append([case.what, str(size), str(batch), f"{1000 * seconds:.1f}", f"{batch / seconds:.1f}",
+                     f"{flops / seconds / 1e12:.2f}", f"{flops / seconds / peak:.0%}", f"{rate:.0f}"])  # fmt: skip
+        print(f"{case.what}: {batch / seconds:.1f} images/s", flush=True)
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()
