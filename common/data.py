@@ -60,9 +60,26 @@ class EvalBatches(Sampler[list[int]]):
             yield list(range(start, min(start + self.batch_size, self.n)))
 
 
+class Loader(DataLoader):
+    """A DataLoader whose loader processes end in one line that names the file, instead of their tracebacks."""
+
+    def __iter__(self):
+        try:
+            yield from super().__iter__()
+        except (InputError, OSError) as error:  # what a loader process hands on begins with its traceback
+            line = str(error).strip().splitlines()[-1].removeprefix("common.cli.InputError: ")
+            kept = "" if isinstance(error, InputError) else "; the data must stay as they are while a run reads them"
+            raise InputError(line + kept) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            problem = str(error).splitlines()[0]
+            raise InputError(f"--workers {self.num_workers}: {problem}; try fewer, or --workers 0") from None
+
+
 def loader(dataset: Dataset, batches: Sampler[list[int]], workers: int, pin_memory: bool = False) -> DataLoader:
     """A DataLoader that asks `dataset` for a whole batch at a time: dataset[[3, 1, 4]] -> tensors with B in front."""
-    return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=workers, pin_memory=pin_memory)
+    return Loader(dataset, sampler=batches, batch_size=None, num_workers=workers, pin_memory=pin_memory)
 
 
 def check_finite(losses: list[Tensor], batches: DataLoader, where: str) -> None:

@@ -141,7 +141,7 @@ def differences(run: Path, undisturbed: Path, training) -> list[str]:
         a, b = (load_checkpoint(path / name, training.folder) for path in (run, undisturbed))
         found += [f"{name}: {key}" for key in sorted(a.keys() | b.keys()) if not same(a.get(key), b.get(key))]
     logs = [list(csv.DictReader(open(path / "log.csv"))) for path in (run, undisturbed)]
-    found += [] if same(*logs) and len(logs[0]) == EPOCHS else ["log.csv"]
+    found += [] if same(*logs) else ["log.csv"]
     files = [{path.name for path in folder.iterdir()} for folder in (run, undisturbed)]
     return found + sorted(files[0] ^ files[1])  # drafts of the killed process, say
 
@@ -219,7 +219,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         while done.total() < args.count:
             i = done.total()
-            name, moment = names[i % len(names)], MOMENTS[(i // len(names) + i) % len(MOMENTS)]
+            name, moment = names[i % len(names)], MOMENTS[(i // len(names) + i % len(names)) % len(MOMENTS)]
             work = Path(temporary) / name
             if name not in seconds:
                 write_celebamask(work / "data", n=12, size=64)

@@ -33,25 +33,25 @@ TRAININGS = {
 }
 
 
-def one_block(channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
-    """A layer of nu_deeplabv3plus' ResNet-50, however many blocks it should have."""
-    from nu_deeplabv3plus.model import Bottleneck
-
-    return nn.Sequential(Bottleneck(channels, width, stride))
+def nu_aspp(in_channels: int, out_channels: int, rates: tuple[int, ...]) -> nn.Module:
+    return nn.Conv2d(in_channels, out_channels, 1)
 
 
-SMALL = (  # what makes the networks small: module, class (or none), attribute, value
-    ("nu_deeplabv3plus.model", "ResNet50", "_layer", staticmethod(one_block)),
-    ("hair_transfer.model", None, "BLOCKS", (1, 1, 1, 1)),
-    ("lrn_headtorso.model", None, "CHANNELS", (4, 8, 8, 16, 16)),
-    ("masked_ssl.model", None, "WIDTH", 8),
-    ("mut1ny_fairness.resnet", None, "BLOCKS", (1, 1, 1, 1)),
-)
+def hair_head(num_outputs: int, rates: tuple[int, ...]) -> nn.Module:
+    return nn.Sequential(nn.Dropout(0.5), nn.Conv2d(2048, num_outputs, 1))
+
+
+SMALL = {  # module -> what makes its network small
+    "nu_deeplabv3plus.model": {"ASPP": nu_aspp},
+    "hair_transfer.model": {"BLOCKS": (1, 1, 1, 1), "deeplab_head": hair_head},
+    "lrn_headtorso.model": {"CHANNELS": (4, 8, 8, 16, 16)},
+    "masked_ssl.model": {"WIDTH": 8},
+    "mut1ny_fairness.resnet": {"BLOCKS": (1, 1, 1, 1)},
+}
 
 
 def make_networks_small(folder: str, setattr=setattr) -> None:
     """Of a folder, in this process; with pytest's monkeypatch.setattr until the test ends."""
-    for module, cls, name, value in SMALL:
-        if module.startswith(folder):
-            owner = importlib.import_module(module)
-            setattr(getattr(owner, cls) if cls else owner, name, value)
+    for module, values in SMALL.items():
+        for name, value in values.items() if module.startswith(folder) else ():
+            setattr(importlib.import_module(module), name, value)
