@@ -1,4 +1,4 @@
-"""hair_transfer as its users run it, on generated faces at 32 px, with a shallow ResNet; once as it is, from the shell."""
+"""hair_transfer as its users run it, on faces of 32 px and with a shallow ResNet; once as it is, from the shell."""
 
 import csv
 import json
