@@ -11,8 +11,9 @@ import pytest
 import torch
 from conftest import ROOT, leave_out_pictures, one_line_error
 from PIL import Image, ImageCms
+from trainings import make_networks_small
 
-from hair_transfer import dataset, eval, model, recolor, train
+from hair_transfer import dataset, eval, recolor, train
 from hair_transfer.weights import build_model
 
 TINY = ("--size", 32, "--device", "cpu", "--workers", 0)
@@ -27,9 +28,9 @@ def succeed(result):
 
 @pytest.fixture(scope="module", autouse=True)
 def shallow():
-    """All that runs in this process has one block in each layer."""
+    """All that runs in this process has one block in each layer and a head of one convolution."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "BLOCKS", (1, 1, 1, 1))
+        make_networks_small("hair_transfer", patch.setattr)
         yield
 
 
@@ -115,9 +116,7 @@ def test_a_start_that_has_seen_the_test_faces_is_told_apart(faces, trained):
 # ---- Evaluation ----------------------------------------------------------------------------------------------------
 
 
-def test_eval_of_two_checkpoints_gives_table_numbers_figure_3_and_error_maps(
-    call, trained, tmp_path, real_pictures
-):
+def test_eval_of_two_checkpoints_gives_table_numbers_figure_3_and_error_maps(call, trained, tmp_path, real_pictures):
     cache = ("--cache", trained.parent / "cache", "--device", "cpu")
     out = succeed(
         call(eval, trained / "last.pt", trained / "best.pt", "--error-map", "--out", tmp_path / "both", *cache)

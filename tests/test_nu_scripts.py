@@ -10,13 +10,15 @@ import pytest
 import torch
 from conftest import ROOT, leave_out_pictures, one_line_error
 from PIL import Image
+from trainings import make_networks_small
 
 from common.faces import PARTS, write_celebamask
-from nu_deeplabv3plus import dataset, predict, train
+from nu_deeplabv3plus import dataset, model, predict, train
 from nu_deeplabv3plus import eval as evaluation
 
 TINY = ("--size", 32, "--weights", "none", "--device", "cpu", "--workers", 0)
 TRAIN = "nu_deeplabv3plus/train.py"
+ASPP = model.ASPP  # the real one
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
@@ -25,8 +27,16 @@ def succeed(result):
     return result.stdout
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """All that runs in this process has one convolution in the ASPP's place."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_networks_small("nu_deeplabv3plus", patch.setattr)
+        yield
+
+
 @pytest.fixture(scope="module")
-def trained(faces, tmp_path_factory):
+def trained(small, faces, tmp_path_factory):
     """A run of two epochs at 32 px, in this process (two subprocess starts fewer)."""
     out = tmp_path_factory.mktemp("runs") / "two"
     argv, cache = sys.argv, out.parent / "cache"
@@ -132,7 +142,9 @@ def test_dataset_names_every_bad_file(call, faces, tmp_path):
     assert "00007_skin.png: not used" in result.stdout
 
 
-def test_the_folder_and_common_alone_train_elsewhere_in_two_processes(script, call, faces, trained, tmp_path):
+def test_the_folder_and_common_alone_train_elsewhere_in_two_processes(
+    script, call, faces, trained, tmp_path, monkeypatch
+):
     """Each face is trained on and validated once: alone, in one process, eval.py gives the same numbers."""
     elsewhere = tmp_path / "assignment"
     skip = shutil.ignore_patterns("runs", "data", "__pycache__")
@@ -147,6 +159,7 @@ def test_the_folder_and_common_alone_train_elsewhere_in_two_processes(script, ca
     assert out[-1] == f"next       python {elsewhere / 'nu_deeplabv3plus' / 'eval.py'} {run / 'best.pt'}"
     log = list(csv.DictReader(open(run / "log.csv")))
     assert len(log) == 1
+    monkeypatch.setattr(model, "ASPP", ASPP)
     succeed(call(evaluation, run / "last.pt", "--cache", trained.parent / "cache", "--device", "cpu"))
     results = json.loads((run / "last-val" / "results.json").read_text())
     assert results["loss"] == pytest.approx(float(log[0]["val_loss"]), abs=1e-6)
