@@ -133,7 +133,7 @@ def _load(final: Path, n: int, fields: dict) -> Arrays | None:
     """The cache at `final`, or None if it is missing, truncated or of another shape."""
     try:
         arrays = Arrays(final, fields)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # NumPy raises a dozen kinds for broken files
         return None
     fits = all(
         arrays[name].shape == (n, *shape) and arrays[name].dtype == dtype for name, (shape, dtype) in fields.items()

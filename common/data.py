@@ -66,10 +66,11 @@ class Loader(DataLoader):
     def __iter__(self):
         try:
             yield from super().__iter__()
-        except (InputError, OSError) as error:  # what a loader process hands on begins with its traceback
-            line = str(error).strip().splitlines()[-1].removeprefix("common.cli.InputError: ")
-            kept = "" if isinstance(error, InputError) else "; the data must stay as they are while a run reads them"
-            raise InputError(line + kept) from None
+        except InputError as error:  # a loader process hands it on behind its traceback
+            raise InputError(str(error).rpartition("common.cli.InputError: ")[2]) from None
+        except OSError as error:  # likewise
+            last = str(error).strip().splitlines()[-1]
+            raise InputError(f"{last}; the data must stay as they are while a run reads them") from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -373,7 +373,7 @@ def test_a_bad_command_line_ends_with_one_line_and_code_2(argv, capsys):
 
 def test_bad_input_ends_with_one_line_and_code_2(capsys):
     def main():
-        raise InputError("x.png: is broken; remove it")
+        raise InputError("x.png: is\nbroken; remove it")
 
     with pytest.raises(SystemExit) as end:
         cli.run(main)
