@@ -1,7 +1,10 @@
 """A network may run in bfloat16; what is computed from its output, losses and metrics, is computed in float32."""
 
+import ast
+
 import pytest
 import torch
+from conftest import ROOT
 from torch import Tensor
 from trainings import make_networks_small
 
@@ -68,15 +71,28 @@ def logits():
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_of_bf16_is_that_of_the_same_numbers_in_float32(name, logits):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = LOSSES[name](logits)
+        inside = LOSSES[name](logits)  # stricter than need be: the trainings leave autocast before
     assert inside.dtype == torch.float32 and torch.equal(inside, LOSSES[name](logits.float()))
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_of_bf16_is_that_of_the_same_numbers_in_float32(name, logits):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = METRICS[name](logits)
-    assert inside == METRICS[name](logits.float())
+    assert METRICS[name](logits) == METRICS[name](logits.float())
+
+
+AUTOCASTS = [p for p in ROOT.glob("*/*.py") if "with autocast(device" in p.read_text() and p.parent.name != "tests"]
+NETWORKS = {"model", "network", "encoder", "decoder"}
+AROUND = {"scale", "normalize", "normalise", "hide", "from_numpy", "permute", "float", "argmax", "byte", "cpu", "numpy"}
+
+
+@pytest.mark.parametrize("path", AUTOCASTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_autocast_holds_the_network_and_nothing_that_is_computed_from_its_output(path):
+    """Convolutions and products of a metric would run in bfloat16 in there, whatever they are given."""
+    for block in ast.walk(ast.parse(path.read_text())):
+        if isinstance(block, ast.With) and ast.unparse(block.items[0]).startswith("autocast("):
+            calls = [node.func for part in block.body for node in ast.walk(part) if isinstance(node, ast.Call)]
+            called = {getattr(call, "id", None) or call.attr for call in calls}
+            assert called & NETWORKS and called <= NETWORKS | AROUND
 
 
 def test_the_auroc_ranks_float32_logits_of_a_network_that_runs_in_bf16(monkeypatch):

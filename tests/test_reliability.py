@@ -81,20 +81,25 @@ def test_a_stopped_run_with_loader_processes_equals_a_whole_one_without(
 
 @pytest.fixture
 def start(faces, tmp_path):
-    """start(prefix) starts a training of a hundred epochs, with `prefix` before the command -> Popen."""
+    """start("--flag", value) starts a training of a hundred epochs, with `prefix` before the command -> Popen."""
 
-    def run(prefix: tuple[str, ...] = ()):
-        arguments = ("--data", faces, "--out", "run", "--cache", "cache", "--epochs", 100, *TINY)
+    def run(*flags, prefix: tuple[str, ...] = ()):
+        arguments = ("--data", faces, "--out", "run", "--cache", "cache", "--epochs", 100, *TINY, *flags)
         command = [*prefix, sys.executable, str(ROOT / TRAIN), *map(str, arguments)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes))
+        return started[-1]
 
-    return run
+    started = []
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def test_ctrl_c_in_a_shell_stops_a_training_and_its_loader_processes_in_one_line(start, tmp_path):
-    process = start()
+    process = start("--workers", 2)
     for line in process.stdout:
         if line.startswith("epoch   1"):
             break
@@ -108,7 +113,7 @@ def test_ctrl_c_in_a_shell_stops_a_training_and_its_loader_processes_in_one_line
 
 def test_a_full_disk_leaves_the_checkpoint_before(start, tmp_path):
     """No file may be larger than 100 MB: the weights fit (the start's last.pt), with the optimiser they do not."""
-    process = start(("bash", "-c", 'ulimit -f 100000; exec "$@"', "-"))
+    process = start(prefix=("bash", "-c", 'ulimit -f 100000; exec "$@"', "-"))
     _, errors = process.communicate(timeout=120)
     lines = [line for line in errors.splitlines() if "error:" in line]
     assert process.returncode == 2 and len(lines) == 1 and "Traceback" not in errors
