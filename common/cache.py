@@ -26,12 +26,17 @@ def cache_key(files: Iterable[Path], *facts) -> str:
     """24 hex digits from the paths, sizes and modification times of `files` and from `facts` (size, parts, version)."""
     digest = hashlib.sha256(json.dumps(facts, default=str).encode())
     for path in files:
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; restore or remove it") from None
+        status = stat(path)
         digest.update(f"{os.path.abspath(path)}|{status.st_size}|{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]
+
+
+def stat(path: Path) -> os.stat_result:
+    """os.stat; raises InputError for a file that is not there, as a link to nowhere."""
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; restore or remove it") from None
 
 
 def fingerprint(files: Iterable[Path]) -> str:
@@ -39,7 +44,7 @@ def fingerprint(files: Iterable[Path]) -> str:
 
     Unlike the key of a cache it stays the same where the folder is copied: neither paths nor dates count.
     """
-    sizes = [(path.name, os.path.getsize(path)) for path in files]
+    sizes = [(path.name, stat(path).st_size) for path in files]
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
 
 
@@ -128,7 +133,7 @@ def _load(final: Path, n: int, fields: dict) -> Arrays | None:
     """The cache at `final`, or None if it is missing, truncated or of another shape."""
     try:
         arrays = Arrays(final, fields)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # NumPy raises a dozen kinds for broken files
         return None
     fits = all(
         arrays[name].shape == (n, *shape) and arrays[name].dtype == dtype for name, (shape, dtype) in fields.items()

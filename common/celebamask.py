@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from common.cli import InputError
 from common.faces import PARTS
+from common.images import cannot_list
 
 # (index, index) of the left/right pairs in PARTS: a mirrored left eye is a right eye
 FLIP_PAIRS = tuple((PARTS.index(f"l_{part}"), PARTS.index(f"r_{part}")) for part in ("eye", "brow", "ear"))
@@ -81,8 +82,8 @@ def _mask_files(folder: Path) -> Iterator[tuple[int, str, Path]]:
 
 def _files_below(folder: Path) -> list[Path]:
     """Every file below `folder`, sorted; hidden ones are left out."""
-    found = [Path(root, name) for root, _, names in os.walk(folder) for name in names if not name.startswith(".")]
-    return sorted(found)
+    walk = os.walk(folder, onerror=cannot_list)
+    return sorted(Path(root, name) for root, _, names in walk for name in names if not name.startswith("."))
 
 
 def _listdir(folder: Path) -> list[str]:

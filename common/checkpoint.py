@@ -60,7 +60,14 @@ def make_folder(folder: Path) -> Path:
 
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
-    """Write a dict of tensors and primitives; the file at `path` is the old or the new one, never a part of one."""
+    """Write a dict of tensors and primitives; the file at `path` is the old or the new one, never a part of one.
+
+    Raises InputError, leaving the old file, for weights that are nan or inf: nobody could go on with them.
+    """
+    if name := first_not_finite(checkpoint):
+        raise InputError(
+            f"{path}: not overwritten, because {name} has become nan or inf; start anew with a lower --lr or --amp off"
+        )
     write_atomically(path, lambda file: torch.save(checkpoint, file))
 
 
@@ -81,11 +88,28 @@ def load_checkpoint(path: Path, paper: str) -> dict:
         raise InputError(
             f"{path}: a checkpoint of {found or 'something else'}, not of {paper}; use a file from {paper}/runs"
         )
-    weights = checkpoint.get("model")
-    for name, weight in weights.items() if isinstance(weights, dict) else ():
-        if isinstance(weight, torch.Tensor) and weight.is_floating_point() and not weight.isfinite().all():
-            raise InputError(f"{path}: its weight {name} holds nan or inf; use an earlier checkpoint")
-    return checkpoint
+    if name := first_not_finite(checkpoint):
+        raise InputError(f"{path}: its {name} holds nan or inf; use an earlier checkpoint")
+    return Checkpoint(path, checkpoint)
+
+
+class Checkpoint(dict):
+    """A checkpoint's dict. Asking for what it lacks, as a file of an older version may, raises InputError."""
+
+    def __init__(self, path: Path, content: dict):
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, key):
+        raise InputError(f"{self.path}: holds no {key!r}; use a checkpoint that this code has written")
+
+
+def first_not_finite(part, name: str = "") -> str:
+    """The name of the first tensor in a checkpoint, model or optimiser, that holds nan or inf; "" if there is none."""
+    if isinstance(part, torch.Tensor):
+        return name if part.is_floating_point() and not part.isfinite().all() else ""
+    inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list | tuple) else ()
+    return next(filter(None, (first_not_finite(x, f"{name} {key}".lstrip()) for key, x in inner)), "")
 
 
 def load_to_resume(path: Path, paper: str) -> dict:

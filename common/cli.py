@@ -10,7 +10,13 @@ from pathlib import Path
 
 
 class InputError(Exception):
-    """Bad input. The message is one line that names the file or flag, the value and the remedy; exit code 2."""
+    """Bad input. The message names the file or flag, the value and the remedy; exit code 2.
+
+    It is one line, whatever is quoted in it: the header of a table may hold a line break.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
 
 
 class Parser(argparse.ArgumentParser):

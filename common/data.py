@@ -1,5 +1,6 @@
 """Which sample comes when: splits and batches that depend on the seed and the epoch alone."""
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.cli import InputError
+from common.cli import InputError, hold_signals
 from common.distributed import world
 
 
@@ -60,9 +61,42 @@ class EvalBatches(Sampler[list[int]]):
             yield list(range(start, min(start + self.batch_size, self.n)))
 
 
+class Loader(DataLoader):
+    """A DataLoader whose loader processes end in one line that names the file, instead of their tracebacks."""
+
+    def __iter__(self):
+        try:
+            with hold_signals():  # what a handler raises while a process forks is lost
+                batches = super().__iter__()
+            yield from batches
+        except InputError as error:  # a loader process hands it on behind its traceback
+            raise InputError(str(error).rpartition("common.cli.InputError: ")[2]) from None
+        except OSError as error:  # likewise
+            last = str(error).strip().splitlines()[-1]
+            raise InputError(f"{last}; the data must stay as they are while a run reads them") from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            problem = str(error).splitlines()[0]
+            raise InputError(f"--workers {self.num_workers}: {problem}; try fewer, or --workers 0") from None
+
+
 def loader(dataset: Dataset, batches: Sampler[list[int]], workers: int, pin_memory: bool = False) -> DataLoader:
     """A DataLoader that asks `dataset` for a whole batch at a time: dataset[[3, 1, 4]] -> tensors with B in front."""
-    return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=workers, pin_memory=pin_memory)
+    return Loader(
+        dataset,
+        sampler=batches,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_main,
+    )
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    """A terminal sends Ctrl-C to loader processes too; the main process ends them, and says so once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def check_finite(losses: list[Tensor], batches: DataLoader, where: str) -> None:

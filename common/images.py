@@ -47,13 +47,27 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
     return white
 
 
+def cannot_list(error: OSError) -> None:
+    """For os.walk, which would pass over a folder that it cannot read and leave its masks out in silence."""
+    if not isinstance(error, FileNotFoundError):
+        raise InputError(f"{error.filename}: {error.strerror}; make it readable, or give another folder") from None
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What is in a folder, sorted by name, hidden files left out; raises InputError if it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; make it readable, or give another folder") from None
+
+
 def list_photos(path: Path) -> list[Path]:
     """The photo itself, or the photos of a folder, sorted by name; raises InputError if there is none."""
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; give a photo or a folder of photos")
-    photos = sorted(p for p in path.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and not p.name.startswith("."))
+    photos = [photo for photo in files_in(path) if photo.suffix.lower() in PHOTO_SUFFIXES]
     if not photos:
         raise InputError(f"{path}: holds no photo ({', '.join(PHOTO_SUFFIXES)}); give another folder")
     return photos

@@ -38,7 +38,7 @@ from common.cache import Arrays, cache_key, open_cache
 from common.celebamask import list_celebamask, unused_files
 from common.checkpoint import make_folder
 from common.cli import InputError
-from common.images import PHOTO_SUFFIXES, list_photos, read_mask, read_photo, reason
+from common.images import PHOTO_SUFFIXES, cannot_list, list_photos, read_mask, read_photo, reason
 from lrn_headtorso import generate
 from lrn_headtorso.backgrounds import foreground, read_background
 from lrn_headtorso.model import STRIDE
@@ -113,7 +113,7 @@ def _by_name(folder: Path, subfolders: Iterable[str], suffixes: tuple[str, ...])
     """name -> file of every picture below folder/subfolder; raises InputError if two share a name."""
     found: dict[str, Path] = {}
     for sub in subfolders:
-        for root, folders, names in os.walk(folder / sub, followlinks=True):
+        for root, folders, names in os.walk(folder / sub, onerror=cannot_list, followlinks=True):
             folders.sort()
             for name in sorted(names):
                 stem, suffix = os.path.splitext(name)

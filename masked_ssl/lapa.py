@@ -21,7 +21,7 @@ from tqdm import tqdm
 from common import faces
 from common.cli import InputError
 from common.generated import write_once
-from common.images import PHOTO_SUFFIXES, reason
+from common.images import PHOTO_SUFFIXES, files_in, reason
 from masked_ssl.splits import SPLITS, Face
 
 # left and right by CelebAMask-HQ's names of the same parts; mouth is the inner mouth
@@ -35,9 +35,9 @@ def is_lapa(folder: Path) -> bool:
 def list_part(folder: Path, part: str) -> list[Face]:
     """The photos in folder/part with their labels, sorted by name; InputError if one has no label, or there is none."""
     images, labels = folder / part / "images", folder / part / "labels"
-    names = {p.stem: p for p in images.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES} if images.is_dir() else {}
+    names = {p.stem: p for p in files_in(images) if p.suffix.lower() in PHOTO_SUFFIXES} if images.is_dir() else {}
     found = []
-    for name in sorted(name for name in names if not name.startswith(".")):
+    for name in sorted(names):
         label = labels / f"{name}.png"
         if not label.is_file():
             raise InputError(f"{names[name]}: has no label {label}; unpack the labels too or remove the photo")

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.cache import Arrays, cache_key, open_cache
+from common.cache import Arrays, cache_key, open_cache, stat
 from common.cli import InputError
-from common.images import PHOTO_SUFFIXES, read_photo
+from common.images import PHOTO_SUFFIXES, cannot_list, read_photo
 from masked_ssl.dataset import CACHE_VERSION, Data, square
 from masked_ssl.masking import draw_mask
 
@@ -29,7 +29,7 @@ def photos_below(folder: Path) -> list[Path]:
         raise InputError(f"--photos {folder}: no such folder; give folders of photos")
     only = {"CelebA-HQ-img", "images"}  # beside CelebAMask-HQ-mask-anno/ and labels/
     found = []
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=cannot_list):
         if only & set(folders) and {"CelebAMask-HQ-mask-anno", "labels"} & set(folders):
             folders[:] = only & set(folders)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -50,9 +50,9 @@ def gather(data: Data | None, folders: list[Path]) -> tuple[list[Path], int]:
         photos += photos_below(folder)
     photos = list({os.path.realpath(photo): photo for photo in photos}.values())  # a folder may be named twice
     tested = [face.photo for face in data.parts["test"]] if data else []
-    sizes = {os.path.getsize(photo) for photo in tested}
+    sizes = {stat(photo).st_size for photo in tested}
     digests = {_digest(photo) for photo in tested}
-    pool = [p for p in photos if os.path.getsize(p) not in sizes or _digest(p) not in digests]
+    pool = [p for p in photos if stat(p).st_size not in sizes or _digest(p) not in digests]
     return pool, len(photos) - len(pool)
 
 
@@ -62,7 +62,7 @@ def _digest(photo: Path) -> bytes:
 
 def identity(photo: Path) -> str:
     """By what train.py recognises a photo that step 1 has seen: its name and size in bytes."""
-    return f"{photo.name}:{os.path.getsize(photo)}"
+    return f"{photo.name}:{stat(photo).st_size}"
 
 
 def load(photos: list[Path], size: int, cache: Path) -> Arrays:

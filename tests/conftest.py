@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import cli
+from common import cli, pictures
 from common.faces import write_celebamask
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +50,29 @@ def call(capsys, monkeypatch):
         return subprocess.CompletedProcess(sys.argv, code, *capsys.readouterr())
 
     return run
+
+
+def leave_out_pictures(setattr) -> None:
+    """Figures take most of a tiny run's time: make them empty files. `setattr`: a MonkeyPatch's."""
+
+    def save_figure(path, figure, dpi=100):
+        pictures.plt.close(figure)
+        path.touch()
+
+    setattr(pictures, "save_figure", save_figure)
+    for drawing in ("save_grid", "save_curves"):
+        setattr(pictures, drawing, lambda path, *args, **kwargs: path.touch())
+
+
+@pytest.fixture
+def real_pictures():
+    """Asked for by the tests that look at what is drawn, where no_pictures is used by all others."""
+
+
+@pytest.fixture
+def no_pictures(request, monkeypatch):
+    if "real_pictures" not in request.fixturenames:
+        leave_out_pictures(monkeypatch.setattr)
 
 
 def one_line_error(result: subprocess.CompletedProcess) -> str:

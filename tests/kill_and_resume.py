@@ -1,14 +1,20 @@
 """Kill trainings with SIGKILL, resume them, and hold the finished run against one that nobody disturbed.
 
-    python tests/kill_and_resume.py                  30 kills over all folders, which takes a while
+    python tests/kill_and_resume.py                  30 kills over the trainings of all folders
     python tests/kill_and_resume.py 100 --seed 7     more of them, at other moments
     python tests/kill_and_resume.py 5 --only lrn_headtorso
 
-Half of the kills come at a random moment. The other half come inside a write: the training is started through this
-file, which kills its own process in the middle of the n-th file that it flushes to disk or moves into place, be it a
-checkpoint, the log, a picture or the cache. After each kill every checkpoint that is there must load and log.csv must
-hold whole rows, each once; then --resume (or, before there was anything to resume, the same command) finishes the run,
-and its weights, optimiser and log must equal the undisturbed run's bit for bit. Exits with 1 at the first that do not.
+A kill comes
+
+    anywhere      at a random moment of the run
+    checkpoint    while last.pt or best.pt (pretrain.pt) is being written: a random part of its draft is on disk
+    log           the same of log.csv
+    cache         from outside, as soon as the draft of the cache appears, while faces are being decoded into it
+
+After each, every checkpoint that is there must load and log.csv must hold whole rows, each once; then --resume (or,
+before there was anything to resume, the same command) finishes the run, and its weights, optimiser, log and best
+checkpoint must equal the undisturbed run's bit for bit. Exits with 1 at the first that do not. The networks are made
+small (trainings.py), the scripts are as they are. Its last line says what it has done; tests/README.md quotes it.
 """
 
 import argparse
@@ -22,38 +28,43 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from trainings import TRAININGS, make_networks_small  # noqa: E402
 
-# folder -> script and arguments of a small training on the faces of `data`, three epochs of a few steps
-TRAININGS = {
-    "nu_deeplabv3plus": ("train.py", "--size", "32", "--weights", "none", "--epochs", "3"),
-    "hair_transfer": ("train.py", "--size", "64", "--init", "random", "--epochs", "2", "--limit", "8"),
-    "lrn_headtorso": ("train.py", "--size", "32", "--weights", "none", "--epochs", "3"),
-    "masked_ssl": (*"train.py --size 32 --init random --min-steps 0 --batch-size 4 --epochs 3".split(),),
-    "mut1ny_fairness": (*"train.py --size 32 --weights none --model pspnet --truncated --epochs 3".split(),),
-}
+MOMENTS = ("anywhere", "checkpoint", "log", "cache")
+EPOCHS = 3
 
 
-def command(folder: str, data: Path, out: Path, cache: Path) -> list[str]:
-    script, *args = TRAININGS[folder]
-    common = ["--data", data, "--out", out, "--cache", cache, "--device", "cpu", "--deterministic"]
-    return [str(word) for word in (ROOT / folder / script, *common, *args)]
+def command(name: str, data: Path, out: Path, cache: Path) -> list[str]:
+    folder, script, arguments, _ = TRAININGS[name]
+    common = ["--data", data, "--epochs", EPOCHS, "--out", out, "--cache", cache, "--device", "cpu", "--deterministic"]
+    return [str(word) for word in (ROOT / folder / f"{script}.py", *arguments, *common)]
 
 
-def start(words: list[str], kill_in_write: int | None = None) -> subprocess.Popen:
-    launcher = [str(Path(__file__).resolve()), "--kill-in-write", str(kill_in_write)] if kill_in_write else []
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def start(words: list[str], die: tuple = ()) -> subprocess.Popen:
+    """Start a script through main() below; `die`: the arguments of die_in_write()."""
+    launcher = [sys.executable, str(Path(__file__).resolve()), "--launch", ",".join(map(str, die))]
     return subprocess.Popen(
-        [sys.executable, *launcher, *words],
-        env=environment,
+        [*launcher, *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a kill must reach the loader's processes as well
     )
+
+
+def kill(process: subprocess.Popen) -> bool:
+    """SIGKILL to all of it; whether it was still running."""
+    running = process.poll() is None
+    if running:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return process.returncode == -signal.SIGKILL
 
 
 def finish(words: list[str]) -> None:
@@ -63,33 +74,46 @@ def finish(words: list[str]) -> None:
         raise SystemExit(f"{' '.join(words)}\nended with {process.returncode}:\n{errors}")
 
 
-def die_in_write(n: int) -> None:
-    """Kill this process inside its n-th os.fsync (a file half way to disk) or os.replace (just before the move)."""
-    left = n
+# ---- In the process that dies --------------------------------------------------------------------------------------
 
-    def deadly(function):
-        def call(*args, **kwargs):
-            nonlocal left
+
+def die_in_write(names: str, n: int, share: float) -> None:
+    """Kill this process when the n-th file of `names` (last.pt|best.pt) is half written: `share` of it is on disk."""
+    from common import checkpoint
+
+    drafts, left = {}, n
+    fsync = os.fsync
+
+    def open_draft(path, mode):
+        file = open(path, mode)
+        drafts[file.fileno()] = path.name
+        return file
+
+    def deadly_fsync(descriptor):
+        nonlocal left
+        if any(drafts.get(descriptor, "").startswith(f".{name}.") for name in names.split("|")):
             left -= 1
-            if left <= 0:
+            if left == 0:
+                os.ftruncate(descriptor, int(share * os.fstat(descriptor).st_size))
                 os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
+        fsync(descriptor)
 
-        return call
+    checkpoint.open, os.fsync = open_draft, deadly_fsync
 
-    os.fsync, os.replace, os.rename = deadly(os.fsync), deadly(os.replace), deadly(os.rename)
+
+# ---- What must hold ------------------------------------------------------------------------------------------------
 
 
 def check_what_is_left(out: Path, folder: str) -> None:
     """Checkpoints load, and log.csv holds whole rows, one for each epoch from the first on."""
     from common.checkpoint import load_checkpoint
 
-    for name in ("last.pt", "best.pt"):
-        if (out / name).exists():
-            load_checkpoint(out / name, folder)
+    for path in out.glob("*.pt"):
+        load_checkpoint(path, folder)
     if (out / "log.csv").exists():
-        with open(out / "log.csv", newline="") as file:
-            rows = list(csv.reader(file))
+        text = (out / "log.csv").read_text()
+        rows = list(csv.reader(text.splitlines()))
+        assert not text or text.endswith("\n"), f"{out}/log.csv ends within a row"
         assert all(len(row) == len(rows[0]) for row in rows), f"{out}/log.csv has a torn row"
         assert [row[0] for row in rows[1:]] == [str(i + 1) for i in range(len(rows) - 1)], f"{out}/log.csv: epochs"
 
@@ -99,7 +123,7 @@ def same(a, b) -> bool:
     import torch
 
     if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and torch.equal(a.nan_to_num(), b.nan_to_num())
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
         keys = a.keys() - {"seconds"}
         return keys == b.keys() - {"seconds"} and all(same(a[key], b[key]) for key in keys)
@@ -108,79 +132,107 @@ def same(a, b) -> bool:
     return a == b or (a != a and b != b)
 
 
-def differences(run: Path, undisturbed: Path, folder: str) -> list[str]:
-    """The parts in which the last.pt of two runs differ."""
+def differences(run: Path, undisturbed: Path, training) -> list[str]:
+    """The files, or the parts of the checkpoints, in which two finished runs differ."""
     from common.checkpoint import load_checkpoint
 
-    a, b = (load_checkpoint(path / "last.pt", folder) for path in (run, undisturbed))
-    return sorted(key for key in a.keys() | b.keys() if not same(a.get(key), b.get(key)))
+    found = []
+    for name in ("last.pt", training.best):
+        a, b = (load_checkpoint(path / name, training.folder) for path in (run, undisturbed))
+        found += [f"{name}: {key}" for key in sorted(a.keys() | b.keys()) if not same(a.get(key), b.get(key))]
+    logs = [list(csv.DictReader(open(path / "log.csv"))) for path in (run, undisturbed)]
+    found += [] if same(*logs) else ["log.csv"]
+    files = [{path.name for path in folder.iterdir()} for folder in (run, undisturbed)]
+    return found + sorted(files[0] ^ files[1])  # drafts of the killed process, say
 
 
-def trial(folder: str, work: Path, rng: random.Random, seconds: float, writes: bool) -> str:
-    """One killed and resumed run; returns what happened in a few words. `work` holds data/, cache/ and whole/."""
-    out, cache = work / "killed", work / "cache-killed"
+# ---- Trials --------------------------------------------------------------------------------------------------------
+
+
+def disturb(words: list[str], cache: Path, best: str, moment: str, seconds: float, rng: random.Random) -> str:
+    """Start a run and kill it; returns when in words, or "" if the run was over before."""
+    if moment in ("checkpoint", "log"):
+        names = "log.csv" if moment == "log" else f"last.pt|{best}"
+        n, share = rng.randint(1, EPOCHS + 1), rng.random()
+        process = start(words, die=(names, n, share))
+        process.communicate()
+        return f"{share:.0%} of write {n} of {names}" if process.returncode == -signal.SIGKILL else ""
+    process = start(words)
+    if moment == "anywhere":
+        delay = rng.uniform(0.2, 1) * seconds
+        time.sleep(delay)
+        words = f"after {delay:.1f} s"
+    else:
+        while process.poll() is None and not list(cache.glob(".*-*")):
+            time.sleep(0.0005)
+        time.sleep(rng.random() * 0.02)
+        words = "with the cache's draft there"
+        if not list(cache.glob(".*-*")):
+            words = ""  # the last one is complete
+    killed = kill(process)
+    process.stderr.close()
+    return words if killed else ""
+
+
+def trial(name: str, work: Path, rng: random.Random, seconds: float, moment: str) -> str:
+    """One killed and resumed run; returns what happened in a few words, "" if there was nothing left to kill."""
+    training, out, cache = TRAININGS[name], work / "killed", work / "cache-killed"
     for path in (out, cache):
         shutil.rmtree(path, ignore_errors=True)
-    words = command(folder, work / "data", out, cache)
-    if writes:
-        n = rng.randint(1, 25)
-        moment = f"in write {n}"
-        process = start(words, kill_in_write=n)
-        process.wait()
-    else:
-        moment = f"after {(delay := rng.uniform(0, seconds)):.1f} s"
-        process = start(words)
-        time.sleep(delay)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    killed = process.returncode == -signal.SIGKILL
-    process.stderr.close()
-    check_what_is_left(out, folder)
-    epoch = "nothing"
+    words = command(name, work / "data", out, cache)
+    when = disturb(words, cache, training.best, moment, seconds, rng)
+    if not when:
+        return ""
+    check_what_is_left(out, training.folder)
+    left = "nothing"
     if (out / "last.pt").exists():
         from common.checkpoint import load_checkpoint
 
-        epoch = f"epoch {load_checkpoint(out / 'last.pt', folder)['epoch']}"
-        script = str(ROOT / folder / TRAININGS[folder][0])
-        finish([script, "--resume", str(out / "last.pt"), "--cache", str(cache)])
+        left = f"epoch {load_checkpoint(out / 'last.pt', training.folder)['epoch']}"
+        finish([words[0], "--resume", str(out / "last.pt"), "--cache", str(cache)])
     else:
         finish(words)
-    check_what_is_left(out, folder)
-    differing = differences(out, work / "whole", folder)
-    assert not differing, f"{folder}, {moment}: {differing} differ from the undisturbed run"
-    drafts = [path.name for path in out.iterdir() if path.name.endswith(".tmp")]
-    assert not drafts, f"{folder}, {moment}: left {drafts}"
-    return f"{moment}: {'killed' if killed else 'already done'}, {epoch} on disk, resumed, equal"
+    check_what_is_left(out, training.folder)
+    differing = differences(out, work / "whole", training)
+    assert not differing, f"{name}, {when}: {differing} differ from the undisturbed run"
+    return f"{moment}, {when}: {left} on disk, finished, equal"
 
 
 def main():
-    if sys.argv[1:2] == ["--kill-in-write"]:  # as the launcher of a training, see start()
-        die_in_write(int(sys.argv[2]))
-        sys.argv = sys.argv[3:]
+    if sys.argv[1:2] == ["--launch"]:  # a training in a process of its own, see start()
+        _, _, die, *sys.argv = sys.argv
+        make_networks_small(Path(sys.argv[0]).parent.name)
+        if die:
+            names, n, share = die.split(",")
+            die_in_write(names, int(n), float(share))
         runpy.run_path(sys.argv[0], run_name="__main__")
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("count", nargs="?", type=int, default=30, help="kills in all (default 30)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=TRAININGS, help="one folder")
+    parser.add_argument("--only", choices=TRAININGS, help="one training")
     args = parser.parse_args()
     from common.faces import write_celebamask
 
-    rng = random.Random(args.seed)
-    folders = [args.only] if args.only else list(TRAININGS)
+    rng, began, done, seconds = random.Random(args.seed), time.monotonic(), Counter(), {}
+    names = [args.only] if args.only else list(TRAININGS)
     with tempfile.TemporaryDirectory() as temporary:
-        seconds = {}
-        for i in range(args.count):
-            folder = folders[i % len(folders)]
-            work = Path(temporary) / folder
-            if folder not in seconds:
+        while done.total() < args.count:
+            i = done.total()
+            name, moment = names[i % len(names)], MOMENTS[(i // len(names) + i % len(names)) % len(MOMENTS)]
+            work = Path(temporary) / name
+            if name not in seconds:
                 write_celebamask(work / "data", n=12, size=64)
-                began = time.monotonic()
-                finish(command(folder, work / "data", work / "whole", work / "cache"))
-                seconds[folder] = time.monotonic() - began
-            story = trial(folder, work, rng, seconds[folder], writes=i // len(folders) % 2 == 0)
-            print(f"{i + 1:3d}  {folder}  {story}", flush=True)
-    print(f"{args.count} kills, nothing lost")
+                since = time.monotonic()
+                finish(command(name, work / "data", work / "whole", work / "cache"))
+                seconds[name] = time.monotonic() - since
+            story = trial(name, work, rng, seconds[name], moment)
+            done[moment] += bool(story)
+            print(f"{i + 1:3d}  {name}  {story or 'over before it was killed, once more'}", flush=True)
+    where = ("at a random moment", "in the write of a checkpoint", "of the log", "of the cache")
+    moments = ", ".join(f"{done[moment]} {words}" for moment, words in zip(MOMENTS, where, strict=True))
+    print(f"{args.count} kills of {len(names)} training(s) ({moments}): nothing lost, each resumed run equal bit for "
+          f"bit; seed {args.seed}, {(time.monotonic() - began) / 60:.0f} min")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ def truncate(path: Path, keep: int):
 DAMAGE = {
     "half an array": lambda folder: truncate(folder / "images.npy", 128 + N * 30),
     "half a header": lambda folder: truncate(folder / "images.npy", 40),
+    "a header without its end": lambda folder: (folder / "ids.npy").write_bytes(
+        (folder / "ids.npy").read_bytes().replace(b"}", b"{")),
     "an empty file": lambda folder: truncate(folder / "images.npy", 0),
     "no numpy file": lambda folder: (folder / "ids.npy").write_bytes(b"not an array at all"),
     "an array is gone": lambda folder: (folder / "ids.npy").unlink(),
@@ -93,7 +95,7 @@ DAMAGE = {
     "another length": lambda folder: np.save(folder / "ids.npy", np.zeros(N + 1, np.int64)),
     "another dtype": lambda folder: np.save(folder / "ids.npy", np.zeros(N, np.int32)),
     "a folder for an array": lambda folder: ((folder / "ids.npy").unlink(), (folder / "ids.npy").mkdir()),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -92,6 +92,27 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path, content):
         assert "other_paper" in message
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["model", "encoder", "optimizer"])
+def test_a_checkpoint_with_nan_or_inf_is_neither_written_nor_read(tmp_path, part, wrong):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, a_checkpoint())  # whose best score, inf, is no weight
+    before = path.read_bytes()
+    broken = a_checkpoint() | {part: {"state": {0: [torch.zeros(2), torch.tensor([1.0, wrong])]}}}
+    message = refused(save_checkpoint, path, broken)
+    assert f"{path}: not overwritten, because {part} state 0 1 has become nan or inf" in message
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.pt"]
+    torch.save(broken, path)
+    assert f"{path}: its {part} state 0 1 holds nan or inf" in refused(load_checkpoint, path, "a_paper")
+
+
+def test_asking_a_checkpoint_for_what_it_lacks_names_the_file(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", {"paper": "a_paper"})
+    loaded = load_checkpoint(tmp_path / "last.pt", "a_paper")
+    assert loaded.get("epoch") is None and "epoch" not in loaded
+    assert f"{tmp_path / 'last.pt'}: holds no 'epoch'" in refused(lambda: loaded["epoch"])
+
+
 def test_a_missing_checkpoint_is_refused(tmp_path):
     assert str(tmp_path / "no.pt") in refused(load_checkpoint, tmp_path / "no.pt", "a_paper")
     assert str(tmp_path) in refused(load_checkpoint, tmp_path, "a_paper")  # a folder
@@ -352,7 +373,7 @@ def test_a_bad_command_line_ends_with_one_line_and_code_2(argv, capsys):
 
 def test_bad_input_ends_with_one_line_and_code_2(capsys):
     def main():
-        raise InputError("x.png: is broken; remove it")
+        raise InputError("x.png: is\nbroken; remove it")
 
     with pytest.raises(SystemExit) as end:
         cli.run(main)

@@ -11,15 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, one_line_error
+from conftest import ROOT, leave_out_pictures, one_line_error
 from PIL import Image
 
 from common import cli
 from lrn_headtorso import checkpoints, dataset, eval, generate, model, train, whiten
 
 TINY = ("--size", 32, "--device", "cpu", "--amp", "off")
-TRAIN, EVAL = "lrn_headtorso/train.py", "lrn_headtorso/eval.py"
-WHITEN = "lrn_headtorso/whiten.py"
+TRAIN, EVAL, WHITEN = (f"lrn_headtorso/{name}.py" for name in ("train", "eval", "whiten"))
+CHANNELS = model.CHANNELS  # of the real VGG-16
+pytestmark = pytest.mark.usefixtures("no_pictures")
 N = 14  # pictures: 11 train, 1 val, 2 test
 
 
@@ -65,6 +66,7 @@ def trained(people, tmp_path_factory):
     """Two epochs of an LRN and of a U-Net, and their cache: runs/lrn, runs/unet, cache."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch.setattr)
         for name in ("lrn", "unet"):
             args = ("--model", name, "--data", people, "--epochs", 2, "--lr", 0.003, "--cache", folder / "cache")
             patch.setattr(sys, "argv", ["train.py", *map(str, args), "--out", str(folder / name), *map(str, TINY)])
@@ -141,7 +143,9 @@ def test_resuming_in_both_phases_equals_the_uninterrupted_run_bit_for_bit(here, 
     assert whole["optimizer"]["param_groups"][0]["lr"] == 1e-3
 
 
-def test_the_second_phase_counts_its_own_plateau_and_is_marked_in_the_curves(here, people, trained, monkeypatch):
+def test_the_second_phase_counts_its_own_plateau_and_is_marked_in_the_curves(
+    here, people, trained, monkeypatch, real_pictures
+):
     marked = []
     monkeypatch.setattr("matplotlib.axes.Axes.axvline", lambda self, x, **_: marked.append(x))
     args = ("--data", people, "--cache", trained / "cache", "--weights", trained / "lrn" / "last.pt", "--patience", 2)
@@ -180,7 +184,7 @@ def test_a_plateau_ends_a_run_with_random_weights(here, people, trained):
     assert "stopped" in again and len(load("run/last.pt")["log"]) == 2
 
 
-def test_what_the_paper_proposes_next_trains_and_evaluates(here, people, trained):
+def test_what_the_paper_proposes_next_trains_and_evaluates(here, people, trained, real_pictures):
     args = ("--data", people, "--cache", "cache", "--epochs", 1, "--channel-reduction", "--backgrounds")
     args += (people / "photos", "--device", "cpu", "--size", 64, "--out", "run")
     assert "14 other backgrounds" in succeed(here(train, *args))
@@ -301,23 +305,33 @@ def test_whiten_shows_the_network_what_training_showed_it(trained, people):
 # ---- As subprocesses -------------------------------------------------------------------------------------------------
 
 
-def test_the_folder_and_common_alone_work_elsewhere(script, people, tmp_path):
-    """Train and whiten with the real VGG-16, in a copy of the two folders; the first and last lines of training."""
+def test_the_folder_and_common_alone_work_elsewhere_in_two_processes(script, here, people, tmp_path, monkeypatch):
+    """Train and whiten with the real VGG-16, in a copy of the two folders; the first and last lines of training. Each
+    picture is trained on and validated once: alone, in one process, eval.py gives the same numbers."""
     elsewhere = tmp_path / "assignment"
     skip = shutil.ignore_patterns("runs", "data", "__pycache__")
     for name in ("lrn_headtorso", "common"):
         shutil.copytree(ROOT / name, elsewhere / name, ignore=skip)
-    out = succeed(script(TRAIN, "--data", people, "--epochs", 1, *TINY, root=elsewhere)).splitlines()
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    args = ("--data", people, "--n-train", 8, "--epochs", 1, "--cache", "cache", *TINY)
+    out = succeed(script(TRAIN, *args, root=elsewhere, launcher=launcher)).splitlines()
     assert [line.split()[0] for line in out[:6]] == ["command", "device", "data", "model", "weights", "out"]
-    assert "15,864,198" in out[3] and f"{N} pictures, 11 train, 1 val, 2 test" in out[2]
+    assert "15,864,198" in out[3] and f"{N} pictures, 7 train, 1 val, 2 test" in out[2]
     run = elsewhere / "lrn_headtorso" / "runs" / "lrn-32"
     assert out[-1] == f"next       python {elsewhere / EVAL} {run / 'best.pt'}"
+    log = list(csv.DictReader(open(run / "log.csv")))
+    assert len(log) == 1
+    monkeypatch.setattr(model, "CHANNELS", CHANNELS)
+    succeed(here(eval, run / "last.pt", "--split", "val", "--cache", "cache", "--device", "cpu", "--amp", "off"))
+    (results,) = json.loads((run / "last-val" / "results.json").read_text()).values()
+    assert results["loss"] == pytest.approx(float(log[0]["val_loss"]), abs=1e-5)
+    assert results["jaccard"] == pytest.approx(float(log[0]["val_jaccard"]), abs=1e-6)
     args = (people / "photos" / "0000.jpg", "--out", "white", "--device", "cpu")
     succeed(script(WHITEN, run / "best.pt", *args, root=elsewhere))
     assert Image.open(tmp_path / "white" / "0000.png").size == (64, 64)
 
 
-def test_dataset_describes_a_folder_and_names_every_bad_file(here, people, tmp_path):
+def test_dataset_describes_a_folder_and_names_every_bad_file(here, people, tmp_path, real_pictures):
     folder = tmp_path / "people"
     shutil.copytree(people, folder)
     photo = folder / "photos" / "0003.jpg"
@@ -329,18 +343,6 @@ def test_dataset_describes_a_folder_and_names_every_bad_file(here, people, tmp_p
     assert "0003.jpg: cannot be read" in result.stdout and "0005.png: has the value 9" in result.stdout
     assert "empty masks: 1, such as 0006.jpg" in result.stdout and "14 photos with their masks" in result.stdout
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"samples.png", "augmentation.png"}
-
-
-def test_two_processes_train_and_validate_each_picture_once(script, people, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    args = ("--data", people, "--n-train", 8, "--epochs", 1, "--out", "two", "--cache", "cache", *TINY)
-    succeed(script(TRAIN, *args, launcher=launcher))
-    log = list(csv.DictReader(open(tmp_path / "two" / "log.csv")))
-    assert len(log) == 1
-    succeed(script(EVAL, "two/last.pt", "--split", "val", "--cache", "cache", "--device", "cpu", "--amp", "off"))
-    (results,) = json.loads((tmp_path / "two" / "last-val" / "results.json").read_text()).values()
-    assert results["loss"] == pytest.approx(float(log[0]["val_loss"]), abs=1e-5)
-    assert results["jaccard"] == pytest.approx(float(log[0]["val_jaccard"]), abs=1e-6)
 
 
 # ---- Bad input: one line that names the file and the remedy, exit code 2, nothing half-written -----------------------

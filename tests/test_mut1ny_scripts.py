@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, one_line_error
+from conftest import ROOT, leave_out_pictures, one_line_error
 from PIL import Image
 
 from mut1ny_fairness import dataset, eval, fairness, generate, predict, prepare, resnet, train
@@ -18,6 +18,8 @@ from mut1ny_fairness.palette import CLASSES, PALETTE
 SMALL = ("--model", "pspnet", "--truncated")
 TINY = ("--size", 32, "--device", "cpu", "--amp", "off", "--weights", "none")
 TRAIN = "mut1ny_fairness/train.py"
+BLOCKS = resnet.BLOCKS  # of the real ResNet-101
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def succeed(result):
@@ -53,9 +55,11 @@ def train_here(*args):
 def trained(shallow, shipped, tmp_path_factory):
     """Two runs of two epochs: folder with rgb/ and labels/."""
     out = tmp_path_factory.mktemp("runs")
-    for target in ("rgb", "labels"):
-        train_here("--data", shipped, "--target", target, "--epochs", 2, "--out", out / target, *SMALL, *TINY,
-                   "--cache", out / "cache")  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch.setattr)
+        for target in ("rgb", "labels"):
+            train_here("--data", shipped, "--target", target, "--epochs", 2, "--out", out / target, *SMALL, *TINY,
+                       "--cache", out / "cache")  # fmt: skip
     yield out
     shutil.rmtree(out)
 
@@ -87,22 +91,7 @@ def test_a_run_folder_holds_what_the_readme_says(trained):
         assert best["args"]["aux"] == 0 and best["args"]["data"].endswith("mut1ny")
 
 
-def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(call, shipped, trained, tmp_path):
-    cache = ("--cache", trained / "cache")
-    succeed(call(train, "--data", shipped, "--epochs", 1, "--out", tmp_path / "one", *SMALL, *TINY, *cache))
-    out = succeed(call(train, "--resume", tmp_path / "one" / "last.pt", "--epochs", 2, *cache))
-    assert "PSPNet, truncated, rgb" in out
-    whole, resumed = (torch.load(run / "last.pt", weights_only=True) for run in (trained / "rgb", tmp_path / "one"))
-    assert all(torch.equal(whole["model"][name], tensor) for name, tensor in resumed["model"].items())
-    state = resumed["optimizer"]["state"]
-    assert all(torch.equal(whole["optimizer"]["state"][i]["exp_avg"], state[i]["exp_avg"]) for i in state)
-    for a, b in zip(whole["log"], resumed["log"], strict=True):
-        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
-
-
-def test_the_papers_deeplabv3_with_an_auxiliary_head_and_the_wrong_channel_order(
-    call, shipped, trained, tmp_path
-):
+def test_the_papers_deeplabv3_with_an_auxiliary_head_and_the_wrong_channel_order(call, shipped, trained, tmp_path):
     arguments = ("--data", shipped, "--bgr", "--aux", 0.5, "--split", "person", "--epochs", 1, "--batch-size", 12)
     out = succeed(call(train, *arguments, "--out", tmp_path / "run", *TINY, "--cache", trained / "cache"))
     assert "DeepLabV3, rgb (labels read as BGR)" in out and "split by person" in out
@@ -125,33 +114,32 @@ def test_batches_of_one_image_train(call, shipped, tmp_path, batch_size):
     assert "4 train, 1 test" in out and "nan" not in out
 
 
-def test_the_folder_and_common_alone_prepare_generated_pictures_and_train_elsewhere(script, tmp_path):
-    """The bare script but for its sizes: paints Mut1ny's layout, prepares it, and says so."""
+def test_the_folder_and_common_alone_prepare_generated_pictures_and_train_elsewhere_in_two_processes(
+    script, call, tmp_path, monkeypatch
+):
+    """The bare script but for its sizes: paints Mut1ny's layout, prepares it, and says so. Each image is trained on and
+    tested once: alone, in one process, eval.py gives the same numbers."""
     elsewhere = tmp_path / "assignment"
     for name in ("mut1ny_fairness", "common"):
         shutil.copytree(ROOT / name, elsewhere / name, ignore=shutil.ignore_patterns("runs", "data", "__pycache__"))
     source = elsewhere / "mut1ny_fairness" / "generate.py"
     assert "\nSIZE = 256\n" in source.read_text()
     source.write_text(source.read_text().replace("\nSIZE = 256\n", "\nSIZE = 64\n"))  # painted in a quarter of the time
-    out = succeed(script(TRAIN, "--epochs", 1, *SMALL, *TINY, root=elsewhere)).splitlines()
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    arguments = ("--target", "labels", "--epochs", 1, *SMALL, *TINY)
+    out = succeed(script(TRAIN, *arguments, root=elsewhere, launcher=launcher)).splitlines()
     assert out[0].startswith("manifest") and "running prepare.py's steps" in out[0]
     start = next(i for i, line in enumerate(out) if line.startswith("command"))
     assert [line.split()[0] for line in out[start : start + 6]] == [
         "command", "device", "data", "model", "weights", "out"]  # fmt: skip
     assert "GENERATED" in out[start + 2] and "6 test" in out[start + 2]
     assert out[-1].startswith("next") and out[-1].endswith("best.pt")
-    assert (elsewhere / "mut1ny_fairness" / "runs" / "pspnet-truncated-rgb" / "last.pt").exists()
-
-
-def test_two_processes_train_and_test_each_image_once(script, call, shipped, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(resnet, "BLOCKS", (3, 4, 23, 3))  # as in the subprocesses
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    cache = ("--cache", trained / "cache")
-    arguments = ("--data", shipped, "--target", "labels", "--epochs", 1, "--out", tmp_path / "two", *SMALL, *TINY)
-    succeed(script(TRAIN, *arguments, *cache, launcher=launcher))
-    log = list(csv.DictReader(open(tmp_path / "two" / "log.csv")))
-    succeed(call(eval, tmp_path / "two" / "last.pt", "--device", "cpu", *cache))
-    results = json.loads((tmp_path / "two" / "last-test" / "results.json").read_text())
+    run = elsewhere / "mut1ny_fairness" / "runs" / "pspnet-truncated-labels"
+    log = list(csv.DictReader(open(run / "log.csv")))
+    monkeypatch.setattr(resnet, "BLOCKS", BLOCKS)
+    data = ("--data", elsewhere / "mut1ny_fairness" / "data" / "generated", "--cache", tmp_path / "cache")
+    succeed(call(eval, run / "last.pt", "--device", "cpu", *data))
+    results = json.loads((run / "last-test" / "results.json").read_text())
     assert len(log) == 1 and results["loss"] == pytest.approx(float(log[0]["test_loss"]), abs=1e-6)
     assert results["class_iou"] == pytest.approx(float(log[0]["test_class_iou"]), abs=1e-9)
 
@@ -159,7 +147,7 @@ def test_two_processes_train_and_test_each_image_once(script, call, shipped, tra
 # ---- Evaluation ----------------------------------------------------------------------------------------------------
 
 
-def test_eval_of_both_targets_side_by_side(call, trained, tmp_path):
+def test_eval_of_both_targets_side_by_side(call, trained, tmp_path, real_pictures):
     cache = ("--cache", trained / "cache", "--device", "cpu")
     paths = [trained / target / "best.pt" for target in ("rgb", "labels")]
     out = succeed(call(eval, *paths, "--bgr", "--out", tmp_path / "both", *cache))
@@ -211,7 +199,9 @@ def studio(shipped, tmp_path_factory):
     return folder
 
 
-def test_fairness_with_labels_gives_tables_intervals_a_null_and_pictures(call, trained, studio, tmp_path):
+def test_fairness_with_labels_gives_tables_intervals_a_null_and_pictures(
+    call, trained, studio, tmp_path, real_pictures
+):
     paths = [trained / target / "best.pt" for target in ("rgb", "labels")]
     arguments = ("--groups", studio / "groups.csv", "--bootstrap", 200, "--permutations", 200, "--device", "cpu")
     by_emotion = ("--by", "emotion", "--classes", "face,hair")
@@ -323,7 +313,7 @@ def test_a_photo_of_the_networks_size_is_segmented_as_in_training(trained, shipp
     assert larger.shape == (600, 64)
 
 
-def test_dataset_and_prepare_describe_a_folder(call, shipped, faces, tmp_path):
+def test_dataset_and_prepare_describe_a_folder(call, shipped, faces, tmp_path, real_pictures):
     out = succeed(call(dataset, "--data", shipped, "--size", 32, "--out", tmp_path / "figures"))
     assert "30 images of 3 known people" in out and "0 label pixels in none" in out
     assert next(line for line in out.splitlines() if line.startswith("nose")).split()[1] == "30"

@@ -8,15 +8,18 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, one_line_error
+from conftest import ROOT, leave_out_pictures, one_line_error
 from PIL import Image
+from trainings import make_networks_small
 
 from common.faces import PARTS, write_celebamask
-from nu_deeplabv3plus import dataset, predict, train
+from nu_deeplabv3plus import dataset, model, predict, train
 from nu_deeplabv3plus import eval as evaluation
 
 TINY = ("--size", 32, "--weights", "none", "--device", "cpu", "--workers", 0)
 TRAIN = "nu_deeplabv3plus/train.py"
+ASPP = model.ASPP  # the real one
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def succeed(result):
@@ -24,17 +27,27 @@ def succeed(result):
     return result.stdout
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """All that runs in this process has one convolution in the ASPP's place."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_networks_small("nu_deeplabv3plus", patch.setattr)
+        yield
+
+
 @pytest.fixture(scope="module")
-def trained(faces, tmp_path_factory):
+def trained(small, faces, tmp_path_factory):
     """A run of two epochs at 32 px, in this process (two subprocess starts fewer)."""
     out = tmp_path_factory.mktemp("runs") / "two"
     argv, cache = sys.argv, out.parent / "cache"
     sys.argv = [TRAIN, "--data", faces, "--epochs", 2, "--out", out, "--cache", cache, *TINY]
     sys.argv = [str(arg) for arg in sys.argv]
-    try:
-        train.main()
-    finally:
-        sys.argv = argv
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch.setattr)
+        try:
+            train.main()
+        finally:
+            sys.argv = argv
     return out
 
 
@@ -50,20 +63,7 @@ def test_a_run_folder_holds_what_the_readme_says(trained):
     assert len(run["split"]["train"]) == 10 and len(run["split"]["val"]) == 2  # 80/20 of 12
 
 
-def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(call, faces, trained, tmp_path):
-    common = ("--data", faces, "--cache", trained.parent / "cache", *TINY)
-    succeed(call(train, *common, "--epochs", 1, "--out", tmp_path / "one"))
-    succeed(call(train, "--resume", tmp_path / "one" / "last.pt", "--epochs", 2, "--cache", trained.parent / "cache"))
-    whole, resumed = (torch.load(run / "last.pt", weights_only=True) for run in (trained, tmp_path / "one"))
-    assert all(torch.equal(whole["model"][name], tensor) for name, tensor in resumed["model"].items())
-    state = resumed["optimizer"]["state"]
-    assert all(torch.equal(whole["optimizer"]["state"][i]["exp_avg"], state[i]["exp_avg"]) for i in state)
-    for a, b in zip(whole["log"], resumed["log"], strict=True):
-        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
-    assert len((tmp_path / "one" / "log.csv").read_text().splitlines()) == 3
-
-
-def test_eval_writes_table_numbers_and_figures(call, trained, faces):
+def test_eval_writes_table_numbers_and_figures(call, trained, faces, real_pictures):
     out = succeed(call(evaluation, trained / "best.pt", "--cache", trained.parent / "cache", "--device", "cpu"))
     assert "mean, 18 parts" in out and "0.7255" in out
     folder = trained / "best-val"
@@ -120,7 +120,7 @@ def test_predict_names_the_unreadable_photo_after_doing_the_others(call, trained
     assert "bad.jpg" in error and (tmp_path / "out" / "good_label.png").exists()
 
 
-def test_dataset_describes_a_folder_and_draws_its_figures(call, faces, tmp_path):
+def test_dataset_describes_a_folder_and_draws_its_figures(call, faces, tmp_path, real_pictures):
     out = succeed(call(dataset, "--data", faces, "--size", 32, "--out", tmp_path / "figures"))
     assert "12 faces" in out and "every photo and every mask can be read" in out
     line = next(line for line in out.splitlines() if line.startswith("nose"))
@@ -142,28 +142,26 @@ def test_dataset_names_every_bad_file(call, faces, tmp_path):
     assert "00007_skin.png: not used" in result.stdout
 
 
-def test_the_folder_and_common_alone_train_elsewhere(script, faces, tmp_path):
+def test_the_folder_and_common_alone_train_elsewhere_in_two_processes(
+    script, call, faces, trained, tmp_path, monkeypatch
+):
+    """Each face is trained on and validated once: alone, in one process, eval.py gives the same numbers."""
     elsewhere = tmp_path / "assignment"
     skip = shutil.ignore_patterns("runs", "data", "__pycache__")
     for name in ("nu_deeplabv3plus", "common"):
         shutil.copytree(ROOT / name, elsewhere / name, ignore=skip)
-    out = succeed(script(TRAIN, "--data", faces, "--epochs", 1, *TINY, root=elsewhere)).splitlines()
-    run = elsewhere / "nu_deeplabv3plus" / "runs" / "none"
-    assert (run / "last.pt").exists()
-    assert [line.split()[0] for line in out[:6]] == ["command", "device", "data", "model", "weights", "out"]
-    assert "17,817,266" in out[3] and "12 faces, 10 train, 2 val" in out[2]
-    assert out[-1] == f"next       python {elsewhere / 'nu_deeplabv3plus' / 'eval.py'} {run / 'best.pt'}"
-
-
-def test_two_processes_train_and_validate_each_face_once(script, call, faces, trained, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    args = ("--data", faces, "--epochs", 1, "--out", tmp_path / "two", "--cache", trained.parent / "cache", *TINY)
-    succeed(script(TRAIN, *args, launcher=launcher))
-    log = list(csv.DictReader(open(tmp_path / "two" / "log.csv")))
-    alone = list(csv.DictReader(open(trained / "log.csv")))
-    assert len(log) == 1 and log[0]["lr"] == alone[0]["lr"] == "0.001"  # --batch-size is of all processes: lr stays
-    succeed(call(evaluation, tmp_path / "two" / "last.pt", "--cache", trained.parent / "cache", "--device", "cpu"))
-    results = json.loads((tmp_path / "two" / "last-val" / "results.json").read_text())
+    args = ("--data", faces, "--epochs", 1, *TINY)
+    out = succeed(script(TRAIN, *args, root=elsewhere, launcher=launcher)).splitlines()
+    run = elsewhere / "nu_deeplabv3plus" / "runs" / "none"
+    assert [line.split()[0] for line in out[:6]] == ["command", "device", "data", "model", "weights", "out"]
+    assert "2 process(es)" in out[1] and "12 faces, 10 train, 2 val" in out[2] and "17,817,266" in out[3]
+    assert out[-1] == f"next       python {elsewhere / 'nu_deeplabv3plus' / 'eval.py'} {run / 'best.pt'}"
+    log = list(csv.DictReader(open(run / "log.csv")))
+    assert len(log) == 1 and log[0]["lr"] == "0.001"  # --batch-size is of all processes: the rate stays
+    monkeypatch.setattr(model, "ASPP", ASPP)
+    succeed(call(evaluation, run / "last.pt", "--cache", trained.parent / "cache", "--device", "cpu"))
+    results = json.loads((run / "last-val" / "results.json").read_text())
     assert results["loss"] == pytest.approx(float(log[0]["val_loss"]), abs=1e-6)
     assert results["iou_18"] == pytest.approx(float(log[0]["val_pooled_iou"]), abs=1e-9)
 

@@ -8,15 +8,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, one_line_error
+from conftest import ROOT, leave_out_pictures, one_line_error
 from PIL import Image
 
-from common import pictures
 from masked_ssl import dataset, eval, label_fractions, lapa, predict, pretrain, train
 from masked_ssl import model as ssl_model
 from masked_ssl.classes import LAYOUTS
 
 TINY = ("--size", 32, "--device", "cpu", "--amp", "off", "--batch-size", 4)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def succeed(result):
@@ -26,22 +26,10 @@ def succeed(result):
 
 @pytest.fixture(scope="module", autouse=True)
 def narrow():
+    """All that runs in this process has an encoder of few channels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl_model, "WIDTH", 8)
         yield
-
-
-@pytest.fixture
-def real_pictures():
-    """Asked for by the tests that look at pictures (and not by the runs that they look at, which draw them anyway)."""
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(request, monkeypatch):
-    """Everywhere else they take most of the time, and are empty files."""
-    if "real_pictures" not in request.fixturenames:
-        for drawing in ("save_grid", "save_curves"):
-            monkeypatch.setattr(pictures, drawing, lambda path, *args, **kwargs: path.touch())
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +41,9 @@ def runs(tmp_path_factory):
 def pretrained(faces, runs):
     """Two epochs of step 1 from random weights, with a learning rate that shows within six steps."""
     arguments = ("--data", faces, "--init", "random", "--epochs", 2, "--lr", 0.003, "--cache", runs / "cache", *TINY)
-    pretrain.main([str(arg) for arg in (*arguments, "--out", runs / "pretrain")])
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch.setattr)
+        pretrain.main([str(arg) for arg in (*arguments, "--out", runs / "pretrain")])
     return runs / "pretrain"
 
 
@@ -61,7 +51,9 @@ def pretrained(faces, runs):
 def trained(faces, runs, pretrained):
     """Two epochs of step 2 from it, each face twice an epoch."""
     arguments = ("--data", faces, "--init", pretrained / "pretrain.pt", "--epochs", 2, "--min-steps", 10, "--lr", 0.003)
-    train.main([str(arg) for arg in (*arguments, "--cache", runs / "cache", *TINY, "--out", runs / "pretrained")])
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch.setattr)
+        train.main([str(arg) for arg in (*arguments, "--cache", runs / "cache", *TINY, "--out", runs / "pretrained")])
     return runs / "pretrained"
 
 
@@ -136,29 +128,6 @@ def test_the_encoder_of_step_2_begins_as_that_of_step_1_tensor_by_tensor(pretrai
     with pytest.raises(train.InputError, match="broken.pt: does not fit this code"):
         train.start_from(network, args, dataset.locate(faces))
     path.with_name("broken.pt").unlink()
-
-
-@pytest.mark.parametrize("module", [pretrain, train])
-def test_a_resumed_run_equals_the_whole_one_bit_for_bit(module, call, faces, runs, request, monkeypatch, tmp_path):
-    whole = request.getfixturevalue("pretrained" if module is pretrain else "trained")
-    flags = ["--data", faces, "--epochs", 2, "--lr", 0.003, "--cache", runs / "cache", *TINY, "--out", tmp_path / "run"]
-    init = ["--init", "random"]
-    if module is train:
-        init = ["--init", runs / "pretrain" / "pretrain.pt", "--min-steps", 10]
-    with monkeypatch.context() as patch:
-        interrupted(patch, module, epoch=2)
-        result = call(module, *flags, *init)
-    assert result.returncode == 130 and load(tmp_path / "run" / "last.pt")["epoch"] == 1
-    out = succeed(call(module, "--resume", tmp_path / "run" / "last.pt", "--cache", runs / "cache"))
-    assert "epoch   2" in out and "epoch   1" not in out
-    a, b = load(whole / "last.pt"), load(tmp_path / "run" / "last.pt")
-    for name in ("encoder", "decoder") if module is pretrain else ("model",):
-        assert same_tensors(a[name], b[name])
-    for i, state in a["optimizer"]["state"].items():
-        assert same_tensors(state, b["optimizer"]["state"][i])
-    assert without_seconds(a["log"]) == without_seconds(b["log"])
-    assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 3
-    assert torch.equal(a["rng"]["torch"], b["rng"]["torch"])
 
 
 @pytest.mark.parametrize("flags", [("--region", "whole"), ("--two-thirds", "area", "--loss-on", "masked")])
@@ -426,32 +395,25 @@ def test_help_names_every_flag_and_its_source(call):
 # ---- The real network, from the shell --------------------------------------------------------------------------------
 
 
-def test_pretrain_and_train_from_the_shell_and_eval(script, call, faces, tmp_path, monkeypatch):
+def test_pretrain_from_the_shell_train_in_two_processes_and_eval(script, call, faces, tmp_path, monkeypatch):
+    """Each face is trained on and tested once: alone, in one process, eval.py gives the same numbers."""
     common = ("--data", faces, "--epochs", 1, "--cache", tmp_path / "cache", *TINY)
     out = succeed(script("masked_ssl/pretrain.py", *common, "--init", "random", "--out", "pre")).splitlines()
     assert [line.split()[0] for line in out[:7]] == ["command", "device", "data", "masking", "model", "weights", "out"]
     assert "48,986,035" in out[4] and "11 photos" in out[2]
     assert out[-1].startswith("next") and "train.py --init pre/pretrain.pt" in out[-1]
     (tmp_path / "pre" / "last.pt").unlink()
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     flags = ("--init", "pre/pretrain.pt", "--min-steps", 0, "--out", "fine")
-    out = succeed(script("masked_ssl/train.py", *common, *flags)).splitlines()
+    out = succeed(script("masked_ssl/train.py", *common, *flags, launcher=launcher)).splitlines()
     assert [line.split()[0] for line in out[:7]] == ["command", "device", "data", "model", "weights", "out", "steps"]
     assert "48,988,355" in out[3] and "10 of 10 train, 1 val, 1 test" in out[2]
     assert out[-1].startswith("next") and out[-1].endswith("eval.py fine/best.pt")
+    log = list(csv.DictReader(open(tmp_path / "fine" / "log.csv")))
+    assert len(log) == 1 and log[0]["steps"] == "3"
     (tmp_path / "fine" / "last.pt").unlink()
     monkeypatch.setattr(ssl_model, "WIDTH", 64)
     out = succeed(call(eval, tmp_path / "fine" / "best.pt", "--cache", tmp_path / "cache", "--device", "cpu"))
+    results = json.loads((tmp_path / "fine" / "best-test" / "results.json").read_text())
     assert "mean, all classes" in out and (tmp_path / "fine" / "best-test" / "figure5.png").exists()
-
-
-def test_two_processes_test_each_face_once(script, call, faces, tmp_path, monkeypatch):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    common = ("--data", faces, "--cache", tmp_path / "cache", "--min-steps", 0, "--epochs", 1, *TINY)
-    succeed(script("masked_ssl/train.py", *common, "--init", "random", "--out", "two", launcher=launcher))
-    log = list(csv.DictReader(open(tmp_path / "two" / "log.csv")))
-    assert len(log) == 1 and log[0]["steps"] == "3"
-    monkeypatch.setattr(ssl_model, "WIDTH", 64)
-    succeed(call(eval, tmp_path / "two" / "last.pt", "--cache", tmp_path / "cache", "--device", "cpu"))
-    results = json.loads((tmp_path / "two" / "last-test" / "results.json").read_text())
     assert 100 * results["miou"] == pytest.approx(float(log[0]["test_miou"]))
-    (tmp_path / "two" / "last.pt").unlink()

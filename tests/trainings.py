@@ -1,0 +1,57 @@
+"""A tiny training of every script that trains, on generated faces in CelebAMask-HQ's layout, for what all must pass."""
+
+import importlib
+from typing import NamedTuple
+
+from torch import nn
+
+
+class Training(NamedTuple):
+    folder: str
+    script: str
+    arguments: tuple[str, ...]
+    best: str = "best.pt"  # the checkpoint beside last.pt
+
+    @property
+    def module(self):
+        return importlib.import_module(f"{self.folder}.{self.script}")
+
+
+TRAININGS = {
+    "nu_deeplabv3plus": Training("nu_deeplabv3plus", "train", ("--size", "32", "--weights", "none")),
+    "hair_transfer": Training("hair_transfer", "train", ("--size", "32", "--init", "random", "--lr", "0.001")),
+    "lrn_headtorso": Training("lrn_headtorso", "train", ("--size", "32", "--weights", "none")),
+    "masked_ssl/pretrain": Training(
+        "masked_ssl", "pretrain", ("--size", "32", "--init", "random", "--batch-size", "4"), "pretrain.pt"
+    ),
+    "masked_ssl": Training(
+        "masked_ssl", "train", ("--size", "32", "--init", "random", "--batch-size", "4", "--min-steps", "0")
+    ),
+    "mut1ny_fairness": Training(
+        "mut1ny_fairness", "train", ("--size", "32", "--weights", "none", "--model", "pspnet", "--truncated")
+    ),
+}
+
+
+def nu_aspp(in_channels: int, out_channels: int, rates: tuple[int, ...]) -> nn.Module:
+    return nn.Conv2d(in_channels, out_channels, 1)
+
+
+def hair_head(num_outputs: int, rates: tuple[int, ...]) -> nn.Module:
+    return nn.Sequential(nn.Dropout(0.5), nn.Conv2d(2048, num_outputs, 1))
+
+
+SMALL = {  # module -> what makes its network small
+    "nu_deeplabv3plus.model": {"ASPP": nu_aspp},
+    "hair_transfer.model": {"BLOCKS": (1, 1, 1, 1), "deeplab_head": hair_head},
+    "lrn_headtorso.model": {"CHANNELS": (4, 8, 8, 16, 16)},
+    "masked_ssl.model": {"WIDTH": 8},
+    "mut1ny_fairness.resnet": {"BLOCKS": (1, 1, 1, 1)},
+}
+
+
+def make_networks_small(folder: str, setattr=setattr) -> None:
+    """Of a folder, in this process; with pytest's monkeypatch.setattr until the test ends."""
+    for module, values in SMALL.items():
+        for name, value in values.items() if module.startswith(folder) else ():
+            setattr(importlib.import_module(module), name, value)
