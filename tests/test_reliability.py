@@ -141,7 +141,7 @@ def test_in_bf16_losses_are_float32_and_one_of_nan_names_the_images_of_its_batch
         outputs.append(output)
         return times_nan(output) if len(outputs) == 2 else output
 
-    def with_hook(network, device):
+    def with_hook(network, *args, **kwargs):
         network.register_forward_hook(spoil)
         return network
 
