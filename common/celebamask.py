@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from common.cli import InputError
 from common.faces import PARTS
-from common.images import cannot_list
+from common.images import files_below
 
 # (index, index) of the left/right pairs in PARTS: a mirrored left eye is a right eye
 FLIP_PAIRS = tuple((PARTS.index(f"l_{part}"), PARTS.index(f"r_{part}")) for part in ("eye", "brow", "ear"))
@@ -65,7 +65,7 @@ def unused_files(folder: Path, faces: list[FaceFiles]) -> list[Path]:
     used = {path for face in faces for path in (face.photo, *face.masks.values())}
     folder = _root(folder)
     photos = [folder / "CelebA-HQ-img" / name for name in _listdir(folder / "CelebA-HQ-img")]
-    return [path for path in photos + _files_below(folder / "CelebAMask-HQ-mask-anno") if path not in used]
+    return [path for path in photos + files_below(folder / "CelebAMask-HQ-mask-anno") if path not in used]
 
 
 def _root(folder: Path) -> Path:
@@ -74,16 +74,10 @@ def _root(folder: Path) -> Path:
 
 def _mask_files(folder: Path) -> Iterator[tuple[int, str, Path]]:
     """id, part, path of every file that is named like a mask, whatever subfolder it is in."""
-    for path in _files_below(folder / "CelebAMask-HQ-mask-anno"):
+    for path in files_below(folder / "CelebAMask-HQ-mask-anno"):
         id, _, part = path.stem.partition("_")
         if id.isdecimal() and part in PARTS and path.suffix.lower() == ".png":
             yield int(id), part, path
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """Every file below `folder`, sorted; hidden ones are left out."""
-    walk = os.walk(folder, onerror=cannot_list)
-    return sorted(Path(root, name) for root, _, names in walk for name in names if not name.startswith("."))
 
 
 def _listdir(folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Reading photos and masks from disk, with errors that name the file."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,12 @@ def cannot_list(error: OSError) -> None:
     """For os.walk, which would pass over a folder that it cannot read and leave its masks out in silence."""
     if not isinstance(error, FileNotFoundError):
         raise InputError(f"{error.filename}: {error.strerror}; make it readable, or give another folder") from None
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder, sorted, hidden ones left out; raises InputError if a folder cannot be read."""
+    walk = os.walk(folder, onerror=cannot_list)
+    return sorted(Path(root, name) for root, _, names in walk for name in names if not name.startswith("."))
 
 
 def files_in(folder: Path) -> list[Path]:

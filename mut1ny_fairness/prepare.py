@@ -34,7 +34,7 @@ from tqdm import tqdm
 from common import cli, pictures
 from common.checkpoint import make_folder
 from common.cli import InputError, number
-from common.images import PHOTO_SUFFIXES, read_photo, reason
+from common.images import PHOTO_SUFFIXES, files_below, read_photo, reason
 from common.tables import print_table, write_csv
 from mut1ny_fairness.generate import write_mut1ny
 
@@ -163,13 +163,13 @@ def _pairs_of_folders(root: Path) -> tuple[list[tuple[str, str]], str]:
     male06_1 and male06_2 are the images of male06... with and without light, of which the latter say "nolight".
     """
     labels = {}
-    for path in sorted((root / "labels").glob("*/*")):
-        if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith("."):
+    for path in files_below(root / "labels"):
+        if path.suffix.lower() in PHOTO_SUFFIXES:
             labels[path.parent.name, path.stem] = path
     folders = sorted({folder for folder, _ in labels}, key=len, reverse=True)
     pairs, lonely = [], 0
-    for path in sorted((root / "samples").rglob("*")):
-        if path.suffix.lower() not in PHOTO_SUFFIXES or path.name.startswith("."):
+    for path in files_below(root / "samples"):
+        if path.suffix.lower() not in PHOTO_SUFFIXES:
             continue
         name = path.parent.name
         fitting = [f for f in folders if name.startswith(f)]

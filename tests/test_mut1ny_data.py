@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -139,6 +141,21 @@ def test_without_a_usable_xml_pairs_are_matched_by_their_folders(shipped, tmp_pa
     assert pairs == read_pairs(shipped)[0]  # male06_light and male06_nolight too
     assert any("matched" in note for note in notes)
     assert damage != "broken" or any("not well-formed" in note for note in notes)
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_not_passed_over(shipped, tmp_path, monkeypatch):
+    folder = copied(shipped, tmp_path / "data")
+    (folder / "training.xml").unlink()
+    closed, scandir = str(folder / "labels" / "real"), os.scandir
+
+    def refusing(path="."):
+        if os.fspath(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match=f"{re.escape(closed)}: Permission denied"):
+        read_pairs(folder)
 
 
 def write_xml(folder, image, label="labels\\real\\0000.png"):
