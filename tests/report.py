@@ -71,13 +71,13 @@ def _number(text: str) -> float | int | str | None:
 
 
 def _without_paths(value):
-    """The same with absolute paths shortened to their last two parts."""
+    """The same with absolute paths, in a sentence too, shortened to their last two parts."""
     if isinstance(value, dict):
         return {_without_paths(k): _without_paths(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_without_paths(v) for v in value]
-    if isinstance(value, str) and value.startswith("/"):
-        return "/".join(Path(value).parts[-2:])
+    if isinstance(value, str):
+        return re.sub(r"(?<!\S)/[^\s,:;()]+", lambda found: "/".join(Path(found[0]).parts[-2:]), value)
     return value
 
 

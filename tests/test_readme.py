@@ -21,7 +21,13 @@ def test_a_commands_paths_and_machine_flags_are_left_out():
 
 def test_results_hold_no_paths_of_a_machine():
     for path in ROOT.glob("*/results/*.json"):
-        assert not re.search(r'"/\w', path.read_text()), path
+        assert not re.search(r'["\s(]/\w', path.read_text()), path
+
+
+def test_paths_are_shortened_inside_a_sentence_too():
+    words = "backbone of /home/me/runs/skin/best.pt (epoch 2), new heads"
+    assert report._without_paths({"weights": words}) == {"weights": "backbone of skin/best.pt (epoch 2), new heads"}
+    assert report._without_paths(["/a/b/c", "1/2", "a/b"]) == ["b/c", "1/2", "a/b"]
 
 
 @pytest.mark.parametrize("readme", sorted(ROOT.glob("*/README.md")) + [ROOT / "README.md"], ids=lambda p: p.parent.name)
