@@ -145,12 +145,11 @@ def hausdorff(prediction: np.ndarray, truth: np.ndarray) -> float:
 
     0 if both are empty; if one is, the picture's diagonal, which no two contours can exceed.
     """
-    from scipy import ndimage
+    from scipy.spatial import KDTree
 
     if not prediction.any() and not truth.any():
         return 0.0
     if not prediction.any() or not truth.any():
         return float(np.hypot(*truth.shape))
-    a, b = contour(prediction), contour(truth)
-    to_a, to_b = ndimage.distance_transform_edt(~a), ndimage.distance_transform_edt(~b)
-    return float(max(to_b[a].max(), to_a[b].max()))
+    a, b = np.argwhere(contour(prediction)), np.argwhere(contour(truth))
+    return float(max(KDTree(b).query(a)[0].max(), KDTree(a).query(b)[0].max()))

@@ -68,12 +68,15 @@ def cached(faces: list[FaceFiles], folder: Path, size: int, target: str, cache: 
     return ssl.FaceLabels(arrays, list(range(len(listed))), [face.photo.name for face in listed], classes)
 
 
-def a_batch(dataset: Dataset, rng: np.random.Generator, batch: int) -> Callable[[], object]:
-    """A function that asks for a batch at random and touches all of it."""
+def a_batch(dataset: Dataset, rng: np.random.Generator, batch: int) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+    """A function that asks for a batch at random and brings it to the state of PerFile's: the image as floats in 0..1.
 
-    def run() -> None:
+    Our data sets hand on bytes, copied from the cache by the gather, and training makes floats of them on the device.
+    """
+
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
         images, targets = dataset[rng.permutation(len(dataset))[:batch].tolist()]
-        images.sum(), targets.sum()  # views count as loaded once they have been read
+        return images.float().div_(255), targets
 
     return run
 

@@ -54,7 +54,7 @@ def multilabel(batch: int, size: int) -> tuple[Callable[[], np.ndarray], Peers]:
 
     peers = {"torchmetrics": torchmetrics, "scikit-learn": scikit_learn, "MONAI": monai,
              "segmentation_models_pytorch": smp}  # fmt: skip
-    return lambda: multilabel_counts(logits > 0, truth)[:, :3].numpy(), peers
+    return lambda: multilabel_counts(binary, truth)[:, :3].numpy(), peers
 
 
 def multiclass(batch: int, size: int) -> tuple[Callable[[], np.ndarray], Peers]:
