@@ -165,12 +165,10 @@ def read_alpha(path: Path) -> np.ndarray:
     return read_mask(path).astype(np.uint8) * 255
 
 
-def decode(pair: Pair, size: int, with_foreground: bool = False) -> dict[str, np.ndarray]:
-    """images: size x size x 3 uint8, alphas: size x size uint8, both antialiased with the same kernel, so that edges
-    stay on edges; foregrounds: the person's own colours (backgrounds.py).
+def read_pair(pair: Pair) -> tuple[Image.Image, np.ndarray]:
+    """The photo and its alpha, h x w uint8 of the same shape but often of another size.
 
-    The paper reshapes its photos, so height and width are scaled apart where a photo is not square. Raises InputError,
-    naming the file, for what cannot be used.
+    Raises InputError, naming the file, for what cannot be used.
     """
     photo = read_photo(pair.photo)
     alpha = None
@@ -185,6 +183,16 @@ def decode(pair: Pair, size: int, with_foreground: bool = False) -> dict[str, np
         if alpha is not None and alpha.shape != part.shape:
             raise InputError(f"{path}: is {w} x {h} px, unlike the other parts of this face; resize it (nearest)")
         alpha = part if alpha is None else np.maximum(alpha, part)
+    return photo, alpha
+
+
+def decode(pair: Pair, size: int, with_foreground: bool = False) -> dict[str, np.ndarray]:
+    """images: size x size x 3 uint8, alphas: size x size uint8, both antialiased with the same kernel, so that edges
+    stay on edges; foregrounds: the person's own colours (backgrounds.py).
+
+    The paper reshapes its photos, so height and width are scaled apart where a photo is not square.
+    """
+    photo, alpha = read_pair(pair)
     image = np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR))
     alpha = np.asarray(Image.fromarray(alpha).resize((size, size), Image.Resampling.BILINEAR))
     sample = {"images": image, "alphas": alpha}

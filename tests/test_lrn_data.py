@@ -11,6 +11,7 @@ from common.cli import InputError
 from common.data import TrainBatches, loader
 from lrn_headtorso import dataset, matting
 from lrn_headtorso.backgrounds import foreground
+from lrn_headtorso.cut_backgrounds import largest_free_square
 from lrn_headtorso.dataset import HeadTorso, Pair, list_pairs, read_alpha, split
 from lrn_headtorso.generate import generate_portrait, write_generated
 from lrn_headtorso.whiten import BAND, replace_background
@@ -271,6 +272,21 @@ def test_the_persons_colours_go_on_beyond_the_edge():
     around = ((x - 40) ** 2 + (y - 50) ** 2 < 32**2) & (x < 80)
     assert np.abs(colours[around] - (60, 50, 70)).max() < 10  # where a new edge will be mixed
     assert np.array_equal(foreground(image, np.zeros_like(alpha)), image)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_largest_square_without_a_person_is_found(seed):
+    rng = np.random.default_rng(seed)
+    taken = rng.random((9, 13)) < (0, 0.02, 0.1, 0.3, 0.9, 1)[seed]
+    top, left, side = largest_free_square(taken)
+    assert top >= 0 and left >= 0 and top + side <= 9 and left + side <= 13
+    assert not taken[top : top + side, left : left + side].any()
+    free = [
+        n
+        for n in range(1, 10, 2)
+        if any(not taken[y : y + n, x : x + n].any() for y in range(10 - n) for x in range(14 - n))
+    ]
+    assert side == max(free, default=0)
 
 
 # ---- Generated pictures --------------------------------------------------------------------------------------------

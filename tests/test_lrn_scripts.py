@@ -15,7 +15,7 @@ from conftest import ROOT, leave_out_pictures, one_line_error
 from PIL import Image
 
 from common import cli
-from lrn_headtorso import checkpoints, dataset, eval, generate, model, train, whiten
+from lrn_headtorso import checkpoints, cut_backgrounds, dataset, eval, generate, model, train, whiten
 
 TINY = ("--size", 32, "--device", "cpu", "--amp", "off")
 TRAIN, EVAL, WHITEN = (f"lrn_headtorso/{name}.py" for name in ("train", "eval", "whiten"))
@@ -191,6 +191,17 @@ def test_what_the_paper_proposes_next_trains_and_evaluates(here, people, trained
     out = succeed(here(eval, "run/best.pt", "--cache", "cache"))
     assert "LRN (channel reduction, 64 px, backgrounds)" in out
     assert Image.open("run/best-test/maps-run.png").size[0] > 100
+
+
+def test_backgrounds_are_cut_from_training_pictures_alone(here, people):
+    out = succeed(here(cut_backgrounds, "--data", people, "--out", "squares"))
+    pairs = dataset.list_pairs(people).pairs
+    train = {f"{pairs[i].name}.png": pairs[i] for i in dataset.split(len(pairs), 0)["train"]}
+    written = {path.name for path in Path("squares").iterdir()}
+    assert written and written <= train.keys() and f"{len(written)} backgrounds from {len(train)} training" in out
+    for name in written:
+        square, photo = Image.open(f"squares/{name}"), Image.open(train[name].photo)
+        assert square.width == square.height >= min(photo.size) // 4
 
 
 def test_celebamask_trains_too(here, faces):

@@ -1,0 +1,70 @@
+"""Backgrounds for --backgrounds (Sec. 5) out of the training photos themselves: the largest square without a person.
+
+    python lrn_headtorso/cut_backgrounds.py --data FOLDER --out BACKGROUNDS
+    python lrn_headtorso/train.py --data FOLDER --backgrounds BACKGROUNDS
+
+The paper proposes other backgrounds and does not say from where. Test pictures give none: --seed, --n-train and
+--n-test must be those of train.py.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from common import cli
+from common.checkpoint import make_folder
+from common.cli import InputError
+from lrn_headtorso import dataset
+
+MIN_SHARE = 1 / 4  # ours: of the photo's shorter side; smaller squares are left out
+MARGIN = 0.02  # ours: of the photo's longer side, kept from the person, whose rim may be soft
+
+
+def largest_free_square(taken: np.ndarray) -> tuple[int, int, int]:
+    """H x W bool -> top, left and side in px of the largest square of odd side that holds no True pixel; side 0 if all
+    are True.
+
+    A pixel's chessboard distance d to the nearest True pixel, or to the outside, says that the square of 2 d - 1 around
+    it is free.
+    """
+    distance = ndimage.distance_transform_cdt(np.pad(~taken, 1), "chessboard")[1:-1, 1:-1]
+    y, x = np.unravel_index(distance.argmax(), distance.shape)
+    d = int(distance[y, x])
+    return int(y) - d + 1, int(x) - d + 1, max(0, 2 * d - 1)
+
+
+def main():
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: as in train.py)")
+    add("--out", type=Path, required=True, metavar="DIR", help="the squares, as NAME.png")
+    add("--n-train", type=cli.number(int, 2), metavar="N", help="as in train.py")
+    add("--n-test", type=cli.number(int, 1), metavar="N", help="as in train.py")
+    add("--seed", type=cli.number(int, 0), default=0, metavar="N", help="as in train.py (0)")
+    args = parser.parse_args()
+    folder, source, _ = dataset.locate(args.data)
+    pairs = dataset.list_pairs(folder).pairs
+    split = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
+    out, written = make_folder(args.out), 0
+    for i in tqdm(split["train"], "cutting", disable=None):  # val stays out too: the plateau rule looks at it
+        photo, alpha = dataset.read_pair(pairs[i])
+        person = alpha > 0
+        margin = round(MARGIN * max(person.shape))
+        top, left, side = largest_free_square(ndimage.maximum_filter(person, 2 * margin + 1))
+        scale = photo.width / person.shape[1]  # a mask may be smaller than its photo
+        if side >= MIN_SHARE * min(person.shape):
+            box = [round(scale * edge) for edge in (left, top, left + side, top + side)]
+            photo.crop(box).save(out / f"{pairs[i].name}.png")
+            written += 1
+    if not written:
+        raise InputError(f"{folder}: no photo has room for a background beside its person; give --backgrounds others")
+    print(f"{source}: {written} backgrounds from {len(split['train'])} training pictures -> {out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
