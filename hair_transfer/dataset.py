@@ -93,7 +93,10 @@ def list_faces(folders: list[Path], part: str = "hair") -> list[Face]:
 
 
 def list_pairs(folder: Path) -> list[Face]:
-    """folder/photos/NAME.jpg with folder/masks/NAME.png, for faces of any other origin; here every mask must exist."""
+    """folder/photos/NAME.jpg with folder/masks/NAME.png, for faces of any other origin.
+
+    Raises InputError for a photo without a mask: here every mask must exist.
+    """
     photos = list_photos(folder / "photos")
     masks = {path.stem: path for path in list_photos(folder / "masks")}
     for photo in photos:
@@ -108,16 +111,16 @@ def split(faces: list[Face], seed: int) -> tuple[list[Face], list[Face]]:
     Both photos of a known pair of duplicates, and equal ids of several folders, fall on the same side. Raises
     InputError if a side is too small.
     """
-    people = {}
+    inseparable = {}  # by the first one's id
     for face in faces:
-        people.setdefault(FIRST_OF_PAIR.get(face.id, face.id), []).append(face)
+        inseparable.setdefault(FIRST_OF_PAIR.get(face.id, face.id), []).append(face)
     n_test = min(N_TEST, round(len(faces) * N_TEST / (N_TRAIN + N_TEST)))
     train, test = [], []
-    for person in np.random.default_rng(seed).permutation(list(people)).tolist():
-        if len(test) + len(people[person]) <= n_test:
-            test += people[person]
-        elif len(train) + len(people[person]) <= N_TRAIN:
-            train += people[person]
+    for first in np.random.default_rng(seed).permutation(list(inseparable)).tolist():
+        if len(test) + len(inseparable[first]) <= n_test:
+            test += inseparable[first]
+        elif len(train) + len(inseparable[first]) <= N_TRAIN:
+            train += inseparable[first]
     if len(train) < 2 or not test:
         raise InputError(
             f"{len(faces)} face(s) are too few to train on 10 for 3 that test; give --data at least 3 different ones, "
@@ -149,6 +152,7 @@ def decode(face: Face, size: int) -> dict[str, np.ndarray]:
 
 
 def central_square(image: Image.Image) -> Image.Image:
+    """The largest square in the middle of a picture."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
@@ -251,7 +255,7 @@ def main():
     add = parser.add_argument
     add("--data", type=Path, nargs="+", metavar="PATH", help="CelebAMask-HQ folders (default: as in train.py)")
     add("--part", choices=PARTS, default="hair", metavar="PART", help="which mask, as in train.py (hair: the paper's)")
-    add("--size", type=cli.number(int, 16), default=SIZE, metavar="N", help="image side (256: Sec. II)")
+    add("--size", type=cli.number(int, 16), default=SIZE, metavar="N", help="image side, in 8s (256: Sec. II)")
     add(
         "--seed",
         type=cli.number(int, 0),

@@ -6,12 +6,14 @@
     python hair_transfer/eval.py best.pt --data OTHER_FACES --split all       on other faces of CelebAMask-HQ's layout
     python hair_transfer/eval.py best.pt --pairs FOLDER                       on FOLDER/photos and FOLDER/masks
 
-Writes results.json beside each checkpoint and table.csv, figure3.png, errors.png beside the first, or all to --out.
-Pixels are pooled: counted over the whole set, divided once. The paper's AUROC is a mean over batches; it stands apart.
+Writes results.json to best-test/ beside each checkpoint and table.csv, figure3.png, errors.png to the first one's; with
+--out all below that folder. Pixels are pooled: counted over the whole set, divided once. The paper's AUROC is, it
+seems, a mean over batches as its template's is; ours of that kind stands apart.
 """
 
 import math
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -102,7 +104,7 @@ def load_model(path: Path, device: torch.device) -> tuple[DeepLabV3, dict]:
     return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
 
 
-def select(args, checkpoint: dict, path: Path) -> tuple[HairMasks, str]:
+def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[HairMasks, str]:
     """The faces to evaluate on, the checkpoint's test split unless told otherwise, and where they come from."""
     saved = checkpoint["args"]
     if args.pairs:
@@ -193,7 +195,8 @@ def parse_args(argv=None):
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", type=Path, nargs="+", metavar="PATH", help="CelebAMask-HQ folders (default: the checkpoint's)")
     add("--split", choices=["test", "val", "all"], default="test",
-        help="test: the checkpoint's 600 (Sec. II); val: the same, for the paper has no third part; all: every face")
+        help="test: the checkpoint's 600 (Sec. II); val: the same, for the paper has no third part; "
+             "all: every face, those it was trained on too")
     add("--pairs", type=Path, metavar="DIR",
         help="evaluate on DIR/photos/NAME.jpg and DIR/masks/NAME.png instead, the square in the middle of each")
     add("--error-map", action="store_true", help="also draw errors.png: found, missed, too much")
@@ -214,10 +217,9 @@ def main():
     outs = [args.out or path.parent / f"{path.stem}-{split}" for path in args.checkpoints]
     if len(outs) > 1 and args.out:
         outs = [args.out / f"{path.resolve().parent.name}-{path.stem}" for path in args.checkpoints]
-    if len(set(outs)) < len(outs):
-        raise InputError(
-            f"--out {args.out}: two of the checkpoints have the same run and file name; evaluate them one by one"
-        )
+    twice = [str(path) for path, out in zip(args.checkpoints, outs, strict=True) if outs.count(out) > 1]
+    if twice:
+        raise InputError(f"{' and '.join(twice)}: would write to the same folder; evaluate them one by one")
     loaded = [load_model(path, device) for path in args.checkpoints]
     checkpoints = [checkpoint for _, checkpoint in loaded]
     selected = [select(args, *pair) for pair in zip(checkpoints, args.checkpoints, strict=True)]
@@ -243,19 +245,24 @@ def main():
         }
         write_results(out / "results.json", results[name], saved["part"])
         print(f"{name}: epoch {checkpoint['epoch']}, {saved['size']} px, from {checkpoint['weights']}")
+        if known := sum(fingerprint([face.photo]) in checkpoint.get("trained_on", ()) for face in data.faces):
+            print(f"{name}: WAS TRAINED ON {known} OF THESE {len(data)} FACES")
         drawn.append(predict_faces(model, data, chosen, device, amp))
     out = args.out or outs[0]
     error = max(result["auroc_error"] for result in results.values())
     print(f"{source}, split {split}, {len(data)} faces\n")
     print_table(table(results))
-    print(f"\nAUROC over all pixels: off by {error:.0e} at most. In brackets: the paper's AUROC without the zero that\n"
-          "the template averages in with the batches. The paper prints no other score.")  # fmt: skip
+    if not math.isnan(error):
+        print(f"\nAUROC over all pixels: off by {error:.0e} at most.", end="")
+    print("\nIn brackets: what the paper's AUROC stands for if its code averaged in a zero with the batches, as its\n"
+          "template does. The paper prints no other score.")  # fmt: skip
     photos, masks, outputs = zip(*drawn, strict=True)
     write_csv(out / "table.csv", table(results))
     draw_figure_3(out / "figure3.png", list(results), photos[0], list(outputs))
     if args.error_map:
         draw_errors(out / "errors.png", list(results), list(photos), list(masks), list(outputs))
-    print(f"results.json, table.csv, figure3.png{', errors.png' if args.error_map else ''} -> {out}")
+    print(f"results.json -> {', '.join(map(str, outs))}")
+    print(f"table.csv, figure3.png{', errors.png' if args.error_map else ''} -> {out}")
 
 
 if __name__ == "__main__":

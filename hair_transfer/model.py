@@ -10,7 +10,7 @@
       sigmoid ---------------------------------------- the output that the loss compares with the mask
 
 Every key of the state dict is torchvision's, so that its COCO checkpoint loads with strict=True before the heads are
-replaced, as the paper did. 58,625,857 parameters.
+replaced (as the template does; the paper names the one output channel alone). 58,625,857 parameters.
 """
 
 import torch
@@ -164,6 +164,8 @@ class DeepLabV3(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         size = x.shape[-2:]
         layer3, layer4 = self.backbone(x)  # B 1024 H/8 W/8, B 2048 H/8 W/8
+        # paper: a sigmoid after the last convolution, so before torchvision's up-sampling; here after it, because the
+        # AUROC and recolor.py want logits at full size
         logits = upsample(self.classifier(layer4), size)
         if self.aux_classifier is None or not self.training:
             return logits

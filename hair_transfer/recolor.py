@@ -33,8 +33,8 @@ from hair_transfer.model import upsample
 # Hair's colours, which CSS does not name or names otherwise ("brown" is a brick red there); any CSS name works too
 COLOURS = {
     "black": "#1b1819", "brown": "#5b3a24", "chestnut": "#6e3f26", "auburn": "#7d3320", "copper": "#b4602c",
-    "ginger": "#b4602c", "red": "#a0262a", "burgundy": "#641c30", "blond": "#c9a36a", "platinum": "#e3d8c3",
-    "grey": "#9b9a99", "silver": "#c4c5c8",
+    "ginger": "#b4602c", "red": "#a0262a", "burgundy": "#641c30", "blond": "#c9a36a", "blonde": "#c9a36a",
+    "platinum": "#e3d8c3", "grey": "#9b9a99", "gray": "#9b9a99", "silver": "#c4c5c8",
 }  # fmt: skip
 WORK_SIDE = 640  # px: the edges are refined at this size and applied at the photo's own
 RADIUS = 0.015  # of the guided filter's window, as a part of the longer side
@@ -100,8 +100,8 @@ def predict(model: nn.Module, photo: Image.Image, size: int, device: torch.devic
 def guided_filter(guide: np.ndarray, p: np.ndarray, radius: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
     """H x W x 3 photo in 0..1 and H x W p -> a (H x W x 3) and b (H x W): p refined is a . photo + b.
 
-    He, Sun, Tang, "Guided Image Filtering", 2010, Eq. 19-21: in each window p is fitted by a linear function of the
-    colours, so where the photo has an edge, p gets it too.
+    He, Sun, Tang, "Guided Image Filtering", ECCV 2010, Eq. 14-16: in each window p is fitted by a linear function of
+    the colours, so where the photo has an edge, p gets it too.
     """
 
     def mean(x: np.ndarray) -> np.ndarray:
@@ -150,9 +150,9 @@ def recolor(image: np.ndarray, hair: np.ndarray, color: tuple[int, int, int], st
     """H x W x 3 uint8 photo, H x W share of hair in 0..1, sRGB colour -> H x W x 3 uint8; pixels of share 0 unchanged.
 
     Lightness runs through a power curve that takes the hair's median LIFT of the way to the colour's. It keeps the
-    order of light and dark, white stays white, and about the median its slope is near 1: strands and shine stay what
-    they are, whether dark hair becomes light or light hair dark. Chroma becomes the colour's, less of it in shadows and
-    towards white highlights, as on a dyed strand.
+    order of light and dark, and white stays white. Its slope at the median is about 1 where dark hair becomes light and
+    about 1.5 where blond becomes dark; from platinum to black it is near 3, and strands look harder there. Chroma
+    becomes the colour's, less of it in shadows and towards white highlights, as on a dyed strand.
     """
     blend = hair * strength
     dyed = blend > 0
@@ -183,7 +183,7 @@ def strip(images: list[np.ndarray]) -> np.ndarray:
     """Pictures of one size side by side, at most STRIP_HEIGHT high."""
     row = Image.fromarray(np.concatenate(images, axis=1))
     if row.height > STRIP_HEIGHT:
-        row = row.resize((round(row.width * STRIP_HEIGHT / row.height), STRIP_HEIGHT), Image.Resampling.LANCZOS)
+        row = row.resize((max(1, round(row.width * STRIP_HEIGHT / row.height)), STRIP_HEIGHT), Image.Resampling.LANCZOS)
     return np.asarray(row)
 
 
@@ -234,7 +234,8 @@ def main():
         written = {**dict(zip(colors, results, strict=True)), "strip": strip([image, *results])}
         for what, result in written.items():
             picture = Image.fromarray(result)
-            picture.info["icc_profile"] = photo.info.get("icc_profile")  # or another screen shows other colours
+            profile = photo.info.get("icc_profile") or b""  # without it another screen shows other colours
+            picture.info["icc_profile"] = profile if profile[16:20] == b"RGB " else None  # a grey photo's does not fit
             pictures.save_image(args.out / f"{name}_{what}.png", picture)
         pictures.save_image(args.out / f"{name}_mask.png", grey(hair))
     done = len(photos) - len(unreadable)

@@ -66,14 +66,15 @@ def within(mask: Tensor, radius: int) -> Tensor:
 
 
 def edge_counts(prediction: Tensor, truth: Tensor) -> Tensor:
-    """-> 4 int64: predicted edge pixels near a true one, all predicted; true ones near a predicted one, all true."""
+    """Two B x 1 x H x W bool -> 4 int64: predicted edge pixels near a true one, and all of them; true ones near a
+    predicted one, and all of them."""
     predicted, true = edge(prediction), edge(truth)
     near_true, near_predicted = within(true, BAND), within(predicted, BAND)
     return torch.stack([(predicted & near_true).sum(), predicted.sum(), (true & near_predicted).sum(), true.sum()])
 
 
 def edge_f1(counts: list[int]) -> float:
-    """nan without any edge, 0 if only one side has one."""
+    """edge_counts() -> boundary F1; nan without any edge, 0 if only one side has one."""
     precise, predicted, recalled, true = counts
     if not predicted or not true:
         return 0.0 if predicted or true else math.nan

@@ -6,7 +6,7 @@
     python hair_transfer/train.py --data CelebAMask-HQ --init random        its other one: 6 epochs
     python hair_transfer/train.py                                           the latter on generated faces (no --data)
     python hair_transfer/train.py --epochs 1 --size 64                      a try in seconds
-    python hair_transfer/train.py --resume hair_transfer/runs/random/last.pt
+    python hair_transfer/train.py --resume hair_transfer/runs/random/last.pt    goes on with a stopped run
     torchrun --nproc_per_node=2 hair_transfer/train.py --batch-size 6       two processes, 3 images each
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -61,16 +62,17 @@ def parse_args(argv=None):
         help="CelebAMask-HQ folders (default: data/CelebAMask-HQ here, else generated faces)")
     add("--part", choices=PARTS, default="hair", metavar="PART",
         help="hair: Sec. II; another part makes a network to transfer from with --init FILE (ours)")
-    add("--size", type=number(int, 16), default=dataset.SIZE, metavar="N", help="image side (256: Sec. II)")
+    add("--size", type=number(int, 16), default=dataset.SIZE, metavar="N",
+        help="image side, a multiple of 8 (256: Sec. II)")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     add = parser.add_argument_group("model (Sec. II)").add_argument
     add("--init", default="random", metavar="W",
         help="pretrained: COCO's weights, which must be had; random; or a FILE with another ResNet-101 to start from, "
         "a checkpoint of this repository or torchvision's (default random, which needs no download: ours)")
     add("--output", choices=sorted(ACTIVATIONS), default="sigmoid",
-        help="sigmoid: Sec. II; tanh: what the public template computes")
+        help="sigmoid: Sec. II; tanh: the public template's (ours: both after the up-sampling)")
     add("--aux", type=number(float, 0), default=0.0, metavar="X",
-        help="weight of an auxiliary head's loss (0, no such head: ours, the paper has none; torchvision's is 0.5)")
+        help="weight of an auxiliary head's loss (0, none: ours, the paper does not speak of one; torchvision's is 0.5)")
     add = parser.add_argument_group("training (Sec. II)").add_argument
     add("--epochs", type=number(int, 1), metavar="N", help="default 15, with --init random 6: Sec. II")
     add("--batch-size", type=number(int, 2), default=6, metavar="N",
@@ -128,8 +130,8 @@ def train_epoch(
     return tally.scores()
 
 
-def draw_samples(path: Path, photos, masks, outputs) -> None:
-    """Test faces with their mask and the network's output."""
+def draw_samples(path: Path, photos: np.ndarray, masks: np.ndarray, outputs: np.ndarray) -> None:
+    """Test faces N x H x W x 3 uint8 with their mask, N x H x W bool, and the network's output, float in 0..1."""
     rows = [[photo, mask, grey(output)] for photo, mask, output in zip(photos, masks, outputs, strict=True)]
     pictures.save_grid(path, rows, column_titles=["photo", "true", "output"], cell=2)
 

@@ -1,5 +1,6 @@
 """Where the network starts: from random weights, from COCO's (Sec. II, figure 2), or from another file's ResNet-101."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from hair_transfer.model import DeepLabV3, backbone_of, from_coco
 PAPER = Path(__file__).resolve().parent.name
 
 
-def build_model(args, test: list[Face]) -> tuple[DeepLabV3, str]:
+def build_model(args: Namespace, test: list[Face]) -> tuple[DeepLabV3, str]:
     """The network as --init asks for it, and where its weights came from; raises InputError if they cannot be had.
 
     Of a checkpoint of this folder it also says how many of the `test` faces that network was trained on: with any, the
@@ -28,14 +29,15 @@ def build_model(args, test: list[Face]) -> tuple[DeepLabV3, str]:
     try:
         model.backbone.load_state_dict(state_dict, strict=True)
     except RuntimeError as error:
-        problem = str(error).splitlines()[1].strip()[:100]
-        raise InputError(f"--init {args.init}: not a ResNet-101's weights ({problem}); give another file") from None
+        raise InputError(
+            f"--init {args.init}: not a ResNet-101's weights ({first_misfit(error)}); give another file"
+        ) from None
     if known := sum(fingerprint([face.photo]) in seen for face in test):
         source += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST FACES"
     return model, source
 
 
-def from_torchvision(args) -> tuple[DeepLabV3, str]:
+def from_torchvision(args: Namespace) -> tuple[DeepLabV3, str]:
     """COCO's weights under new heads (Sec. II, figure 2); never anything else in their place."""
     coco, source = load_pretrained(
         "pretrained",
@@ -47,8 +49,14 @@ def from_torchvision(args) -> tuple[DeepLabV3, str]:
     try:
         return from_coco(coco, output=args.output, aux=args.aux > 0), f"backbone of {source}, new heads"
     except RuntimeError as error:
-        problem = str(error).splitlines()[1].strip()[:100]
-        raise InputError(f"--init pretrained: {source} is not what it should be ({problem}); remove it") from None
+        raise InputError(
+            f"--init pretrained: {source} is not what it should be ({first_misfit(error)}); remove it"
+        ) from None
+
+
+def first_misfit(error: RuntimeError) -> str:
+    """The first of the keys or shapes that load_state_dict complains of."""
+    return str(error).splitlines()[1].strip()[:100]
 
 
 def read_backbone(path: Path) -> tuple[dict[str, torch.Tensor], str, set[str]]:
@@ -72,5 +80,7 @@ def read_backbone(path: Path) -> tuple[dict[str, torch.Tensor], str, set[str]]:
         file = file.get("model")
     state_dict = backbone_of(file) if isinstance(file, dict) else {}
     if not state_dict:
-        raise InputError(f"--init {path}: holds no ResNet-101; give a checkpoint of {PAPER} or a file of torchvision's")
+        raise InputError(
+            f"--init {path}: holds no ResNet-101; give a checkpoint that has one, or a file of torchvision's"
+        )
     return state_dict, source + ", new heads", seen
