@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from common.cli import InputError
 
+DRAFTS = "." + 24 * "[0-9a-f]" + "-*"  # of cache_key()'s names alone: --cache may be a folder with other things in it
+
 
 def cache_key(files: Iterable[Path], *facts) -> str:
     """24 hex digits from the paths, sizes and modification times of `files` and from `facts` (size, parts, version)."""
@@ -79,9 +81,10 @@ def open_cache(
         return cached
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for draft in folder.glob(".*-*"):
-            if time.time() - draft.stat().st_mtime > 24 * 3600:  # a build that was killed
-                shutil.rmtree(draft, ignore_errors=True)
+        for draft in folder.glob(DRAFTS):
+            with contextlib.suppress(FileNotFoundError):  # another process has just finished it
+                if time.time() - draft.stat().st_mtime > 24 * 3600:  # a build that was killed
+                    shutil.rmtree(draft, ignore_errors=True)
         building = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder))
         building.chmod(0o755)  # mkdtemp's folders are their owner's alone
         need = sum(n * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in fields.values())

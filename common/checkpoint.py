@@ -8,6 +8,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import platform
 import random
@@ -47,7 +48,16 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
 
 
 def write_json(path: Path, value: dict) -> None:
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    """`value` as JSON, written whole or not at all; nan and inf, which JSON does not have, as null."""
+    write_atomically(path, (json.dumps(_null_for_nan(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _null_for_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _null_for_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null_for_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def make_folder(folder: Path) -> Path:
@@ -104,7 +114,7 @@ class Checkpoint(dict):
         raise InputError(f"{self.path}: holds no {key!r}; use a checkpoint that this code has written")
 
 
-def first_not_finite(part, name: str = "") -> str:
+def first_not_finite(part: object, name: str = "") -> str:
     """The name of the first tensor in a checkpoint, model or optimiser, that holds nan or inf; "" if there is none."""
     if isinstance(part, torch.Tensor):
         return name if part.is_floating_point() and not part.isfinite().all() else ""
@@ -113,13 +123,14 @@ def first_not_finite(part, name: str = "") -> str:
 
 
 def load_to_resume(path: Path, paper: str) -> dict:
-    """The checkpoint of --resume; raises InputError if it cannot be gone on with, or is not the run's last one."""
+    """The checkpoint of --resume; raises InputError if no run can go on from it, or if it is not the run's last one."""
     checkpoint = load_checkpoint(path, paper)
     check_resumable(path, checkpoint)
     return checkpoint
 
 
 def check_resumable(path: Path, checkpoint: dict) -> None:
+    """Raise InputError unless a run can go on from it: the run's last.pt, with its optimiser."""
     last = path.with_name("last.pt")
     if path.name != "last.pt" and last.exists():
         raise InputError(f"--resume {path}: would overwrite the later epochs of {last}; resume that one")
@@ -150,6 +161,7 @@ def rng_state(device: torch.device) -> dict:
 
 
 def set_rng_state(state: dict, device: torch.device) -> None:
+    """Put the generators into the states of rng_state()."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))

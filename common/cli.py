@@ -68,15 +68,16 @@ def add_machine_arguments(
     return group
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, *, batch_norm: bool = True) -> argparse._ArgumentGroup:
+def add_run_arguments(
+    parser: argparse.ArgumentParser, *, batch_norm: bool = True, limit: int | None = None
+) -> argparse._ArgumentGroup:
     """The arguments of a training run that do not come from a paper: the same in every folder's train.py.
 
-    `batch_norm`: whether the network has any.
+    `batch_norm`: whether the network has any; `limit`: the default of --limit, None for all images.
     """
     group = add_machine_arguments(parser, amp="auto")
-    group.add_argument(
-        "--limit", type=number(int, 1), metavar="N", help="use only the first N images (default: %(default)s)"
-    )
+    help = f"use only the first N images (default: {limit or 'all'})"
+    group.add_argument("--limit", type=number(int, 1), default=limit, metavar="N", help=help)
     group.add_argument(
         "--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seeds everything (default %(default)s)"
     )
@@ -116,7 +117,7 @@ def resume_arguments(args: argparse.Namespace, given: set[str], saved: dict, may
         setattr(args, name, value)
 
 
-def jsonable(value):
+def jsonable(value: object) -> object:
     """Paths as text; everything else as it is (arguments are numbers, text, lists and None)."""
     return str(value) if isinstance(value, Path) else value
 
@@ -128,6 +129,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, raised where the main thread stands."""
 
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # CUDA's and MPS's words, and the CPU's
 LOST_PROCESS = ("closed by peer", "reset by peer", "remote process exited")  # gloo's words, and NCCL's
 
 
@@ -175,6 +177,10 @@ def run(main: Callable[[], None]) -> None:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
+        if any(sign in str(error) for sign in OUT_OF_MEMORY):
+            remedy = "give a smaller --batch-size or --size"
+            print(f"{Path(sys.argv[0]).name}: error: out of memory; {remedy}{_Stop.hint}", file=sys.stderr)
+            sys.exit(2)
         if not any(sign in str(error) for sign in LOST_PROCESS):
             raise
         print(f"{Path(sys.argv[0]).name}: error: another process of this job has died{_Stop.hint}", file=sys.stderr)

@@ -75,7 +75,7 @@ class Loader(DataLoader):
             last = str(error).strip().splitlines()[-1]
             raise InputError(f"{last}; the data must stay as they are while a run reads them") from None
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not str(error).startswith("DataLoader worker"):  # "Caught ... in DataLoader worker" is a bug of ours
                 raise
             problem = str(error).splitlines()[0]
             raise InputError(f"--workers {self.num_workers}: {problem}; try fewer, or --workers 0") from None
@@ -89,14 +89,16 @@ def loader(dataset: Dataset, batches: Sampler[list[int]], workers: int, pin_memo
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_main,
+        worker_init_fn=_leave_ctrl_c_to_main,
     )
 
 
-def _leave_signals_to_main(worker: int) -> None:
-    """A terminal sends Ctrl-C to loader processes too; the main process ends them, and says so once."""
+def _leave_ctrl_c_to_main(worker: int) -> None:
+    """A terminal sends Ctrl-C to loader processes too; the main process ends them, and says so once.
+
+    SIGTERM stays as PyTorch has set it: a loader process that its parent ends has not failed.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def check_finite(losses: list[Tensor], batches: DataLoader, where: str) -> None:

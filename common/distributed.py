@@ -46,9 +46,7 @@ def first_process_first() -> Iterator[None]:
         dist.barrier()
 
 
-def wrap(
-    model: nn.Module, device: torch.device, sync_batch_norm: bool = False, compiled: bool = False
-) -> nn.Module:
+def wrap(model: nn.Module, device: torch.device, sync_batch_norm: bool = False, compiled: bool = False) -> nn.Module:
     """The network for the training step: `model` itself, in DistributedDataParallel under torchrun.
 
     sync_batch_norm: the model's batch norms are replaced, in place, by ones that take their statistics over all

@@ -23,7 +23,7 @@ def write_once(folder: Path, recipe: dict, paint: Callable[[Path], None]) -> Pat
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        old = draft.with_suffix(".old")
+        old = draft.with_name(f"{draft.name}.old")
         try:
             draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
             paint(draft)

@@ -26,14 +26,14 @@ def load_pretrained(
     if choice == none:
         return None, f"random ({flag} {none})"
     if choice not in ("auto", name):
-        return _read(Path(choice), flag), choice
+        return _read(Path(choice), flag, f"{none}, auto, {name}"), choice
     from torchvision.models import get_weight  # here, because it takes as long to import as all of PyTorch
 
     weights = get_weight(weights)
     file = weights.url.rsplit("/", 1)[1]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file
     if cached.is_file():
-        return _read(cached, flag), f"{file} ({weights})"
+        return _read(cached, flag, name), f"{file} ({weights})"
     problem = _unreachable(weights.url)
     if problem is None:
         timeout = socket.getdefaulttimeout()
@@ -53,13 +53,11 @@ def load_pretrained(
     )
 
 
-def _read(path: Path, flag: str) -> dict[str, Tensor]:
+def _read(path: Path, flag: str, choices: str) -> dict[str, Tensor]:
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(
-            f"{flag} {path}: no such file; give none, auto, the name of the weights or the path of a state dict"
-        ) from None
+        raise InputError(f"{flag} {path}: no such file; give {choices} or the path of a state dict") from None
     except Exception as error:  # torch.load raises a dozen kinds for broken files
         problem = (str(error) or type(error).__name__).splitlines()[0][:80]
         raise InputError(f"{flag} {path}: cannot be loaded ({problem}); download it again") from None

@@ -155,10 +155,9 @@ def table(results: dict[str, dict]) -> list[list[str]]:
 
 
 def write_results(path: Path, result: dict, part: str) -> None:
-    """results.json: names to numbers (null for nan), and the same by class for the one class there is."""
-    numbers = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in result.items()}
-    by_class = {name: numbers[name] for name in ("iou", "precision", "recall")} | {"f1": numbers["f1_05"]}
-    write_json(path, numbers | {"per_class": {part: by_class}})
+    """results.json: names to numbers, and the same by class for the one class there is."""
+    by_class = {name: result[name] for name in ("iou", "precision", "recall")} | {"f1": result["f1_05"]}
+    write_json(path, result | {"per_class": {part: by_class}})
 
 
 # ---- Pictures ------------------------------------------------------------------------------------------------------

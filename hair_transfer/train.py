@@ -72,7 +72,7 @@ def parse_args(argv=None):
     add("--output", choices=sorted(ACTIVATIONS), default="sigmoid",
         help="sigmoid: Sec. II; tanh: the public template's (ours: both after the up-sampling)")
     add("--aux", type=number(float, 0), default=0.0, metavar="X",
-        help="weight of an auxiliary head's loss (0, none: ours, the paper does not speak of one; torchvision's is 0.5)")
+        help="weight of an auxiliary head's loss (0, none: ours, the paper speaks of none; torchvision's is 0.5)")
     add = parser.add_argument_group("training (Sec. II)").add_argument
     add("--epochs", type=number(int, 1), metavar="N", help="default 15, with --init random 6: Sec. II")
     add("--batch-size", type=number(int, 2), default=6, metavar="N",

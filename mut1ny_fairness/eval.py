@@ -4,12 +4,14 @@
     python mut1ny_fairness/eval.py best.pt --data OTHER_FACES --split all     on other faces
     python mut1ny_fairness/eval.py best.pt --bgr                              why the paper's hair may be turquoise
 
-Writes results.json beside each checkpoint and final.csv, per_class.csv, confusion.png, samples.png (with --bgr also
-turquoise.png) beside the first, or all to --out. Pixels are pooled: counted over the whole set, divided once.
+Writes results.json to best-test/ beside each checkpoint and final.csv, per_class.csv, confusion.png, samples.png (with
+--bgr also turquoise.png) to the first one's, or all below --out. Pixels are pooled: counted over the whole set, divided
+once.
 """
 
 import math
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -67,6 +69,8 @@ ROWS = {  # results.json's name -> the table's
     "class_accuracy": "accuracy, 11 classes",
     "class_iou": "mean IoU, 11 classes",
     "class_f1": "mean F1, 11 classes",
+    "class_precision": "mean precision, 11 classes",
+    "class_recall": "mean recall, 11 classes",
 }
 
 
@@ -106,8 +110,7 @@ class Tally:
             "loss": loss / n,
             **{name: float(paper[name][0]) for name in ("accuracy", "f1", "iou", "precision", "recall")},
             "class_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
-            "class_iou": mean_of_present(classes["iou"])[0],
-            "class_f1": mean_of_present(classes["f1"])[0],
+            **{f"class_{m}": mean_of_present(classes[m])[0] for m in ("iou", "f1", "precision", "recall")},
             "confusion": confusion,
         }
 
@@ -183,7 +186,7 @@ def titles_of(paths: list[Path], checkpoints: list[dict]) -> list[str]:
     return titles if len(set(titles)) == len(titles) else [str(path) for path in paths]
 
 
-def select(args, checkpoint: dict, path: Path) -> tuple[LabelledFaces, str]:
+def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[LabelledFaces, str]:
     """The images to evaluate on, the checkpoint's test split unless told otherwise, and where they come from."""
     saved = checkpoint["args"]
     data = args.data or (saved["data"] and Path(saved["data"]))
@@ -207,9 +210,10 @@ def select(args, checkpoint: dict, path: Path) -> tuple[LabelledFaces, str]:
 
 def final_table(results: dict[str, dict]) -> list[list[str]]:
     """A header and one row per score: each run's, then the paper's two models' on their own test set."""
-    rows = [["score", *results, *(f"paper, {name}" for name in FINAL)]]
+    rows = [["score", *results, *(f"paper, {name}, last epoch" for name in FINAL)]]
     for name, title in ROWS.items():
-        ours = ["none" if math.isnan(r[name]) else f"{r[name]:.4f}" for r in results.values()]
+        found = [r.get(name) for r in results.values()]
+        ours = ["" if x is None else "none" if math.isnan(x) else f"{x:.4f}" for x in found]
         rows.append([title, *ours, *(f"{scores[name]:.4f}" if name in scores else "" for scores in FINAL.values())])
     return rows
 
@@ -232,12 +236,6 @@ def class_table(results: dict[str, dict]) -> list[list[str]]:
         numbers = ["absent" if c[m] is None else f"{c[m]:.4f}" for m in ("iou", "f1") for c in of_class]
         rows.append([name, *numbers, str(of_class[0]["support"])])
     return rows
-
-
-def jsonable(result: dict) -> dict:
-    """A result with lists for tensors and null for nan."""
-    lists = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in result.items()}
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in lists.items()}
 
 
 def draw_confusion(path: Path, confusions: dict[str, Tensor]) -> None:
@@ -289,10 +287,12 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", type=Path, metavar="PATH", help="Mut1ny's or CelebAMask-HQ's folder (default: the checkpoint's)")
-    add("--manifest", type=Path, metavar="FILE", help="default: the checkpoint's, else manifest.csv in the data folder")
+    add("--manifest", type=Path, metavar="FILE", 
+        help="default: the checkpoint's where --data is not given, else manifest.csv in the data folder (written if it "
+        "is not there)")
     add("--split", choices=["test", "val", "train", "all"], default="test",
         help="test: the checkpoint's 20 %% (Sec. III-D); val: the same, for the paper has no third part; train: the "
-        "rest; all: every image")
+        "rest; all: every image of the manifest")
     add("--bgr", action="store_true",
         help="also read the outputs in the other channel order, in which yellow hair is turquoise (ours)")
     add("--out", type=Path, metavar="DIR", help="default: best-test beside the first checkpoint")
@@ -311,10 +311,9 @@ def main():
     outs = [args.out or path.parent / f"{path.stem}-{args.split}" for path in paths]
     if len(outs) > 1 and args.out:
         outs = [args.out / f"{path.resolve().parent.name}-{path.stem}" for path in paths]
-    if len(set(outs)) < len(outs):
-        raise InputError(
-            f"--out {args.out}: two of the checkpoints have the same run and file name; evaluate them one by one"
-        )
+    twice = [str(path) for path, out in zip(paths, outs, strict=True) if outs.count(out) > 1]
+    if twice:
+        raise InputError(f"{' and '.join(twice)}: would write to the same folder; evaluate them one by one")
     loaded = [load_model(path, device) for path in paths]
     first = loaded[0][1]
     for path, (_, checkpoint) in zip(paths, loaded, strict=True):
@@ -336,8 +335,11 @@ def main():
             name = f"{title}, as BGR" if read_bgr else title
             batches = loader(data, EvalBatches(len(data), saved["batch_size"]), args.workers)
             scores = evaluate(model, batches, device, amp, saved["target"], saved["bgr"], read_bgr)
+            if read_bgr:  # the paper's convention was counted of the outputs as they are
+                scores = {k: v for k, v in scores.items() if k.startswith("class_") or k == "confusion"}
             results[name] = facts | {"read_bgr": read_bgr} | scores | {"per_class": per_class(scores["confusion"])}
-            write_json(folder / f"results{'-bgr' * read_bgr}.json", jsonable(results[name]))
+            plain = results[name] | {"confusion": scores["confusion"].tolist()}
+            write_json(folder / f"results{'-bgr' * read_bgr}.json", plain)
         print(f"{title}: {path}, epoch {checkpoint['epoch']}, {saved['size']} px, weights {checkpoint['weights']}")
         images, labels = data[np.random.default_rng(first["args"]["seed"]).permutation(len(data))[:5].tolist()]
         outputs[title] = predict(model, images, device, amp), saved["target"]

@@ -1,7 +1,7 @@
 """Do the models differ between groups of people? The paper's grid of photos, and what it could not give: numbers,
 intervals and a null.
 
-    python mut1ny_fairness/fairness.py runs/deeplabv3-rgb/best.pt runs/pspnet-rgb/best.pt --groups groups.csv
+    cd mut1ny_fairness/runs && python ../fairness.py deeplabv3-rgb/best.pt pspnet-rgb/best.pt --groups groups.csv
     python mut1ny_fairness/fairness.py best.pt --groups groups.csv --classes eyes,eyebrows,lips --by group gender
     python mut1ny_fairness/fairness.py --simulate                              what nine photos can show
 
@@ -13,6 +13,7 @@ Writes grid.png, and where there are labels scores.csv, gaps.csv, differences.cs
 """
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -95,11 +96,13 @@ def count(predicted: np.ndarray, true: np.ndarray, classes: list[int]) -> np.nda
 # ---- Scores, gaps, differences -------------------------------------------------------------------------------------
 
 
-def analyse(counts: np.ndarray, groups: Groups, args) -> dict:
+def analyse(counts: np.ndarray, groups: Groups, args: Namespace) -> dict:
     """n x C x 3 counts of a model -> observed scores, their resamples, and of each score gap, p and null."""
     G, ranked = len(groups.names), np.flatnonzero(groups.ranked)
     observed = group_stats.weighted_scores(counts, group_stats.one_hot(groups.of_image, G))
-    resampled = group_stats.bootstrap(counts, groups.person, groups.of_image, G, args.bootstrap, args.seed)
+    resampled = group_stats.bootstrap(
+        counts, groups.person, groups.of_image, groups.columns, G, args.bootstrap, args.seed
+    )
     for values in resampled.values():
         values[:, np.array(groups.people) < 2] = np.nan  # one person says nothing about the next
     result = {"observed": observed, "resampled": resampled, "gaps": {}}
@@ -141,6 +144,7 @@ def analyse(counts: np.ndarray, groups: Groups, args) -> dict:
 
 
 def with_interval(value: float, low: float, high: float) -> str:
+    """`0.812 [0.780, 0.840]`; `0.812` where there is no interval, `absent` for nan."""
     if np.isnan(value):
         return "absent"
     return f"{value:.3f}" if np.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
@@ -163,6 +167,7 @@ def score_table(groups: Groups, results: dict[str, dict], classes: list[int]) ->
 
 
 def gap_table(results: dict[str, dict]) -> list[list[str]]:
+    """One row per model and score: the best and the worst group, their gap, its p and null, the overall scores."""
     columns = ["best group", "worst group", "gap", "p", "gap by chance (median)", "all", "equity-scaled"]
     rows = [["model", "score", *columns]]
     for title, result in results.items():
@@ -173,53 +178,65 @@ def gap_table(results: dict[str, dict]) -> list[list[str]]:
     return rows
 
 
-def difference_table(groups: Groups, results: dict[str, dict]) -> list[list[str]]:
-    """The first model's score minus each other's, by group, on the same resamples of the people."""
+def differences(results: dict[str, dict]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """The first model's scores minus each other's, on the same resamples: other -> score -> value, low, high (G)."""
     first, *others = results
-    rows = [["first", "minus", "group", "people", *NAMES.values(), "note"]]
+    a, found = results[first], {}
     for other in others:
+        b, found[other] = results[other], {}
+        for score in SCORES:
+            low, high = group_stats.interval(a["resampled"][score] - b["resampled"][score])
+            found[other][score] = {"value": a["observed"][score] - b["observed"][score], "low": low, "high": high}
+    return found
+
+
+def difference_table(groups: Groups, results: dict[str, dict]) -> list[list[str]]:
+    """One row per other model and group: differences() with their intervals."""
+    first = next(iter(results))
+    rows = [["first", "minus", "group", "people", *NAMES.values(), "note"]]
+    for other, of in differences(results).items():
         for g, name in enumerate(groups.names):
-            cells = []
-            for score in SCORES:
-                a, b = results[first], results[other]
-                low, high = group_stats.interval(a["resampled"][score][:, g] - b["resampled"][score][:, g])
-                cells.append(with_interval(a["observed"][score][g] - b["observed"][score][g], low, high))
+            cells = [with_interval(*(of[score][k][g] for k in ("value", "low", "high"))) for score in SCORES]
             rows.append([first, other, name, str(groups.people[g]), *cells, groups.note(g)])
     return rows
 
 
-def write_results(out: Path, groups: Groups, results: dict[str, dict], classes: list[int], args, paths) -> None:
-    """scores.csv, gaps.csv, differences.csv (two models) and fairness.json."""
+def write_results(
+    out: Path, groups: Groups, results: dict[str, dict], classes: list[int], args: Namespace, paths: list[Path]
+) -> None:
+    """scores.csv, gaps.csv, differences.csv (two models) and fairness.json, which holds all their numbers."""
+    for name in ("differences.csv", "null.png"):  # of another run: not every run makes these
+        (out / name).unlink(missing_ok=True)
     write_csv(out / "scores.csv", score_table(groups, results, classes))
     write_csv(out / "gaps.csv", gap_table(results))
     if len(results) > 1:
         write_csv(out / "differences.csv", difference_table(groups, results))
 
-    def null_for_nan(values) -> list | float | None:
-        values = np.asarray(values)
-        return [null_for_nan(v) for v in values] if values.ndim else None if np.isnan(values) else float(values)
+    def as_lists(of: dict[str, dict[str, np.ndarray]]) -> dict:
+        return {score: {k: values.tolist() for k, values in row.items()} for score, row in of.items()}
 
     models = {}
     for title, result in results.items():
         bounds = {name: group_stats.interval(values) for name, values in result["resampled"].items()}
+        scores = {s: {"value": result["observed"][s], "low": low, "high": high} for s, (low, high) in bounds.items()}
         models[title] = {
-            "scores": {name: {"value": null_for_nan(result["observed"][name]), "low": null_for_nan(bounds[name][0]),
-                              "high": null_for_nan(bounds[name][1])} for name in bounds},
+            "scores": as_lists(scores),
             "gaps": {s: {k: v for k, v in g.items() if k != "null"} for s, g in result["gaps"].items()},
-        }  # fmt: skip
+        }
     facts = {"checkpoints": list(map(str, paths)), "by": args.by, "classes": [CLASSES[c] for c in classes]}
     facts |= {"bootstrap": args.bootstrap, "permutations": args.permutations, "seed": args.seed}
     facts |= {"crop": args.crop}
     listing = zip(groups.names, groups.people, groups.images, groups.ranked.tolist(), strict=True)
     rows = [{"name": n, "people": p, "images": i, "ranked": r, "note": groups.note(g)}
             for g, (n, p, i, r) in enumerate(listing)]  # fmt: skip
-    write_json(out / "fairness.json", facts | {"groups": rows, "models": models})
+    minus = {other: as_lists(of) for other, of in differences(results).items()}
+    write_json(out / "fairness.json", facts | {"groups": rows, "models": models, "first_minus": minus})
 
 
 # ---- The two things that the script does ---------------------------------------------------------------------------
 
 
-def simulate(args) -> None:
+def simulate(args: Namespace) -> None:
     """Print and draw what photos of n people per group can show of a true gap."""
     gaps = np.round(np.arange(0, 0.2001, 0.02), 2)
     power, observed = group_stats.simulate_power(SIMULATED, gaps, args.sd, seed=args.seed)
@@ -304,6 +321,14 @@ def main():
     classes = [c for c, n in zip(classes, pixels, strict=True) if n]
     counts = {title: c[:, pixels > 0] for title, c in counts.items()}
     groups = find_groups(labelled, args.by)
+    for name, column in zip(args.by, groups.columns, strict=True):
+        varied = np.flatnonzero(~group_stats.same_within_people(groups.person, column))
+        if varied.size:
+            one = next(photo.person for photo, p in zip(labelled, groups.person, strict=True) if p == varied[0])
+            people = groups.person.max() + 1
+            print(f"note: {name} differs between the photos of {varied.size} of {people} people (first: {one}), so the "
+                  "permutation test shuffles it within people, and only these tell anything; if it should not differ, "
+                  "correct the file")  # fmt: skip
     results = {title: analyse(c, groups, args) for title, c in counts.items()}
     names = ", ".join(CLASSES[c] for c in classes)
     print(f"{args.groups}: {len(labelled)} photos with a label, of {groups.person.max() + 1} people; scored: {names}\n")
@@ -311,15 +336,17 @@ def main():
     last = 4 + len(SCORES)
     print_table([row[:4] + [row[4], row[6]] + row[last : last + len(classes)] + row[-1:] for row in table], left=2)
     print()
-    if not all(group_pictures.HEADLINE in result["gaps"] for result in results.values()):
+    write_results(out, groups, results, classes, args, args.checkpoints)
+    if groups.ranked.sum() < 2:
         print(f"no gap: fewer than two groups have {MIN_RANKED} people with a labelled photo")
+    elif not all(group_pictures.HEADLINE in result["gaps"] for result in results.values()):
+        print("no gap: the photos of a group neither have nor are said to have any of the scored classes")
     else:
         print_table(gap_table(results), left=4)
         group_pictures.draw_nulls(out / "null.png", results)
     if len(results) > 1:
         print()
         print_table([row[:6] + row[-1:] for row in difference_table(groups, results)], left=3)
-    write_results(out, groups, results, classes, args, args.checkpoints)
     group_pictures.draw_scores(out / "scores.png", groups, results, classes)
     print(f"\n[95 % interval: {args.bootstrap} resamples of people]; p: {args.permutations} permutations of the groups")
     print(f"{', '.join(sorted(path.name for path in out.iterdir()))} -> {out}")

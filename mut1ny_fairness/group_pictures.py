@@ -120,7 +120,9 @@ def draw_nulls(path: Path, results: dict[str, dict]) -> None:
     pictures.save_figure(path, figure, dpi=120)
 
 
-def draw_power(path: Path, sizes, gaps: np.ndarray, power: np.ndarray, observed: np.ndarray, sd: float) -> None:
+def draw_power(
+    path: Path, sizes: tuple[int, ...], gaps: np.ndarray, power: np.ndarray, observed: np.ndarray, sd: float
+) -> None:
     """Left: how often a true gap is found. Right: the gap that is seen where there is none."""
     figure, (left, right) = pictures.subplots(1, 2, figsize=(10, 3.8))
     for n, found, seen in zip(sizes, power, observed, strict=True):

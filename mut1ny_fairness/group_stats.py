@@ -52,26 +52,43 @@ def one_hot(group: np.ndarray, G: int) -> np.ndarray:
 # ---- Bootstrap over people -----------------------------------------------------------------------------------------
 
 
-def person_weights(person: np.ndarray, group: np.ndarray, repeats: int, rng: np.random.Generator) -> np.ndarray:
-    """repeats x people: how often each person is drawn. As many as there are, with replacement, among those who are in
-    the same groups; a person who is in two groups (happy and sad, say) is drawn for both at once."""
-    strata: dict[tuple, list[int]] = {}
-    for p in range(person.max() + 1):
-        strata.setdefault(tuple(np.unique(group[person == p]).tolist()), []).append(p)
-    weights = np.zeros((repeats, person.max() + 1))
-    for members in strata.values():
+def same_within_people(person: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """n person numbers, n codes -> people bool: whether all images of a person have the same code (group, gender)."""
+    first = np.unique(person, return_index=True)[1]  # an image of each person
+    return np.bincount(person, column != column[first][person]) == 0
+
+
+def person_weights(person: np.ndarray, columns: list[np.ndarray], repeats: int, rng: np.random.Generator) -> np.ndarray:
+    """repeats x people: how often each person is drawn, with replacement, among those of the same group.
+
+    Only columns that are the same in all images of each person (group, gender) divide the people; one that varies
+    (emotion) does not: who is happy and sad is drawn for both at once.
+    """
+    first = np.unique(person, return_index=True)[1]
+    fixed = [column[first] for column in columns if same_within_people(person, column).all()]
+    strata = np.unique(np.stack(fixed), axis=1, return_inverse=True)[1].ravel() if fixed else np.zeros(len(first), int)
+    weights = np.zeros((repeats, len(first)))
+    for s in range(strata.max() + 1):
+        members = np.flatnonzero(strata == s)
         weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=repeats)
     return weights
 
 
 def bootstrap(
-    counts: np.ndarray, person: np.ndarray, group: np.ndarray, G: int, repeats: int, seed: int
+    counts: np.ndarray,
+    person: np.ndarray,
+    group: np.ndarray,
+    columns: list[np.ndarray],
+    G: int,
+    repeats: int,
+    seed: int,
 ) -> dict[str, np.ndarray]:
     """The scores of the groups in `repeats` resamples of the people: repeats x G (class_*: repeats x G x C).
 
+    group: n group numbers; columns: the n codes of each column that the groups are made of.
     With the same seed, two models get the same resamples, so their difference can be taken one by one.
     """
-    weights = person_weights(person, group, repeats, np.random.default_rng(seed))
+    weights = person_weights(person, columns, repeats, np.random.default_rng(seed))
     members = one_hot(group, G)
     block = max(1, int(BLOCK_BYTES / (8 * members.size)))
     parts = [
@@ -92,16 +109,16 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def permuted_groups(
-    person: np.ndarray, columns: list[np.ndarray], group_of: np.ndarray, repeats: int, rng: np.random.Generator
+    person: np.ndarray, columns: list[np.ndarray], group_table: np.ndarray, repeats: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Group numbers under the null, repeats x n. columns: the code of each image in each column; group_of[codes]: the
-    group of each combination of codes, -1 for those that are none.
+    """Group numbers under the null, repeats x n. columns: the code of each image in each column; group_table[codes]:
+    the group of each combination of codes, -1 for those that are none.
 
-    A column that is the same in all images of a person (group, gender) is dealt out anew over the people; one that
-    differs (emotion) over the images of each person. Columns of a kind stay together.
+    A column that is the same in all images of each person (group, gender) is shuffled among the people; one that
+    differs (emotion) among the images of each person. Columns of a kind stay together.
     """
     first = np.unique(person, return_index=True)[1]  # an image of each person
-    constant = [bool((column == column[first][person]).all()) for column in columns]
+    constant = [bool(same_within_people(person, column).all()) for column in columns]
     by_person = np.argsort(person, kind="stable")
     groups = np.empty((repeats, len(person)), int)
     for r in range(repeats):
@@ -111,7 +128,7 @@ def permuted_groups(
         if not all(constant):
             within[by_person] = np.lexsort((rng.random(len(person)), person))  # each person's images, shuffled
         drawn = (column[between if c else within] for column, c in zip(columns, constant, strict=True))
-        groups[r] = group_of[tuple(drawn)]
+        groups[r] = group_table[tuple(drawn)]
     return groups
 
 
@@ -167,8 +184,3 @@ def simulate_power(
         spread = noise.reshape(repeats, -1, 3)[:, 0]
         observed[s] = spread.max(-1) - spread.min(-1)
     return power, observed
-
-
-def expected_gap(n: int, sd: float) -> float:
-    """The mean gap between best and worst of three groups of n where there is none, in closed form."""
-    return 3 / np.sqrt(np.pi) * sd / np.sqrt(n) if n else float("nan")

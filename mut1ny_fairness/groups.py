@@ -70,6 +70,7 @@ def read_groups(path: Path, by: list[str]) -> tuple[list[Photo], list[str]]:
 
 
 def group_of(photo: Photo, by: list[str]) -> tuple[str, ...]:
+    """What stands in the columns of --by."""
     return tuple(photo.row.get(column) or NOT_GIVEN for column in by)
 
 
@@ -92,6 +93,7 @@ class Groups(NamedTuple):
 
 
 def find_groups(photos: list[Photo], by: list[str]) -> Groups:
+    """The groups of n labelled photos, sorted by name."""
     keys = [group_of(photo, by) for photo in photos]
     values = [sorted({key[c] for key in keys}) for c in range(len(by))]
     columns = [np.array([values[c].index(key[c]) for key in keys]) for c in range(len(by))]

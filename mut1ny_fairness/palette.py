@@ -68,6 +68,7 @@ def nearest_class(output: Tensor) -> Tensor:
 
 
 def outputs_of(target: str) -> int:
+    """How many channels the network puts out for --target."""
     return 3 if target == "rgb" else len(CLASSES)
 
 

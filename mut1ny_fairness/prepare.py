@@ -57,11 +57,13 @@ class Pair(NamedTuple):
 
 
 def locate(data: Path | None) -> tuple[Path, str]:
-    """The folder to read and a line that says which: --data, else data/mut1ny here, else generated pictures."""
+    """The folder to read and a line that says which: --data, else data/mut1ny or data/CelebAMask-HQ here, else
+    generated pictures."""
     if data is not None:
         return data, str(data)
-    if (HERE / "data" / "mut1ny").is_dir():
-        return HERE / "data" / "mut1ny", "data/mut1ny of this folder"
+    for name in ("mut1ny", "CelebAMask-HQ"):
+        if (HERE / "data" / name).is_dir():
+            return HERE / "data" / name, f"data/{name} of this folder"
     return write_mut1ny(HERE / "data" / "generated"), f"GENERATED (no --data and no {HERE.name}/data/mut1ny)"
 
 
@@ -233,7 +235,9 @@ def find_duplicates(hashes: list[int], distance: int = 0) -> dict[int, int]:
 
 
 def subsample(pairs: list[Pair], seed: int) -> list[int]:
-    """Indices of all of real, 50 of multi, 10 of each other folder (Sec. III-C.6), at random but the same for a seed.
+    """Indices of all of real, 50 of multi, 10 of each other label folder, at random but the same for a seed.
+
+    Sec. III-C.6 says 10 of every other category, such as a person; that a person's two folders count apart is ours.
 
     Every folder has a generator of its own: what is drawn of one does not depend on the others.
     """
@@ -276,7 +280,9 @@ def prepare(root: Path, manifest: Path, seed: int = 0, distance: int = 0, out: P
         draw_dropped(out / "dropped.png", root, pairs, copies, bits, seed)
 
 
-def draw_dropped(path: Path, root: Path, pairs: list[Pair], copies: dict, bits: dict, seed: int) -> None:
+def draw_dropped(
+    path: Path, root: Path, pairs: list[Pair], copies: dict[int, int], bits: dict[int, int], seed: int
+) -> None:
     """Up to 18 dropped images, each beside the one that was kept: the most different first, then at random."""
     if not copies:
         path.unlink(missing_ok=True)
@@ -306,6 +312,8 @@ def main():
     add("--out", type=Path, default=HERE / "runs" / "prepare", metavar="DIR", help="default: runs/prepare here")
     args = parser.parse_args()
     root, source = locate(args.data)
+    if (root / "CelebA-HQ-img").is_dir() or (root / "CelebAMask-HQ").is_dir():
+        raise InputError(f"{root}: CelebAMask-HQ needs no preparing; give it to train.py as it is")
     print(f"data       {source}")
     if args.manifest:
         make_folder(args.manifest.resolve().parent)

@@ -6,16 +6,6 @@ from torch import Tensor, nn
 BLOCKS = (3, 4, 23, 3)  # ResNet-101
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
-    """Convolution that keeps H x W, without bias, batch norm, ReLU."""
-    padding = dilation * (kernel_size // 2)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False),
-        BatchNorm(out_channels),
-        nn.ReLU(inplace=True),
-    )
-
-
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm that takes its running statistics where a batch has one value a channel, as one image pooled to 1 x 1.
 
@@ -26,6 +16,16 @@ class BatchNorm(nn.BatchNorm2d):
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
+    """Convolution that keeps H x W, without bias, batch norm, ReLU."""
+    padding = dilation * (kernel_size // 2)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False),
+        BatchNorm(out_channels),
+        nn.ReLU(inplace=True),
+    )
 
 
 class Bottleneck(nn.Module):

@@ -15,6 +15,7 @@ backgrounds?", Frankfurt University of Applied Sciences, 2024 (course project).
 import shlex
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -51,7 +52,7 @@ def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. III-B to III-D)").add_argument
     add("--data", type=Path, metavar="PATH",
-        help="Mut1ny's or CelebAMask-HQ's folder (default: data/mut1ny here, else generated pictures)")
+        help="Mut1ny's or CelebAMask-HQ's folder (default: data/mut1ny or data/CelebAMask-HQ here, else generated)")
     add("--manifest", type=Path, metavar="FILE", help="of prepare.py (default: manifest.csv in the data folder)")
     add("--size", type=number(int, 16), default=dataset.SIZE, metavar="N", help="image side (256: Sec. III-D)")
     add("--split", choices=["images", "person"], default="images",
@@ -97,8 +98,11 @@ def parse_args(argv=None):
 # fmt: on
 
 
-def load_weights(model: nn.Module, args) -> str:
-    """Fill the encoder as --weights asks for it, and say where that came from. The heads are new (Sec. III-D)."""
+def load_weights(model: nn.Module, args: Namespace) -> str:
+    """Fill the encoder as --weights asks for it, and say where that came from.
+
+    The heads start anew, COCO's ASPP included (ours, the template's way: the paper does not say).
+    """
     coco = args.weights == "coco" or (args.weights != "imagenet" and args.model == "deeplabv3")
     if coco:
         state_dict, source = load_pretrained(
@@ -125,7 +129,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     amp: bool,
-    args,
+    args: Namespace,
     epoch: int,
 ) -> dict:
     """One pass over the training set -> its scores, of the network as it was at each step, dropout and all."""

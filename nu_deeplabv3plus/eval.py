@@ -206,10 +206,9 @@ def main():
     outs = [args.out or path.parent / f"{path.stem}-{split}" for path in args.checkpoints]
     if len(outs) > 1 and args.out:
         outs = [args.out / f"{path.resolve().parent.name}-{path.stem}" for path in args.checkpoints]
-    if len(set(outs)) < len(outs):
-        raise InputError(
-            f"--out {args.out}: two of the checkpoints have the same run and file name; evaluate them one by one"
-        )
+    twice = [str(path) for path, out in zip(args.checkpoints, outs, strict=True) if outs.count(out) > 1]
+    if twice:
+        raise InputError(f"{' and '.join(twice)}: would write to the same folder; evaluate them one by one")
     summaries = {}
     for path, out in zip(args.checkpoints, outs, strict=True):
         model, checkpoint = load_model(path, device)

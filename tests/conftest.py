@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common import cli, pictures
+from common.cli import InputError
 from common.faces import write_celebamask
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,6 +68,21 @@ def real_pictures():
 def no_pictures(request, monkeypatch):
     if "real_pictures" not in request.fixturenames:
         leave_out_pictures(monkeypatch.setattr)
+
+
+def succeed(result: subprocess.CompletedProcess) -> str:
+    """What a script printed, after checking that it went well."""
+    assert result.returncode == 0, result.stderr + result.stdout
+    return result.stdout
+
+
+def refused(call, *arguments) -> str:
+    """The message of the InputError that the call raises; it must be one line."""
+    with pytest.raises(InputError) as error:
+        call(*arguments)
+    message = str(error.value)
+    assert "\n" not in message and message.strip()
+    return message
 
 
 def one_line_error(result: subprocess.CompletedProcess) -> str:

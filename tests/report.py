@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from report_tables import FRONT, TABLES, Rows  # noqa: E402
+from report_tables import FRONT, TABLES, NotMeasured, Results, Rows  # noqa: E402
 
 OF_THE_MACHINE = ("--out", "--cache", "--workers", "--resume")  # flags that do not change a result
 
@@ -85,9 +85,10 @@ def markdown(rows: Rows) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
-def read_results(folder: str) -> dict[str, dict]:
+def read_results(folder: str) -> Results:
     """folder/results/*.json by name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / folder / "results").glob("*.json"))}
+    paths = sorted((ROOT / folder / "results").glob("*.json"))
+    return Results((path.stem, json.loads(path.read_text())) for path in paths)
 
 
 def render(folder: str, text: str) -> str:
@@ -99,7 +100,7 @@ def render(folder: str, text: str) -> str:
             raise SystemExit(f"{folder}/README.md: has no place for the table {name!r}: <!-- table: {name} -->")
         try:
             rows = markdown(table(results))
-        except KeyError:  # a run that the table needs
+        except NotMeasured:
             rows = "not measured yet"
         text = re.sub(mark, lambda found, rows=rows: found[1] + rows + "\n" + found[2], text, flags=re.S)
     return text
@@ -129,7 +130,8 @@ def main():
         return
     for folder in TABLES:
         readme = ROOT / folder / "README.md"
-        readme.write_text(render(folder, readme.read_text()))
+        text = render(folder, readme.read_text(encoding="utf-8"))
+        readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

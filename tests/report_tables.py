@@ -17,6 +17,17 @@ from nu_deeplabv3plus import eval as nu
 Rows = list[list[str]]
 
 
+class NotMeasured(Exception):
+    """A table needs a run that has no results yet."""
+
+
+class Results(dict):
+    """A folder's results by file name; asking for one that is not there raises NotMeasured."""
+
+    def __missing__(self, name: str):
+        raise NotMeasured(name)
+
+
 def best(run: dict) -> dict:
     """The log's row of the epoch that was evaluated."""
     return next(row for row in run["log"] if row["epoch"] == run["results"]["epoch"])
@@ -104,7 +115,7 @@ def lrn_table_1(results: dict[str, dict]) -> Rows:
     for name, scores in lrn.TABLE_1.items():
         rows.append([f"{name}, the paper", *(f"{mean:.2f} ± {std:.2f}" for mean, std in scores), *[""] * 6])
     if not results:
-        raise KeyError("runs")
+        raise NotMeasured
     for name, run in results.items():
         (scores,) = run["results"].values()  # by the run folder's name
         shares = f"{100 * scores['missed']:.2f}", f"{100 * scores['added']:.2f}"
@@ -132,7 +143,7 @@ def lrn_differences(results: dict[str, dict]) -> Rows:
             row += [f"{statistics.mean(differences):+.2f} ± {half:.2f}", f"{wins} of {len(differences)}"]
         rows.append(row)
     if len(rows) == 1:
-        raise KeyError("pairs")
+        raise NotMeasured
     return rows
 
 

@@ -142,9 +142,11 @@ def test_the_loop_over_the_files_gives_what_the_cache_gives(target, faces, tmp_p
 def test_the_peers_compute_the_same_values(what, measure, batch, size):
     torch.manual_seed(0)
     ours, peers = measure(2, 24)
-    for name, peer in peers.items():
-        if importlib.util.find_spec(PACKAGES[name]):
-            np.testing.assert_allclose(ours(), peer(), rtol=1e-5, err_msg=name)
+    installed = {name: peer for name, peer in peers.items() if importlib.util.find_spec(PACKAGES[name])}
+    if not installed:
+        pytest.skip("no peer is installed")
+    for name, peer in installed.items():
+        np.testing.assert_allclose(ours(), peer(), rtol=1e-5, err_msg=name)
 
 
 def test_the_operations_of_a_step_are_counted(monkeypatch):

@@ -128,6 +128,17 @@ def test_the_leftovers_of_a_killed_build_do_not_disturb(tmp_path):
     check(open_cache(tmp_path, "key", N, FIELDS, never))
 
 
+def test_only_old_drafts_of_a_cache_are_cleared_away(tmp_path):
+    """--cache may be any folder, a home folder with .oh-my-zsh in it too."""
+    other, old, young = (tmp_path / name for name in (".oh-my-zsh", f".{'a' * 24}-x", f".{'b' * 24}-x"))
+    for folder in (other, old, young):
+        folder.mkdir()
+    for folder in (other, old):
+        os.utime(folder, (0, 0))
+    open_cache(tmp_path, "key", N, FIELDS, decode)
+    assert other.exists() and young.exists() and not old.exists()
+
+
 # ---- The key -------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 
 from common import checkpoint, cli
 from common.checkpoint import (
@@ -40,16 +41,28 @@ def a_checkpoint():
     }  # fmt: skip
 
 
-def refused(call, *arguments):
-    """The message of the InputError that the call raises; it must be one line."""
-    with pytest.raises(InputError) as error:
-        call(*arguments)
-    message = str(error.value)
-    assert "\n" not in message and message.strip()
-    return message
-
-
 # ---- Checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def test_json_holds_null_for_what_is_no_number(tmp_path):
+    value = {"a": float("nan"), "b": [1.5, float("inf"), (np.float64("nan"), 2)], "c": {"d": None, "e": "nan"}}
+    checkpoint.write_json(tmp_path / "r.json", value)
+    text = (tmp_path / "r.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [1.5, None, [None, 2]],
+        "c": {"d": None, "e": "nan"},
+    }
+
+
+def test_out_of_memory_is_one_line_with_a_remedy(capsys):
+    def main():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...\nmore lines")
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1 and "smaller --batch-size or --size" in said
 
 
 def test_a_checkpoint_comes_back_whole(tmp_path):

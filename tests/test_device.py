@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, refused
 from torchvision.models import ResNet50_Weights
 
 from common import device, weights
-from common.cli import InputError
 from common.device import (
     adam,
     autocast,
@@ -27,13 +26,6 @@ from common.device import (
 CPU = torch.device("cpu")
 WEIGHTS = "ResNet50_Weights.IMAGENET1K_V1"
 NAME = "resnet50-0676ba61.pth"
-
-
-def refused(call, *arguments):
-    with pytest.raises(InputError) as error:
-        call(*arguments)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 # ---- Device --------------------------------------------------------------------------------------------------------

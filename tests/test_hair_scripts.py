@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, leave_out_pictures, one_line_error
+from conftest import ROOT, leave_out_pictures, one_line_error, succeed
 from PIL import Image, ImageCms
 from trainings import make_networks_small
 
@@ -19,11 +19,6 @@ from hair_transfer.weights import build_model
 TINY = ("--size", 32, "--device", "cpu", "--workers", 0)
 pytestmark = pytest.mark.usefixtures("no_pictures")
 CHECKPOINTS = ("last.pt", "best.pt")  # large even so: removed as soon as they have served
-
-
-def succeed(result):
-    assert result.returncode == 0, result.stderr + result.stdout
-    return result.stdout
 
 
 @pytest.fixture(scope="module", autouse=True)

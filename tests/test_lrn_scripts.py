@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, leave_out_pictures, one_line_error
+from conftest import ROOT, leave_out_pictures, one_line_error, succeed
 from PIL import Image
 
 from common import cli
@@ -54,11 +54,6 @@ def here(capsys, tmp_path, monkeypatch):
         return SimpleNamespace(returncode=code, stdout=out.out, stderr=out.err)
 
     return run
-
-
-def succeed(result):
-    assert result.returncode == 0, result.stderr + result.stdout
-    return result.stdout
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_bootstrap_of_two_people_has_three_outcomes():
     """Ann (images 0.2, 0.4) and Bob (0.9): Ann twice, both, Bob twice, at 1 : 2 : 1. Images of Ann stay together."""
     counts = counts_with_iou(0.2, 0.4, 0.9)
     person, group = np.array([0, 0, 1]), np.zeros(3, int)
-    values = bootstrap(counts, person, group, 1, repeats=4000, seed=0)["iou_image"][:, 0]
+    values = bootstrap(counts, person, group, [group], 1, repeats=4000, seed=0)["iou_image"][:, 0]
     found, times = np.unique(values.round(6), return_counts=True)
     assert found.tolist() == pytest.approx([0.3, 0.5, 0.9])
     assert times / 4000 == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
@@ -75,27 +75,39 @@ def test_people_who_are_in_two_groups_are_drawn_for_both_at_once():
     happy, sad = np.linspace(0.3, 0.8, 6), np.linspace(0.3, 0.8, 6) - 0.1
     counts = counts_with_iou(*happy, *sad)
     person, group = np.tile(np.arange(6), 2), np.repeat([0, 1], 6)
-    values = bootstrap(counts, person, group, 2, repeats=200, seed=1)["iou_image"]
+    values = bootstrap(counts, person, group, [group], 2, repeats=200, seed=1)["iou_image"]
     assert np.ptp(values[:, 0]) > 0.1 and values[:, 0] - values[:, 1] == pytest.approx(np.full(200, 0.1))
 
 
 def test_groups_keep_their_size_and_a_seed_gives_the_same_resamples():
     person, group = np.arange(7), np.array([0, 0, 0, 1, 1, 1, 1])
-    weights = group_stats.person_weights(person, group, 50, np.random.default_rng(0))
+    weights = group_stats.person_weights(person, [group], 50, np.random.default_rng(0))
     assert (weights[:, :3].sum(1) == 3).all() and (weights[:, 3:].sum(1) == 4).all()
     counts = counts_with_iou(*np.linspace(0, 1, 7))
-    once, twice = (bootstrap(counts, person, group, 2, 50, seed=3)["iou_image"] for _ in range(2))
+    once, twice = (bootstrap(counts, person, group, [group], 2, 50, seed=3)["iou_image"] for _ in range(2))
     assert (once == twice).all()
+
+
+def test_people_with_different_subsets_of_a_column_are_resampled_together():
+    """60 people with 2 to 5 of 6 emotions each: hardly two share their set, and the spread is still sd / sqrt(n)."""
+    rng = np.random.default_rng(0)
+    emotions = [rng.permutation(6)[: rng.integers(2, 6)] for _ in range(60)]
+    person = np.repeat(np.arange(60), [len(e) for e in emotions])
+    emotion, ious = np.concatenate(emotions), rng.uniform(0.3, 0.9, 60)
+    counts = counts_with_iou(*ious[person])
+    found = bootstrap(counts, person, emotion, [emotion], 6, 2000, seed=0)["iou_image"].std(0)
+    expected = [ious[person[emotion == e]].std() / np.sqrt((emotion == e).sum()) for e in range(6)]
+    assert found == pytest.approx(expected, rel=0.15)
 
 
 def test_large_sets_in_blocks_are_the_same_as_in_one(monkeypatch):
     counts = counts_with_iou(*np.linspace(0, 1, 9))
     person, group = np.arange(9), np.arange(9) % 3
-    whole = bootstrap(counts, person, group, 3, 40, seed=3)["iou_pooled"]
+    whole = bootstrap(counts, person, group, [group], 3, 40, seed=3)["iou_pooled"]
     groups = np.array([np.random.default_rng(i).permutation(group) for i in range(40)])
     null = permutation_null(counts, groups, 3)["iou_pooled"]
     monkeypatch.setattr(group_stats, "BLOCK_BYTES", 1)
-    assert (bootstrap(counts, person, group, 3, 40, seed=3)["iou_pooled"] == whole).all()
+    assert (bootstrap(counts, person, group, [group], 3, 40, seed=3)["iou_pooled"] == whole).all()
     assert permutation_null(counts, groups, 3)["iou_pooled"] == pytest.approx(null)
 
 
@@ -162,7 +174,7 @@ def test_equity_scaling_by_hand():
 
 def test_the_simulation_agrees_with_what_is_known():
     power, observed = group_stats.simulate_power((3, 20), np.array([0, 0.05, 0.2]), 0.05, repeats=600, permutations=199)
-    assert observed.mean(1) == pytest.approx([group_stats.expected_gap(n, 0.05) for n in (3, 20)], rel=0.06)
+    assert observed.mean(1) == pytest.approx([3 / np.sqrt(np.pi) * 0.05 / np.sqrt(n) for n in (3, 20)], rel=0.06)
     assert (power[:, 0] < 0.09).all() and (np.diff(power, axis=1) > 0).all()
     assert (power[1, 1:] > power[0, 1:]).all() and power[1, 2] > 0.99 and power[0, 1] < 0.4
 

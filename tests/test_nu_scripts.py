@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, leave_out_pictures, one_line_error
+from conftest import ROOT, leave_out_pictures, one_line_error, succeed
 from PIL import Image
 from trainings import make_networks_small
 
@@ -20,11 +20,6 @@ TINY = ("--size", 32, "--weights", "none", "--device", "cpu", "--workers", 0)
 TRAIN = "nu_deeplabv3plus/train.py"
 ASPP = model.ASPP  # the real one
 pytestmark = pytest.mark.usefixtures("no_pictures")
-
-
-def succeed(result):
-    assert result.returncode == 0, result.stderr + result.stdout
-    return result.stdout
 
 
 @pytest.fixture(scope="module", autouse=True)

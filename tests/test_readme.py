@@ -10,8 +10,20 @@ from conftest import ROOT
 @pytest.mark.parametrize("folder", report.TABLES)
 def test_the_tables_of_a_readme_are_those_of_its_results(folder):
     """`python tests/report.py` would change nothing."""
-    text = (ROOT / folder / "README.md").read_text()
+    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
     assert report.render(folder, text) == text
+
+
+def test_a_result_without_a_score_is_no_missing_run(monkeypatch):
+    """A run that is not there yet leaves its table empty; a broken file of results must not."""
+    whole = report.read_results("nu_deeplabv3plus")
+    monkeypatch.setattr(report, "read_results", lambda folder: report.Results())
+    text = (ROOT / "nu_deeplabv3plus" / "README.md").read_text(encoding="utf-8")
+    assert "not measured yet" in report.render("nu_deeplabv3plus", text)
+    del whole["none"]["results"]["iou_18"]
+    monkeypatch.setattr(report, "read_results", lambda folder: whole)
+    with pytest.raises(KeyError):
+        report.render("nu_deeplabv3plus", text)
 
 
 def test_a_commands_paths_and_machine_flags_are_left_out():
@@ -32,7 +44,7 @@ def test_paths_are_shortened_inside_a_sentence_too():
 
 @pytest.mark.parametrize("readme", sorted(ROOT.glob("*/README.md")) + [ROOT / "README.md"], ids=lambda p: p.parent.name)
 def test_the_scripts_and_links_of_a_readme_exist(readme):
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     for script in re.findall(r"(?:python|torchrun) (\w+/\w+\.py)", text):
         assert (ROOT / script).is_file(), script
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, leave_out_pictures, one_line_error
+from conftest import ROOT, leave_out_pictures, one_line_error, succeed
 from PIL import Image
 
 from masked_ssl import dataset, eval, label_fractions, lapa, predict, pretrain, train
@@ -17,11 +17,6 @@ from masked_ssl.classes import LAYOUTS
 
 TINY = ("--size", 32, "--device", "cpu", "--amp", "off", "--batch-size", 4)
 pytestmark = pytest.mark.usefixtures("no_pictures")
-
-
-def succeed(result):
-    assert result.returncode == 0, result.stderr + result.stdout
-    return result.stdout
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,10 +3,13 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from torch.utils.data import Dataset
 
 import hair_transfer.dataset
@@ -89,6 +92,10 @@ def a_bug():
     return [][5]
 
 
+def a_bug_in_torch():
+    torch.stack([torch.zeros(2), torch.zeros(3)])
+
+
 def a_kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -126,6 +133,16 @@ def test_a_loader_process_that_is_killed_is_one_line_with_a_remedy(capfd):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bug_in_a_loader_process_keeps_its_traceback(workers):
-    with pytest.raises(IndexError, match="list index out of range" if workers == 0 else "in a_bug"):
-        read(a_bug, workers)
+@pytest.mark.parametrize(("bug", "kind"), [(a_bug, IndexError), (a_bug_in_torch, RuntimeError)])
+def test_a_bug_in_a_loader_process_keeps_its_traceback(bug, kind, workers):
+    with pytest.raises(kind, match="expects|out of range" if workers == 0 else f"in {bug.__name__}"):
+        read(bug, workers)
+
+
+def test_loader_processes_end_without_a_word_of_their_own():
+    """In a process that ends after the error, as PyTorch ends the loader processes when Python exits."""
+    code = "import test_workers as t; t.read(t.a_bad_file, 2)"
+    for _ in range(2):
+        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", env=os.environ | {"PYTHONPATH": str(ROOT)},
+                               capture_output=True, text=True, timeout=100, check=False)  # fmt: skip
+        assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr

@@ -33,7 +33,7 @@ ALONE = {  # a short training of each folder, away from home
 def blocks(readme: Path) -> list[str]:
     """The commands of a README's marked blocks, in order; a backslash at the end of one goes on in the next line."""
     commands = []
-    for block in re.findall(r"<!-- walk -->\n```bash\n(.*?)```", readme.read_text(), flags=re.S):
+    for block in re.findall(r"<!-- walk -->\n```bash\n(.*?)```", readme.read_text(encoding="utf-8"), flags=re.S):
         commands += [line for line in block.replace("\\\n", " ").splitlines() if line.strip() and line[0] != "#"]
     return commands
 
@@ -41,7 +41,7 @@ def blocks(readme: Path) -> list[str]:
 def scripts(root: Path) -> list[Path]:
     """Every script that a user starts."""
     found = [path for paper in PAPERS for path in sorted((root / paper).glob("*.py"))]
-    return [path for path in found if "cli.run(main)" in path.read_text()]
+    return [path for path in found if "cli.run(main)" in path.read_text(encoding="utf-8")]
 
 
 def run(command: str, folder: Path) -> None:

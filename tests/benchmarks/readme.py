@@ -85,4 +85,4 @@ def render(text: str, folder: Path = HERE) -> str:
 
 if __name__ == "__main__":
     readme = HERE / "README.md"
-    readme.write_text(render(readme.read_text()))
+    readme.write_text(render(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -12,7 +12,6 @@ a straight line through the measured ones, with how far the middle one lies off 
 import argparse
 import multiprocessing
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -64,6 +63,8 @@ def memory() -> dict[str, float]:
     """This process' memory in MB: its own (anonymous), and with the pages of mapped files that it has touched."""
     status = Path("/proc/self/status")
     if not status.exists():
+        import resource  # Unix alone has it
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {"anonymous memory, MB": float("nan"), "memory with mapped pages, MB": peak}
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
