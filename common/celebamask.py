@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import InputError
-from common.faces import PARTS
 from common.images import files_below
 
+PARTS = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip",
+         "hair", "hat", "ear_r", "neck_l", "neck", "cloth")  # fmt: skip
 # (index, index) of the left/right pairs in PARTS: a mirrored left eye is a right eye
 FLIP_PAIRS = tuple((PARTS.index(f"l_{part}"), PARTS.index(f"r_{part}")) for part in ("eye", "brow", "ear"))
 

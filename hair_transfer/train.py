@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from common import checkpoint, cli, distributed, pictures
 from common.cache import fingerprint
+from common.celebamask import PARTS
 from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
 from common.device import adam, autocast, pick_amp, pick_device, seed_everything, to_device
-from common.faces import PARTS
 from hair_transfer import dataset
 from hair_transfer.dataset import HairMasks, normalize
 from hair_transfer.eval import choose_faces, evaluate, grey, predict_faces

@@ -1,5 +1,6 @@
 """From arguments and files to networks and back: which of the paper's four models a run is, and what it starts from."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from lrn_headtorso.dataset import SIZE
 from lrn_headtorso.model import LRN, UNet
 
 PAPER = Path(__file__).resolve().parent.name
+IMAGENET_FILE = "vgg16-397923af.pth"  # torchvision's, also where its path is given
 
 
 def make_model(args: dict) -> LRN | UNet:
@@ -47,10 +49,10 @@ def load_encoder(model: LRN | UNet, choice: str) -> tuple[str | None, str]:
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip()[:100]
         raise InputError(f"--weights {choice}: not torchvision's VGG-16 ({problem}); give its state dict") from None
-    return "imagenet" if choice in ("imagenet", "auto") else "file", words
+    return "imagenet" if choice in ("imagenet", "auto") or path.name == IMAGENET_FILE else "file", words
 
 
-def run_name(args, pretrained: str | None) -> str:
+def run_name(args: Namespace, pretrained: str | None) -> str:
     """The folder in runs/: lrn, unet, lrn-vgg, ... and what else differs from the paper's recipe."""
     parts = [args.model, {None: "", "imagenet": "vgg", "file": "own"}[pretrained]]
     parts += ["plain" if args.augment == "none" else ""]

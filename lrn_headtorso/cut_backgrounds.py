@@ -3,8 +3,8 @@
     python lrn_headtorso/cut_backgrounds.py --data FOLDER --out BACKGROUNDS
     python lrn_headtorso/train.py --data FOLDER --backgrounds BACKGROUNDS
 
-The paper proposes other backgrounds and does not say from where. Test pictures give none: --seed, --n-train and
---n-test must be those of train.py.
+The paper proposes other backgrounds and does not say from where. Test pictures give none, provided that --seed,
+--n-train, --n-test and --limit are those of train.py.
 """
 
 import sys
@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from common import cli
+from common import cli, pictures
 from common.checkpoint import make_folder
 from common.cli import InputError
 from lrn_headtorso import dataset
@@ -45,12 +45,15 @@ def main():
     add("--out", type=Path, required=True, metavar="DIR", help="the squares, as NAME.png")
     add("--n-train", type=cli.number(int, 2), metavar="N", help="as in train.py")
     add("--n-test", type=cli.number(int, 1), metavar="N", help="as in train.py")
+    add("--limit", type=cli.number(int, 1), metavar="N", help="as in train.py")
     add("--seed", type=cli.number(int, 0), default=0, metavar="N", help="as in train.py (0)")
     args = parser.parse_args()
     folder, source, _ = dataset.locate(args.data)
-    pairs = dataset.list_pairs(folder).pairs
+    pairs = dataset.list_pairs(folder).pairs[: args.limit]
     split = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
     out, written = make_folder(args.out), 0
+    if any(out.iterdir()):
+        raise InputError(f"--out {out}: is not empty: it may hold photos, or another split's squares; give a new one")
     for i in tqdm(split["train"], "cutting", disable=None):  # val stays out too: the plateau rule looks at it
         photo, alpha = dataset.read_pair(pairs[i])
         person = alpha > 0
@@ -59,7 +62,7 @@ def main():
         scale = photo.width / person.shape[1]  # a mask may be smaller than its photo
         if side >= MIN_SHARE * min(person.shape):
             box = [round(scale * edge) for edge in (left, top, left + side, top + side)]
-            photo.crop(box).save(out / f"{pairs[i].name}.png")
+            pictures.save_image(out / f"{pairs[i].name}.png", photo.crop(box))
             written += 1
     if not written:
         raise InputError(f"{folder}: no photo has room for a background beside its person; give --backgrounds others")

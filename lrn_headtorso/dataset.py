@@ -36,8 +36,9 @@ from tqdm import tqdm
 from common import cli, pictures
 from common.cache import Arrays, cache_key, open_cache
 from common.celebamask import list_celebamask, unused_files
-from common.checkpoint import make_folder
+from common.checkpoint import make_folder, write_atomically
 from common.cli import InputError
+from common.device import to_device
 from common.images import PHOTO_SUFFIXES, cannot_list, list_photos, read_mask, read_photo, reason
 from lrn_headtorso import generate
 from lrn_headtorso.backgrounds import foreground, read_background
@@ -50,7 +51,10 @@ N_TRAIN, N_TEST = 250, 48  # Sec. 3
 VAL_SHARE = 0.1  # ours: of the training pictures, for the plateau rule; the paper names no validation set
 PHOTO_FOLDERS = ("photos", "lfw", "lfw-deepfunneled", "lfw_funneled")
 CUTOUT_FOLDERS = ("cutouts", "masks")
-CACHE_VERSION = 2  # counts up when decode() changes
+MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # of ImageNet, as torchvision's VGG-16 was trained with
+STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
+UNMATCHED_SHOWN = 20  # of the files without a partner; the rest goes to a file
+CACHE_VERSION = 2  # counts up when decode() or backgrounds.foreground() changes
 
 # Augmentation (Sec. 2.3 names the three; the ranges are ours)
 FLIP = 0.5  # probability
@@ -75,12 +79,13 @@ class Listing(NamedTuple):
 
 
 def locate(data: Path | None) -> tuple[Path, str, bool]:
-    """The folder to read, a line that says which it is, and whether it is generated: --data, else data/headtorso, else
-    generated pictures."""
+    """The folder to read, a line that says which it is, and whether it is generated: --data, else data/headtorso or
+    data/CelebAMask-HQ here, else generated pictures."""
     if data is not None:
         return data, str(data), False
-    if (HERE / "data" / "headtorso").is_dir():
-        return HERE / "data" / "headtorso", "data/headtorso of this folder", False
+    for name in ("headtorso", "CelebAMask-HQ"):
+        if (HERE / "data" / name).is_dir():
+            return HERE / "data" / name, f"data/{name} of this folder", False
     folder = generate.write_generated(HERE / "data" / "generated", generate.N)
     return folder, f"{generate.N} GENERATED pictures (no --data and no {HERE.name}/data/headtorso)", True
 
@@ -153,20 +158,27 @@ def split(n: int, seed: int, n_train: int | None = None, n_test: int | None = No
 
 def read_alpha(path: Path) -> np.ndarray:
     """A cut-out's alpha channel, H x W uint8; of a file without one, or with one that is 255 throughout, the black and
-    white mask that it must then be."""
+    white mask that it must then be. Raises InputError for anything else."""
+    opaque = False
     try:
         with Image.open(path) as image:
             if "A" in image.getbands() or "transparency" in image.info:
+                opaque = True
                 alpha = np.asarray(image.convert("RGBA").getchannel("A"))
                 if alpha.min() < 255:
                     return alpha
     except Exception as error:  # decoders of broken files raise a dozen kinds
         raise InputError(f"{path}: cannot be read as an image ({reason(error)}); replace or remove it") from None
-    return read_mask(path).astype(np.uint8) * 255
+    try:
+        return read_mask(path).astype(np.uint8) * 255
+    except InputError:
+        if opaque:
+            raise InputError(f"{path}: its alpha is 255 throughout, so nothing was cut out; replace it") from None
+        raise
 
 
 def read_pair(pair: Pair) -> tuple[Image.Image, np.ndarray]:
-    """The photo and its alpha, h x w uint8 of the same shape but often of another size.
+    """The photo and its alpha, h x w uint8: of the photo's proportions, but often smaller.
 
     Raises InputError, naming the file, for what cannot be used.
     """
@@ -190,7 +202,8 @@ def decode(pair: Pair, size: int, with_foreground: bool = False) -> dict[str, np
     """images: size x size x 3 uint8, alphas: size x size uint8, both antialiased with the same kernel, so that edges
     stay on edges; foregrounds: the person's own colours (backgrounds.py).
 
-    The paper reshapes its photos, so height and width are scaled apart where a photo is not square.
+    The paper reshapes its photos, so height and width are scaled apart where a photo is not square. Raises InputError
+    as read_pair() does.
     """
     photo, alpha = read_pair(pair)
     image = np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR))
@@ -235,6 +248,11 @@ def warp(stack: Tensor, affine: np.ndarray) -> Tensor:
     """
     grid = F.affine_grid(torch.from_numpy(affine), list(stack.shape), align_corners=False)
     return F.grid_sample(stack, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def normalise(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 images to float32 on the device, as VGG-16 knows them: [0, 1], less the mean, by the standard deviation."""
+    return (to_device(images, device).float() / 255 - MEAN.to(device)) / STD.to(device)
 
 
 class HeadTorso(Dataset):
@@ -359,10 +377,12 @@ def main():
             print(f"empty masks: {len(empty)}, such as {', '.join(empty[:5])}")
         draw_samples(usable[:8], args.size, args.backgrounds, make_folder(args.out))
         print(f"samples.png, augmentation.png -> {args.out}")
-    for path in photos_alone:
-        print(f"{path}: has no cut-out and is not used")
-    for path in cutouts_alone:
-        print(f"{path}: belongs to no photo and is not used")
+    alone = [f"{path}: has no cut-out and is not used" for path in photos_alone]
+    alone += [f"{path}: belongs to no photo and is not used" for path in cutouts_alone]
+    print(*alone[:UNMATCHED_SHOWN], sep="\n", end="\n" if alone else "")
+    if len(alone) > UNMATCHED_SHOWN:  # of all of LFW, say, which has 13,233 photos
+        write_atomically(make_folder(args.out) / "unmatched.txt", ("\n".join(alone) + "\n").encode())
+        print(f"... and {len(alone) - UNMATCHED_SHOWN} more: all {len(alone)} in {args.out / 'unmatched.txt'}")
     for problem in problems:
         print(problem)
     if problems:

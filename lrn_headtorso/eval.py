@@ -1,13 +1,13 @@
 """Table 1 and figure 2: Jaccard index and Hausdorff distance on the test pictures, for any number of runs at once.
 
     python lrn_headtorso/eval.py lrn_headtorso/runs/lrn/best.pt
-    python lrn_headtorso/eval.py runs/lrn/best.pt runs/unet/best.pt runs/lrn-vgg/best.pt    the paper's rows and ours
-    python lrn_headtorso/eval.py runs/lrn/best.pt --worst                                   figure 2 of the worst
-    python lrn_headtorso/eval.py runs/lrn/best.pt --data OTHER --split all                  on other pictures
+    python lrn_headtorso/eval.py lrn_headtorso/runs/*/best.pt                    the paper's rows and ours
+    python lrn_headtorso/eval.py best.pt --worst                                 figure 2 of the worst
+    python lrn_headtorso/eval.py best.pt --data OTHER --split all                on other pictures
 
-Writes results.json, table1.csv, figure2.png and, for each LRN, maps-RUN.png (its six maps) beside the first checkpoint
-or to --out. Both measures are taken for each picture at 0.5 and averaged; distances are in pixels of a 224 px picture
-whatever the network's size.
+Writes results.json, table1.csv, figure2.png and, for each LRN, maps-RUN.png (its six maps) to best-test/ beside the
+first checkpoint or to --out. Both measures are taken for each picture at 0.5 and averaged, at the network's own size;
+distances are scaled to pixels of a 224 px picture.
 """
 
 import sys
@@ -34,10 +34,9 @@ from common.metrics import hausdorff, jaccard
 from common.tables import print_table, write_csv
 from lrn_headtorso import dataset
 from lrn_headtorso.checkpoints import load_model, method
-from lrn_headtorso.dataset import HeadTorso
+from lrn_headtorso.dataset import HeadTorso, normalise
 from lrn_headtorso.model import LRN, UNet
 
-PAPER = Path(__file__).resolve().parent.name
 # Table 1 as printed: Jaccard index in % and Hausdorff distance in px, mean and standard deviation
 TABLE_1 = {
     "LRN": ((91.67, 5.63), (32.84, 23.05)),
@@ -45,15 +44,8 @@ TABLE_1 = {
     "UNET": ((89.25, 7.19), (35.18, 19.63)),
     "UNET-VGG": ((87.98, 7.53), (44.00, 16.75)),
 }
-MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # of ImageNet, as torchvision's VGG-16 was trained with
-STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 FIGURE_ROWS = 5  # of figure 2
 SCORES = ("loss", "jaccard", "hausdorff", "missed", "added", "empty_predicted", "empty_true")  # of each picture
-
-
-def normalise(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 images to float32 on the device, as VGG-16 knows them: [0, 1], less the mean, by the standard deviation."""
-    return (to_device(images, device).float() / 255 - MEAN.to(device)) / STD.to(device)
 
 
 def summed_bce(maps: list[Tensor], alphas: Tensor) -> Tensor:
@@ -199,7 +191,8 @@ def parse_args(argv=None):
     add("--data", type=Path, metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: the checkpoint's)")
     add("--split", choices=["test", "val", "all"], default="test",
         help="test: the checkpoint's 48 (Sec. 3); val: those of its plateau rule; all: every picture")
-    add("--worst", action="store_true", help="figure 2 and the six maps of the pictures with the lowest Jaccard index")
+    add("--worst", action="store_true", 
+        help="figure 2 and the six maps of the pictures with the first checkpoint's lowest Jaccard index")
     add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     cli.add_machine_arguments(parser)
@@ -276,7 +269,9 @@ def main():
         columns[title] = list(maps[-1] > 0.5)
         if len(maps) > 1:
             draw_maps(out / f"maps-{run.label.replace('/', '-')}.png", photos, alphas, maps)
-    draw_predictions(out / "figure2.png", columns, [f"{100 * first.scores['jaccard'][i]:.1f} %" for i in chosen])
+    name = first.method.split(" (")[0]
+    titles = [f"{name}\n{100 * first.scores['jaccard'][i]:.1f} %" for i in chosen]
+    draw_predictions(out / "figure2.png", columns, titles)
     print(f"results.json, table1.csv, figure2.png -> {out}")
 
 

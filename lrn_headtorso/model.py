@@ -27,7 +27,7 @@ class VGG16(nn.Module):
     """B x 3 x H x W -> the five max-pool outputs, B x 64 x H/2 x W/2 to B x 512 x H/32 x W/32 (Sec. 2.1).
 
     Thirteen 3x3 convolutions with ReLU; names and order are torchvision's, so that its ImageNet weights load with
-    strict=True once the classifier is left out (`load_imagenet`).
+    strict=True once the classifier is left out (`load_imagenet`). AssertionError unless 32 divides H and W.
     """
 
     def __init__(self):
@@ -120,7 +120,7 @@ class LRN(nn.Module):
 
 
 def double_conv(in_channels: int, channels: int) -> nn.Sequential:
-    """Two 3x3 convolutions with ReLU."""
+    """B x in_channels x H x W -> B x channels x H x W: two 3x3 convolutions with ReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 3, padding=1),
         nn.ReLU(inplace=True),

@@ -31,12 +31,11 @@ from common.device import adam, autocast, pick_amp, pick_device, seed_everything
 from common.images import list_photos
 from lrn_headtorso import dataset
 from lrn_headtorso.backgrounds import load_backgrounds
-from lrn_headtorso.checkpoints import load_encoder, make_model, run_name
-from lrn_headtorso.dataset import HeadTorso
-from lrn_headtorso.eval import draw_predictions, evaluate, normalise, predict_maps, summarize, summed_bce
+from lrn_headtorso.checkpoints import PAPER, load_encoder, make_model, run_name
+from lrn_headtorso.dataset import HeadTorso, normalise
+from lrn_headtorso.eval import draw_predictions, evaluate, predict_maps, summarize, summed_bce
 from lrn_headtorso.model import LRN, STRIDE, UNet
 
-PAPER = Path(__file__).resolve().parent.name
 # what stands on the command line goes before; epochs: at most (ours: the paper trains until nothing improves)
 DEFAULTS = {"size": dataset.SIZE, "epochs": 300, "lr": 1e-4}  # Sec. 3, ours, Sec. 2.3
 GENERATED = {"size": 64, "epochs": 25, "lr": 3e-4}  # ours: on generated pictures, to end within minutes on a CPU
@@ -221,14 +220,14 @@ def main():
     model.to(device, memory_format=torch.channels_last)
 
     # training (Sec. 2.3)
-    if pretrained and not args.patience:
-        raise InputError("--patience 0: without a plateau the pretrained encoder would stay frozen; give at least 1")
     steps, phase, plateau, log = phases(pretrained), 0, Plateau(args.patience), []
     rates = (args.lr, args.lr_unfrozen)
     if saved:
         checkpoint.restore(args.resume, lambda: model.load_state_dict(saved["model"]))
         phase, plateau.best, plateau.bad_epochs = saved["phase"], saved["best"], saved["bad_epochs"]
         log = saved["log"]
+    if steps[phase] == "frozen encoder" and not args.patience:
+        raise InputError("--patience 0: without a plateau the pretrained encoder would stay frozen; give at least 1")
     network, optimizer = start_phase(model, steps[phase], rates[phase], device, args.compile)
     if saved:
         checkpoint.restore(args.resume, lambda: optimizer.load_state_dict(saved["optimizer"]))
@@ -267,9 +266,10 @@ def main():
         print(f"data       {source}: {len(pairs)} pictures, {len(train)} train, {len(val)} val, "
               f"{len(split['test'])} test, --augment {args.augment}{added}")  # fmt: skip
         if any(unmatched):
+            first = ", ".join(path.name for path in [*listing.photos_alone, *listing.cutouts_alone][:3])
+            more = ", ... (dataset.py names all)" if sum(unmatched) > 3 else ""
             print(f"unmatched  {unmatched[0]} photo(s) without a cut-out, {unmatched[1]} cut-out(s) without a photo: "
-                  f"{', '.join(p.name for p in [*listing.photos_alone, *listing.cutouts_alone][:3])}, ... "
-                  "(dataset.py names all)")  # fmt: skip
+                  f"{first}{more}")  # fmt: skip
         print(f"model      {args.model}, {sum(p.numel() for p in model.parameters()):,} parameters")
         print(f"weights    {weights}")
         print(f"out        {out}", flush=True)
@@ -323,8 +323,9 @@ def main():
                 f"stopped    {plateau.bad_epochs} epochs without a better validation loss (--patience {args.patience})"
             )
         elif phase + 1 < len(steps):
-            print(f"note       no plateau within {args.epochs} epochs, so the encoder was never unfrozen; to go on: "
-                  f"--resume {out / 'last.pt'} --epochs N")  # fmt: skip
+            why = "the plateau came with the last" if plateau.reached else f"no plateau within {args.epochs} epochs"
+            print(f"note       {why}, so the encoder was never unfrozen; to go on: --resume {out / 'last.pt'} "
+                  "--epochs N")  # fmt: skip
         elif saved and saved["epoch"] >= args.epochs:
             print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
         evaluation = Path(sys.argv[0]).with_name("eval.py")

@@ -2,7 +2,7 @@
 
     python lrn_headtorso/whiten.py lrn_headtorso/runs/lrn/best.pt portrait.jpg
     python lrn_headtorso/whiten.py lrn_headtorso/runs/lrn/best.pt FOLDER --out white
-    python lrn_headtorso/whiten.py best.pt portrait.jpg --background "#2060a0"      or: skyblue, transparent, beach.jpg
+    python lrn_headtorso/whiten.py best.pt portrait.jpg --background "#2060a0"      or skyblue, transparent, beach.jpg
 
 Writes NAME.png at the photo's own size. The network sees 224 x 224 px; at the photo's size a guided filter moves the
 contour to the photo's own edges, and near it the old background's colour is taken out of the person's. Farther inside,
@@ -26,7 +26,8 @@ from common.checkpoint import make_folder
 from common.cli import InputError
 from common.device import autocast, pick_amp, pick_device
 from common.images import list_photos, read_photo
-from lrn_headtorso.eval import load_model, normalise
+from lrn_headtorso.checkpoints import load_model
+from lrn_headtorso.dataset import normalise
 from lrn_headtorso.matting import composite, foreground_colours, refine
 
 BAND = 0.025  # half width of the band along the contour that may be soft, by the photo's longer side: ours
@@ -60,7 +61,7 @@ def replace_background(
     return Image.fromarray(np.rint(composite(colours, matte, behind) * 255).astype(np.uint8))
 
 
-def read_background(choice: str) -> Image.Image | tuple[int, ...] | None:
+def parse_background(choice: str) -> Image.Image | tuple[int, ...] | None:
     """--background -> a picture, a colour, or None for transparent; raises InputError if it is none of them."""
     if choice == "transparent":
         return None
@@ -84,7 +85,7 @@ def main():
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args()
     device = pick_device(args.device)
-    photos, background = list_photos(args.photos), read_background(args.background)
+    photos, background = list_photos(args.photos), parse_background(args.background)
     if args.out.resolve() in {path.resolve().parent for path in photos}:
         raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
     model, checkpoint = load_model(args.checkpoint, device)
@@ -106,7 +107,8 @@ def main():
             behind = ImageOps.fit(background, photo.size, Image.Resampling.BICUBIC)
         name = path.stem if stems.count(path.stem) == 1 else path.name  # a.jpg and a.png side by side
         picture = replace_background(photo, probability, behind)
-        picture.info["icc_profile"] = photo.info.get("icc_profile")  # or another screen shows other colours
+        profile = photo.info.get("icc_profile") or b""  # without it another screen shows other colours
+        picture.info["icc_profile"] = profile if profile[16:20] == b"RGB " else None  # a grey photo's does not fit
         pictures.save_image(args.out / f"{name}.png", picture)
     print(f"{len(photos) - len(unreadable)} photo(s) on {args.background} -> {args.out}")
     if nobody:

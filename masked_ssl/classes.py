@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.faces import PARTS
+from common.celebamask import PARTS
 from masked_ssl import lapa
 
 LAYOUTS = {"lapa": lapa.CLASSES, "celebamask": ("background", *PARTS)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from common import faces
+from common import face_traits, faces
 from common.cli import InputError
 from common.faces import EXTRA_PARTS, PARTS, generate_face, write_celebamask
 
@@ -79,12 +79,12 @@ def test_every_kind_occurs(many):
         assert any(part(face, name).any() for face in many), name
     for key, values in {
         "tone": range(1, 11),
-        "expression": faces.EXPRESSIONS,
-        "hair_style": faces.HAIR_STYLES,
-        "hair_colour": faces.HAIR_COLOURS,
-        "beard": faces.BEARDS,
-        "glasses": faces.GLASSES,
-        "background": faces.BACKGROUNDS,
+        "expression": face_traits.EXPRESSIONS,
+        "hair_style": face_traits.HAIR_STYLES,
+        "hair_colour": face_traits.HAIR_COLOURS,
+        "beard": face_traits.BEARDS,
+        "glasses": face_traits.GLASSES,
+        "background": face_traits.BACKGROUNDS,
     }.items():
         assert {face.attributes[key] for face in many} == set(values), key
     assert len({face.attributes["hat"] for face in many}) >= 4
@@ -177,7 +177,7 @@ def test_tone_and_expression_can_be_asked_for():
         assert np.array_equal(face.masks, free.masks)
     light, dark = (generate_face(9, SIZE, tone=tone) for tone in (1, 10))
     assert light.image[part(light, "skin")].mean() > dark.image[part(dark, "skin")].mean() + 60
-    for expression in faces.EXPRESSIONS:
+    for expression in face_traits.EXPRESSIONS:
         assert generate_face(9, SIZE, expression=expression).attributes["expression"] == expression
     with pytest.raises(ValueError, match="expression must be one of"):
         generate_face(9, SIZE, expression="bored")

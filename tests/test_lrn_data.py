@@ -142,7 +142,7 @@ def test_every_kind_of_mask_is_read(tmp_path):
     cutout = np.dstack([np.full_like(soft, 99)] * 3 + [soft])
     assert np.array_equal(read_alpha(save(tmp_path / "cutout.png", cutout)), soft)
     assert np.array_equal(read_alpha(save(tmp_path / "la.png", cutout[..., 2:])), soft)
-    with pytest.raises(InputError, match="photo.png: has the value 37"):
+    with pytest.raises(InputError, match="photo.png: its alpha is 255 throughout"):
         read_alpha(save(tmp_path / "photo.png", np.full((4, 4, 4), [37, 37, 37, 255], np.uint8)))
 
 

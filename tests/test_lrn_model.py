@@ -13,7 +13,8 @@ from torchvision.models.vgg import cfgs, make_layers
 from common.cli import InputError
 from common.metrics import contour
 from lrn_headtorso.checkpoints import load_encoder
-from lrn_headtorso.eval import normalise, score, summed_bce
+from lrn_headtorso.dataset import normalise
+from lrn_headtorso.eval import score, summed_bce
 from lrn_headtorso.model import LRN, VGG16, RefinementUnit, UNet, up
 from lrn_headtorso.train import Plateau, phases, start_phase, train_epoch
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from common import celebamask
+from common.celebamask import PARTS
 from common.cli import InputError
 from common.data import TrainBatches, loader
-from common.faces import PARTS
 from masked_ssl import dataset, lapa, pool, splits
 from masked_ssl.classes import LAYOUTS, PAPER_SHARE, classes_of, mirrored_classes, palette
 from masked_ssl.dataset import IGNORED, FaceLabels, decode, denormalize, fitted, locate, normalize

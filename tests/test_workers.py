@@ -143,6 +143,13 @@ def test_loader_processes_end_without_a_word_of_their_own():
     """In a process that ends after the error, as PyTorch ends the loader processes when Python exits."""
     code = "import test_workers as t; t.read(t.a_bad_file, 2)"
     for _ in range(2):
-        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", env=os.environ | {"PYTHONPATH": str(ROOT)},
-                               capture_output=True, text=True, timeout=100, check=False)  # fmt: skip
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT / "tests",
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
         assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from common.device import adam, autocast, for_inference, keep_freed_memory, pick_amp
 from common.losses import dice_loss
 from hair_transfer.model import DeepLabV3
-from lrn_headtorso.eval import normalise, summed_bce
+from lrn_headtorso.dataset import normalise
+from lrn_headtorso.eval import summed_bce
 from lrn_headtorso.model import LRN, UNet
 from masked_ssl.dataset import normalize
 from masked_ssl.model import Network
