@@ -72,6 +72,7 @@ PALETTE = np.array(
     ],
     np.uint8,
 )  # background, then PARTS
+LEGEND = dict(zip(PARTS, PALETTE[1:], strict=True))
 
 
 def locate(data: Path | None) -> tuple[Path, str]:
@@ -195,9 +196,10 @@ def verify(faces: list[FaceFiles], size: int) -> Report:
     """Decode every face, with all cores, and say what is there and what cannot be used."""
     problems = [f"{face.photo}: has no mask" for face in faces if not face.masks]
     usable, share, sizes = [], [], Counter()
-    mask_shape = usual_mask_shape(faces)
+    with_masks = [face for face in faces if face.masks]
+    mask_shape = usual_mask_shape(with_masks)
 
-    def attempt(face: FaceFiles):
+    def attempt(face: FaceFiles) -> tuple[np.ndarray, tuple[int, int]] | tuple[None, str]:
         try:
             masks = np.unpackbits(decode(face, size, mask_shape)["masks"], axis=-1)
             with Image.open(face.photo) as photo:
@@ -205,7 +207,6 @@ def verify(faces: list[FaceFiles], size: int) -> Report:
         except InputError as error:
             return None, str(error)
 
-    with_masks = [face for face in faces if face.masks]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = tqdm(pool.map(attempt, with_masks), "verifying", len(with_masks), disable=None, unit="face")
         for face, (covered, found) in zip(with_masks, results, strict=True):
@@ -215,7 +216,8 @@ def verify(faces: list[FaceFiles], size: int) -> Report:
             usable.append(face)
             share.append(covered)
             sizes[f"photos of {found[0]} x {found[1]} px"] += 1
-            sizes[f"masks of {mask_shape[1]} x {mask_shape[0]} px"] += len(face.masks)
+            if mask_shape:
+                sizes[f"masks of {mask_shape[1]} x {mask_shape[0]} px"] += len(face.masks)
             sizes["faces whose masks are all black"] += not covered.any()
     return Report(usable, np.array(share).reshape(-1, len(PARTS)), sizes, problems)
 
@@ -232,8 +234,7 @@ def draw_figures(report: Report, size: int, out: Path) -> None:
     photos, masks = images.permute(0, 2, 3, 1).numpy(), masks.numpy().astype(bool)
     labels = [pictures.merge_masks(face) for face in masks]
     painted = [pictures.overlay(photo, label, PALETTE, 0.8) for photo, label in zip(photos, labels, strict=True)]
-    legend = dict(zip(PARTS, PALETTE[1:], strict=True))
-    pictures.save_grid(out / "figure1.png", [list(photos), painted], row_titles=["image", "18 masks"], legend=legend)
+    pictures.save_grid(out / "figure1.png", [list(photos), painted], row_titles=["image", "18 masks"], legend=LEGEND)
     cells, titles = [photos[0], *masks[0], None], [chosen[0].photo.name, *PARTS, ""]
     pictures.save_grid(out / "figure2.png", [cells[:10], cells[10:]], titles=[titles[:10], titles[10:]], cell=1.1)
 

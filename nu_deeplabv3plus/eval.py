@@ -1,13 +1,15 @@
 """Table 1 and figures 6-8: IoU, precision, recall and F1 of each part on the validation set, and pictures of the masks.
 
     python nu_deeplabv3plus/eval.py nu_deeplabv3plus/runs/none/best.pt
-    python nu_deeplabv3plus/eval.py runs/none/best.pt runs/flip/best.pt runs/flip-swap/best.pt    side by side
-    python nu_deeplabv3plus/eval.py best.pt --data OTHER_FACES --split all                          on other faces
+    python nu_deeplabv3plus/eval.py nu_deeplabv3plus/runs/{none,flip,flip-swap}/best.pt          side by side
+    python nu_deeplabv3plus/eval.py best.pt --data OTHER_FACES --split all                        on other faces
 
-Writes results.json, table1.csv, figure6.png, figure7.png and figure8.png beside the checkpoint (or to --out). Scores
-are pooled: pixels are counted over the whole set and divided once. "mean over batches" is the paper's running score.
+Writes results.json, table1.csv and figure6.png to figure8.png to best-val/ beside best.pt, or to --out, where several
+checkpoints get a folder each and comparison.csv. Scores are pooled: pixels are counted over the whole set and divided
+once. "mean over batches" is the paper's running score.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from common.losses import dice_loss
 from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
 from common.tables import print_table, write_csv
 from nu_deeplabv3plus import dataset
-from nu_deeplabv3plus.dataset import PALETTE, PARTS, FaceParts
+from nu_deeplabv3plus.dataset import LEGEND, PALETTE, PARTS, FaceParts
 from nu_deeplabv3plus.model import DeepLabV3Plus
 
 PAPER = Path(__file__).resolve().parent.name
@@ -49,6 +51,7 @@ TABLE_1 = {
 }  # fmt: skip
 PAPER_MEAN = (0.7255, 0.8654, 0.8134, 0.8386)  # IoU: mean of the 16 rows without hat and necklace; the others: of none
 NOT_IN_PAPER_MEAN = ("hat", "neck_l")
+IN_PAPER_MEAN = np.array([part not in NOT_IN_PAPER_MEAN for part in PARTS])
 
 
 def scale(images: Tensor, device: torch.device) -> Tensor:
@@ -84,10 +87,9 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: b
 def summarize(result: dict) -> dict:
     """evaluate()'s result -> results.json: names to numbers, per_class, and means over 18, present and 16 parts."""
     scores = scores_from_counts(result["counts"])
-    in_paper_mean = np.array([part not in NOT_IN_PAPER_MEAN for part in PARTS])
     summary = {"loss": result["loss"], "iou_mean_over_batches": result["iou"], "f1_mean_over_batches": result["f1"]}
     for metric in METRICS:
-        for name, rows in (("18", slice(None)), ("present", scores["support"] > 0), ("16", in_paper_mean)):
+        for name, rows in (("18", slice(None)), ("present", scores["support"] > 0), ("16", IN_PAPER_MEAN)):
             mean, left_out = mean_of_present(scores[metric][rows])
             summary[f"{metric}_{name}"] = None if np.isnan(mean) else mean
             summary[f"{metric}_{name}_left_out"] = left_out
@@ -108,15 +110,16 @@ def table(summary: dict) -> list[list[str]]:
         numbers = ["absent" if ours[m] is None else f"{ours[m]:.4f}" for m in METRICS]
         rows.append([part, *numbers, str(ours["support"]), *(f"{x:.4f}" for x in TABLE_1[part])])
     paper = np.array(list(TABLE_1.values()))
-    in_paper_mean = [part not in NOT_IN_PAPER_MEAN for part in PARTS]
     present = f"mean, {summary['parts_present']} present parts"
     for name, suffix, theirs in (
         ("mean, 18 parts", "18", paper.mean(0)),
         (present, "present", []),
-        ("mean, 16 parts", "16", paper[in_paper_mean].mean(0)),
+        ("mean, 16 parts", "16", paper[IN_PAPER_MEAN].mean(0)),
     ):
         ours = [summary[f"{m}_{suffix}"] for m in METRICS]
         numbers = ["absent" if x is None else f"{x:.4f}" for x in ours]
+        absent = summary[f"iou_{suffix}_left_out"]
+        name = f"{name}, {absent} absent" if absent else name
         rows.append([name, *numbers, "", *(f"{x:.4f}" for x in theirs)] + [""] * (len(METRICS) - len(theirs)))
     rows.append(["mean as printed", *[""] * 5, *(f"{x:.4f}" for x in PAPER_MEAN)])
     return rows
@@ -134,7 +137,8 @@ def select(data: Path | None, split: str, checkpoint: dict, path: Path, cache: P
     """The faces to evaluate on (the checkpoint's data and split unless told otherwise), their folder and its name."""
     args = checkpoint["args"]
     folder, source = dataset.locate(data or (args["data"] and Path(args["data"])))
-    arrays, faces = dataset.load(folder, args["size"], cache, args["limit"] if data is None else None)
+    limit = args["limit"] if data is None or split == "val" else None  # the split was drawn from the first faces
+    arrays, faces = dataset.load(folder, args["size"], cache, limit)
     if split == "all":
         return FaceParts(arrays, list(range(len(faces))), faces), folder, source
     ids = set(checkpoint["split"]["val"])
@@ -180,19 +184,18 @@ def draw_overlays(path: Path, photos: np.ndarray, true: np.ndarray, predicted: n
     for photo, *masks in zip(photos, true, predicted, strict=True):
         labels = [pictures.merge_masks(parts) for parts in masks]
         rows.append([photo, *(pictures.overlay(photo, label, PALETTE) for label in labels)])
-    legend = dict(zip(PARTS, PALETTE[1:], strict=True))
-    pictures.save_grid(path, rows, column_titles=["photo", "true", "predicted"], legend=legend, cell=2)
+    pictures.save_grid(path, rows, column_titles=["photo", "true", "predicted"], legend=LEGEND, cell=2)
 
 
 # fmt: off
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", type=Path, metavar="PATH", help="CelebAMask-HQ folder (default: the checkpoint's)")
     add("--split", choices=["val", "test", "all"], default="val",
         help="val: the checkpoint's 20 %% (Sec. 3.2); test: the same, for the paper has no third part; all: every face")
-    add("--out", type=Path, metavar="DIR", help="default: best-val beside best.pt")
+    add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-val")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     cli.add_machine_arguments(parser)
     return parser.parse_args(argv)

@@ -24,7 +24,7 @@ from common.checkpoint import make_folder
 from common.cli import InputError
 from common.device import autocast, for_inference, pick_amp, pick_device
 from common.images import list_photos, read_photo
-from nu_deeplabv3plus.dataset import PALETTE, PARTS
+from nu_deeplabv3plus.dataset import LEGEND, PALETTE, PARTS
 from nu_deeplabv3plus.eval import load_model, scale
 
 
@@ -61,9 +61,8 @@ def write_predictions(out: Path, name: str, photo: Image.Image, masks: np.ndarra
     painted = pictures.overlay(image, label, PALETTE)
     pictures.save_label(out / f"{name}_label.png", label, PALETTE)
     pictures.save_image(out / f"{name}_overlay.png", painted)
-    legend = dict(zip(PARTS, PALETTE[1:], strict=True))
     titles = ["photo", "all parts"]
-    pictures.save_grid(out / f"{name}_legend.png", [[image, painted]], column_titles=titles, legend=legend, cell=3)
+    pictures.save_grid(out / f"{name}_legend.png", [[image, painted]], column_titles=titles, legend=LEGEND, cell=3)
 
 
 def main():

@@ -4,11 +4,12 @@ Zhakyp, Alenov, Adilkyzy: "Semantic Image Segmentation of Human Faces", Nazarbay
 
     python nu_deeplabv3plus/train.py --data CelebAMask-HQ                    the paper's run without augmentation
     python nu_deeplabv3plus/train.py --data CelebAMask-HQ --augment flip     its run on 6,400 images
-    python nu_deeplabv3plus/train.py --weights none --epochs 3               a try on generated faces
+    python nu_deeplabv3plus/train.py --weights none --epochs 3               on generated faces: val IoU about 0.51
     python nu_deeplabv3plus/train.py --resume nu_deeplabv3plus/runs/none/last.pt
     torchrun --nproc_per_node=2 nu_deeplabv3plus/train.py --batch-size 8     two processes, 4 images each
 """
 
+import argparse
 import shlex
 import sys
 import time
@@ -32,10 +33,9 @@ from common.metrics import batch_convention, mean_of_present, multilabel_counts,
 from common.weights import load_pretrained
 from nu_deeplabv3plus import dataset
 from nu_deeplabv3plus.dataset import PARTS, FaceParts
-from nu_deeplabv3plus.eval import choose_faces, draw_overlays, evaluate, predict_faces, scale
+from nu_deeplabv3plus.eval import PAPER, choose_faces, draw_overlays, evaluate, predict_faces, scale
 from nu_deeplabv3plus.model import OUTPUT_STRIDE, DeepLabV3Plus
 
-PAPER = Path(__file__).resolve().parent.name
 MAY_CHANGE = {"epochs", "patience", "data", "workers", "device", "compile"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
@@ -48,7 +48,8 @@ CURVES = {
 
 
 # fmt: off
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, set[str]]:
+    """The arguments, and the names of those that stand on the command line."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. 3.1, 3.2)").add_argument
     add("--data", type=Path, metavar="PATH",
@@ -63,11 +64,11 @@ def parse_args(argv=None):
         help="4: Sec. 3.4; under torchrun of all processes together")
     add("--lr", type=number(float, 0, above=True), default=1e-3, metavar="X", help="of Adam, 0.001: Sec. 3.4")
     add("--patience", type=number(int, 0), metavar="N",
-        help="stop after N epochs without a better validation loss, 0: never (default 10, with --augment 20: Sec. 4)")
+        help="stop after N epochs without a better validation loss, 0: never "
+        "(default 10, with mirrored images 20: Sec. 3.4, 4)")
     add("--weights", default="auto", metavar="W",
         help="of the ResNet-50: imagenet (Sec. 3.3), none, a file, or auto: ImageNet where it can be had, else random")
-    cli.add_run_arguments(parser)
-    parser.set_defaults(limit=dataset.N_FACES)
+    cli.add_run_arguments(parser, limit=dataset.N_FACES)
     args = parser.parse_args(argv)
     if args.resume and args.out:
         parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
@@ -98,6 +99,7 @@ class EarlyStopping:
 
     @property
     def stop(self) -> bool:
+        """True once `patience` epochs in a row were not better; never with patience 0."""
         return 0 < self.patience <= self.bad_epochs
 
 
@@ -163,9 +165,7 @@ def main():
         cache, faces = dataset.load(folder, args.size, args.cache, args.limit)
     train, val = dataset.split(len(faces), args.seed)
     split = {"train": [faces[i].id for i in train], "val": [faces[i].id for i in val]}
-    fingerprints = {
-        name: fingerprint(faces[i].photo for i in part) for name, part in (("train", train), ("val", val))
-    }
+    fingerprints = {name: fingerprint(faces[i].photo for i in part) for name, part in (("train", train), ("val", val))}
     if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprints):
         raise InputError(f"--data {folder}: not the faces that {args.resume} was trained on; give the folder as it was")
     train_set, val_set = FaceParts(cache, train, faces, args.augment), FaceParts(cache, val, faces)
