@@ -316,9 +316,11 @@ def main():
     train = data.parts["train"]
     print(f"{len({face.source for face in train})} source photos; labels to train with, --seed {args.seed}:")
     for fraction in splits.PAPER_FRACTIONS:
-        n = max(1, round(fraction * len(train)))
-        found = len(splits.take_fraction(train, fraction, args.seed)) if n > 1 else 0
-        print(f"  --fraction {fraction:<6g} {found or 'too few'} of {len(train)}")
+        try:
+            found = len(splits.take_fraction(train, fraction, args.seed))
+        except InputError:
+            found = "too few"
+        print(f"  --fraction {fraction:<6g} {found} of {len(train)}")
     if data.layout == "celebamask":
         for path in celebamask.unused_files(data.folder, celebamask.list_celebamask(data.folder)):
             print(f"{path}: not used (its photo is missing, its name is unknown, or another file is in its place)")

@@ -1,15 +1,17 @@
 """mIoU, F1 and IoU of each class beside the paper's headline, figures 4 and 5, label and overlay pictures.
 
     python masked_ssl/eval.py masked_ssl/runs/pretrained/best.pt
-    python masked_ssl/eval.py runs/random/last.pt runs/pretrained/last.pt           side by side, as figure 4
-    python masked_ssl/eval.py last.pt --data OTHER_FACES --split all                on other faces
+    python masked_ssl/eval.py masked_ssl/runs/{random,pretrained}/last.pt --out both     side by side, as figure 4
+    python masked_ssl/eval.py last.pt --data OTHER_FACES --split all                     on other faces
 
-Writes results.json, table.csv, figure4.png, figure5.png (the 16 activation maps) and faces/ beside each checkpoint, and
-of several with --out also comparison.csv and figure4.png. One confusion matrix over all pixels of the set, at the size
+Writes results.json, table.csv, figure4.png, figure5.png (the 16 activation maps) and faces/ to best-test/ beside each
+checkpoint (with --data best-test-FOLDER/), or to folders in --out, and of several with --out also comparison.csv and
+both networks' figure4.png and figure5.png. One confusion matrix over all pixels of the set, at the size
 that the network was trained at; pixels beyond a photo's edge do not count.
 """
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,16 +32,16 @@ from common.distributed import sum_over_processes, world
 from common.metrics import confusion_matrix, counts_from_confusion, mean_of_present, scores_from_counts
 from common.tables import print_table, write_csv
 from masked_ssl import dataset
-from masked_ssl.classes import LAYOUTS, classes_of, palette
+from masked_ssl.classes import LAYOUTS, palette
 from masked_ssl.dataset import IGNORED, FaceLabels, normalize
 from masked_ssl.model import Network
 from masked_ssl.pool import identity
+from masked_ssl.weights import PAPER
 
-PAPER = Path(__file__).resolve().parent.name
 # Abstract: mIoU on LaPa's test set with 0.2 % of the labels; the baseline is 5.02 lower
 PAPER_HEADLINE = {
     "lapa": "LaPa, 0.2 % of the labels: mIoU 74.41 with pretraining, 69.39 without (Abstract)",
-    "celebamask": "necklace 0 without pretraining, found with it (Discussions); no other number in the text",
+    "celebamask": "necklace 0.00 to 0.01 in three others, poor without pretraining, found with it (Discussions)",
 }
 # Mean F1 over the foreground of what others print today, with all labels and from other pretraining
 BEST_PUBLISHED = {
@@ -47,7 +49,7 @@ BEST_PUBLISHED = {
     "celebamask": "mean F1 89.6 (FaRL); hair 96.2 (FaRL), 96.0 (SegFace), 94.5 (DML-CSR)",
 }
 PAPER_NOTES = {  # what the paper says of single classes (Discussions)
-    ("celebamask", "neck_l"): "0 without pretraining, more with it",
+    ("celebamask", "neck_l"): "poor without pretraining, found with it",
 }
 
 
@@ -99,6 +101,17 @@ def table(summary: dict, layout: str) -> list[list[str]]:
     return rows
 
 
+def compare(summaries: dict[str, dict], classes: tuple[str, ...]) -> list[list[str]]:
+    """A header and rows of F1 by class, then the means: one column per checkpoint."""
+    rows = [["class", *summaries]]
+    for name in classes:
+        f1 = [s["per_class"][name]["f1"] for s in summaries.values()]
+        rows.append([name, *("absent" if x is None else f"{100 * x:.2f}" for x in f1)])
+    for key, title in (("f1", "mean F1, foreground"), ("miou_foreground", "mIoU, foreground"), ("miou", "mIoU")):
+        rows.append([title, *(f"{100 * s[key]:.2f}" for s in summaries.values())])
+    return rows
+
+
 # ---- Checkpoints and data ------------------------------------------------------------------------------------------
 
 
@@ -112,7 +125,7 @@ def load_model(path: Path, device: torch.device) -> tuple[Network, dict]:
     return model.to(device, memory_format=torch.channels_last).eval(), saved
 
 
-def select(args, saved: dict, path: Path) -> tuple[FaceLabels, str]:
+def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str]:
     """The faces to evaluate on, the checkpoint's test split unless told otherwise, and where they come from."""
     was = saved["args"]
     if args.data:
@@ -120,7 +133,7 @@ def select(args, saved: dict, path: Path) -> tuple[FaceLabels, str]:
     else:
         data = dataset.locate(was["data"] and Path(was["data"]), was["layout"], was["limit"])
     classes = tuple(saved["classes"])
-    if classes_of(data.layout, was["classes"]) != classes:
+    if classes not in (LAYOUTS[data.layout], LAYOUTS["lapa"]):
         raise InputError(
             f"{data.folder}: has {data.layout}'s {len(LAYOUTS[data.layout])} classes, {path} was trained on "
             f"{len(classes)} others; give data of that kind"
@@ -170,8 +183,10 @@ def predict_faces(
     return photos, truth, predicted.cpu().numpy(), features.float().cpu().numpy()
 
 
-def draw_figure_4(path: Path, photos, truth, predictions: dict[str, np.ndarray], classes: tuple[str, ...]) -> None:
-    """Photos, what each network makes of them, and the truth."""
+def draw_figure_4(
+    path: Path, photos: np.ndarray, truth: np.ndarray, predictions: dict[str, np.ndarray], classes: tuple[str, ...]
+) -> None:
+    """Photos N H W 3, what each network makes of them and the truth, N H W labels."""
     colours = palette(classes)
     rows = []
     for i, photo in enumerate(photos):
@@ -181,18 +196,35 @@ def draw_figure_4(path: Path, photos, truth, predictions: dict[str, np.ndarray],
     pictures.save_grid(path, rows, column_titles=["photo", *predictions, "truth"], legend=legend, cell=2)
 
 
-def draw_figure_5(path: Path, photos, predictions, features, classes: tuple[str, ...]) -> None:
-    """Each face, its prediction, and the encoder's 16 channels, each from its own minimum to its maximum."""
+def draw_figure_5(
+    path: Path,
+    photos: np.ndarray,
+    predictions: dict[str, np.ndarray],
+    features: dict[str, np.ndarray],
+    classes: tuple[str, ...],
+) -> None:
+    """Faces N H W 3 and, of each network, its prediction (N H W) and its encoder's 16 channels (N 16 H W).
+
+    Black is 0, where the last ReLU puts what is not activated, and white the largest value of a face's 16 maps.
+    """
     rows, titles = [], []
-    for photo, label, maps in zip(photos, predictions, features, strict=True):
-        low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
-        grey = (255 * (maps - low) / np.maximum(high - low, 1e-6)).round().astype(np.uint8)
-        rows += [[photo, *grey[:8]], [pictures.overlay(photo, label, palette(classes), 0.75), *grey[8:]]]
-        titles += [["photo", *map(str, range(8))], ["prediction", *map(str, range(8, 16))]]
+    for i, photo in enumerate(photos):
+        for name, maps in features.items():
+            grey = (255 * maps[i] / max(maps[i].max(), 1e-6)).round().astype(np.uint8)
+            painted = pictures.overlay(photo, predictions[name][i], palette(classes), 0.75)
+            rows += [[photo, *grey[:8]], [painted, *grey[8:]]]
+            titles += [[name, *map(str, range(8))], ["prediction", *map(str, range(8, 16))]]
     pictures.save_grid(path, rows, titles=titles, cell=1.3)
 
 
-def write_faces(folder: Path, data: FaceLabels, chosen: list[int], photos, predictions, classes) -> None:
+def write_faces(
+    folder: Path,
+    data: FaceLabels,
+    chosen: list[int],
+    photos: np.ndarray,
+    predictions: np.ndarray,
+    classes: tuple[str, ...],
+) -> None:
     """NAME_label.png, class numbers with a palette, and NAME_overlay.png of each chosen face."""
     make_folder(folder)
     for i, photo, label in zip(chosen, photos, predictions, strict=True):
@@ -208,7 +240,7 @@ def parse_args(argv=None):
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of runs of train.py")
     add("--data", type=Path, metavar="PATH", help="LaPa's or CelebAMask-HQ's folder (default: the checkpoint's)")
     add("--split", choices=["test", "val", "train", "all"], default="test", help="test: the paper's")
-    add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt")
+    add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt, with --data best-test-FOLDER")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     cli.add_machine_arguments(parser)
     return parser.parse_args(argv)
@@ -218,12 +250,14 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     device = pick_device(args.device)
-    outs = [args.out or path.parent / f"{path.stem}-{args.split}" for path in args.checkpoints]
+    where = args.split + (f"-{args.data.resolve().name}" if args.data else "")
+    outs = [args.out or path.parent / f"{path.stem}-{where}" for path in args.checkpoints]
     if len(outs) > 1 and args.out:
         outs = [args.out / f"{path.resolve().parent.name}-{path.stem}" for path in args.checkpoints]
-    if len(set(outs)) < len(outs):
-        raise InputError(f"--out {args.out}: two checkpoints have the same run and file name; evaluate them one by one")
-    summaries, drawn, first = {}, {}, None
+    twice = [str(path) for path, out in zip(args.checkpoints, outs, strict=True) if outs.count(out) > 1]
+    if twice:
+        raise InputError(f"{' and '.join(twice)}: would write to the same folder; evaluate them one by one")
+    summaries, drawn, maps, first, like = {}, {}, {}, None, None
     for path, out in zip(args.checkpoints, outs, strict=True):
         model, saved = load_model(path, device)
         classes = tuple(saved["classes"])
@@ -232,6 +266,12 @@ def main(argv=None):
             raise InputError(f"{path}: has {len(classes)} classes, the others {len(first)}; compare like with like")
         amp = pick_amp(args.amp or saved["args"]["amp"], device)
         data, words = select(args, saved, path)
+        like = like or (saved["args"]["size"], data.names)
+        if args.out and (saved["args"]["size"], data.names) != like:
+            raise InputError(
+                f"{path}: has another --size, or other {args.split} faces, than {args.checkpoints[0]}, and cannot be "
+                "drawn beside it; leave --out out for the table alone"
+            )
         make_folder(out)
         batches = loader(data, EvalBatches(len(data), saved["args"]["batch_size"]), args.workers)
         name = f"{path.resolve().parent.name}/{path.stem}"
@@ -252,9 +292,9 @@ def main(argv=None):
         write_csv(out / "table.csv", table(summaries[name], layout))
         write_json(out / "results.json", summaries[name])
         chosen = choose_faces(data, classes)
-        photos, truth, drawn[name], features = predict_faces(model, data, chosen, device, amp)
+        photos, truth, drawn[name], maps[name] = predict_faces(model, data, chosen, device, amp)
         draw_figure_4(out / "figure4.png", photos, truth, {name: drawn[name]}, classes)
-        draw_figure_5(out / "figure5.png", photos[-2:], drawn[name][-2:], features[-2:], classes)
+        draw_figure_5(out / "figure5.png", photos[-2:], {name: drawn[name][-2:]}, {name: maps[name][-2:]}, classes)
         write_faces(out / "faces", data, chosen, photos, drawn[name], classes)
         print(f"results.json, table.csv, figure4.png, figure5.png, faces/ -> {out}", flush=True)
     if first == LAYOUTS[layout]:
@@ -267,17 +307,8 @@ def main(argv=None):
         if args.out:
             write_csv(args.out / "comparison.csv", rows)
             draw_figure_4(args.out / "figure4.png", photos, truth, drawn, first)
-
-
-def compare(summaries: dict[str, dict], classes: tuple[str, ...]) -> list[list[str]]:
-    """A header and rows of F1 by class, then the means: one column per checkpoint."""
-    rows = [["class", *summaries]]
-    for name in classes:
-        f1 = [s["per_class"][name]["f1"] for s in summaries.values()]
-        rows.append([name, *("absent" if x is None else f"{100 * x:.2f}" for x in f1)])
-    for key, title in (("f1", "mean F1, foreground"), ("miou_foreground", "mIoU, foreground"), ("miou", "mIoU")):
-        rows.append([title, *(f"{100 * s[key]:.2f}" for s in summaries.values())])
-    return rows
+            last = ({name: of[-2:] for name, of in both.items()} for both in (drawn, maps))
+            draw_figure_5(args.out / "figure5.png", photos[-2:], *last, first)
 
 
 if __name__ == "__main__":

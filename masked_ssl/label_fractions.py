@@ -18,6 +18,8 @@ import csv
 import json
 import os
 import sys
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,8 +31,9 @@ from common.checkpoint import make_folder, write_json
 from common.cli import InputError, number
 from common.tables import print_table, write_csv
 from masked_ssl import dataset, eval, train
+from masked_ssl.dataset import Data
 from masked_ssl.splits import PAPER_FRACTIONS
-from masked_ssl.weights import load_pretraining
+from masked_ssl.weights import RUNS, load_pretraining, newest_pretraining
 
 GENERATED_FRACTIONS = (0.05, 0.25, 1.0)  # ours: of 160 painted faces
 OURS = ("--fraction", "--seed", "--init", "--out", "--resume")  # train.py's flags that are set here
@@ -47,8 +50,8 @@ VARIES = {"fraction", "seed", "init", "out", "resume", "workers", "device", "cac
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add("--pretrained", type=Path, nargs="+", default=[train.PRETRAINED], metavar="FILE",
-        help="pretrain.pt of one or more runs of pretrain.py (default: runs/pretrain's)")
+    add("--pretrained", type=Path, nargs="+", metavar="FILE",
+        help="pretrain.pt of one or more runs of pretrain.py (default: the newest in runs/)")
     add("--fractions", type=number(float, 0, 1, above=True), nargs="+", metavar="X",
         help="of the labels (default 0.002 0.005 0.01 0.1 1, the first two: figure 3; on painted faces 0.05 0.25 1)")
     add("--seeds", type=number(int, 0), nargs="+", default=[0, 1, 2], metavar="N",
@@ -67,12 +70,21 @@ def parse_args(argv=None):
 # fmt: on
 
 
-def find_methods(args) -> tuple[dict[str, str], dict[str, str]]:
+def find_methods(args: Namespace, data: Data) -> tuple[dict[str, str], dict[str, str]]:
     """Name of a method -> its --init, the baseline first, then each pretraining by its run folder's name; and for each
-    pretraining what tells it from another that may lie there one day."""
+    pretraining what tells it from another that may lie there one day.
+
+    Raises InputError for a pretraining that there is not, that was made with other data, or of a name used twice.
+    """
     starts, methods, marks = set(), {}, {}
-    for path in args.pretrained:
+    for path in args.pretrained or [newest_pretraining() or RUNS / "pretrain" / "pretrain.pt"]:
         saved, name = load_pretraining(path), path.resolve().parent.name
+        if saved["folder"] not in (None, str(data.folder.resolve())):
+            raise InputError(
+                f"--pretrained {path}: was made with {saved['source']}, not with {data.folder}; make another"
+            )
+        if not saved["log"]:
+            raise InputError(f"--pretrained {path}: has not finished an epoch yet; let pretrain.py finish one")
         if name in methods:
             raise InputError(f"--pretrained {path}: there is another run folder named {name}; rename one")
         starts.add(saved["start"])
@@ -103,15 +115,20 @@ def check_settings(out: Path, settings: dict, marks: dict[str, str]) -> None:
     write_json(path, {"flags": settings, "pretrained": known | marks})
 
 
-def run_one(folder: Path, init: str, fraction: float, seed: int, rest: list[str], keep: bool) -> dict:
-    """results.json of one run, which is made, or gone on with, if it is not there; and what its log says."""
+def run_one(
+    folder: Path, init: str, fraction: float, seed: int, rest: list[str], machine: list[str], keep: bool
+) -> dict:
+    """results.json of one run, which is made, or gone on with, if it is not there; and what its log says.
+
+    rest: train.py's flags; machine: those of them that eval.py and a resumed run need again.
+    """
     results = folder / "last-test" / "results.json"
     if not results.is_file():
         if (folder / "last.pt").is_file():
-            train.main(["--resume", str(folder / "last.pt"), *machine_flags(rest)])
+            train.main(["--resume", str(folder / "last.pt"), *machine])
         else:
             train.main([*rest, "--fraction", str(fraction), "--seed", str(seed), "--init", init, "--out", str(folder)])
-        eval.main([str(folder / "last.pt"), *machine_flags(rest)])
+        eval.main([str(folder / "last.pt"), *machine])
     for name in () if keep else ("last.pt", "best.pt"):
         (folder / name).unlink(missing_ok=True)
     with open(folder / "log.csv") as file:
@@ -120,23 +137,18 @@ def run_one(folder: Path, init: str, fraction: float, seed: int, rest: list[str]
     return json.loads(results.read_text()) | {"log": log, "miou_at_best_val": best["test_miou"] / 100}
 
 
-def machine_flags(rest: list[str]) -> list[str]:
-    """Of train.py's flags those that eval.py and a resumed run need again."""
-    given = train.parse_args(rest)[0]
-    return ["--workers", str(given.workers), "--device", given.device, "--cache", str(given.cache)]
-
-
 def table(runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> list[list[str]]:
     """A header and, for each fraction, score and method, mean +- standard deviation over the seeds and the gain."""
     rows = [["fraction", "labels", "score, %", *methods, *(f"gain, {name}" for name in methods[1:])]]
     for fraction in fractions:
-        first = runs[methods[0], fraction, seeds[0]]
-        necklace = {"neck_l": "F1 of neck_l"} if "neck_l" in first["per_class"] else {}  # does it come alive?
+        of_seeds = [runs[methods[0], fraction, seed] for seed in seeds]
+        labels = sorted({run["labels"] for run in of_seeds})  # LaPa's sources are of different sizes
+        necklace = {"neck_l": "F1 of neck_l"} if "neck_l" in of_seeds[0]["per_class"] else {}  # does it come alive?
         for key, title in (SCORES | necklace).items():
             values = {m: [100 * score(runs[m, fraction, seed], key) for seed in seeds] for m in methods}
             gains = [np.subtract(values[m], values[methods[0]]) for m in methods[1:]]
             cells = [mean_and_std(values[m]) for m in methods] + [mean_and_std(gain, sign=True) for gain in gains]
-            rows.append([f"{fraction:g}", str(first["labels"]), title, *cells])
+            rows.append([f"{fraction:g}", "-".join(map(str, dict.fromkeys([labels[0], labels[-1]]))), title, *cells])
     return rows
 
 
@@ -146,13 +158,13 @@ def score(run: dict, key: str) -> float:
     return float("nan") if value is None else value
 
 
-def mean_and_std(values, sign: bool = False) -> str:
+def mean_and_std(values: Sequence[float], sign: bool = False) -> str:
     """Sample standard deviation, over the seeds; of gains, of the differences seed by seed."""
     mean = f"{np.mean(values):+.2f}" if sign else f"{np.mean(values):.2f}"
     return mean + (f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
 
 
-def draw_fractions(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds) -> None:
+def draw_fractions(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> None:
     """mIoU over the number of labels, and the gain over the baseline; bars are standard deviations over the seeds."""
     figure, axes = pictures.subplots(1, 2, figsize=(9, 3.6))
     labels = [runs[methods[0], fraction, seeds[0]]["labels"] for fraction in fractions]
@@ -177,7 +189,7 @@ def draw_fractions(path: Path, runs: dict, methods: list[str], fractions: list[f
     pictures.save_figure(path, figure)
 
 
-def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds) -> None:
+def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> None:
     """Training loss and test mIoU over the epochs, for each fraction: thin lines are seeds, thick ones their means."""
     figure, axes = pictures.subplots(2, len(fractions), figsize=(3.4 * len(fractions) + 0.6, 6), squeeze=False)
     for column, fraction in zip(axes.T, fractions, strict=True):
@@ -196,16 +208,18 @@ def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[fl
 
 
 def main(argv=None):
-    args, rest, common = parse_args(argv)
+    args, rest, shared = parse_args(argv)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("start this script without torchrun; on several GPUs give each its own --seeds and --out")
-    methods, marks = find_methods(args)
-    data = dataset.locate(common.data and Path(common.data), common.layout, common.limit)
+    data = dataset.locate(shared.data and Path(shared.data), shared.layout, shared.limit)
+    methods, marks = find_methods(args, data)
     fractions = sorted(set(args.fractions or (GENERATED_FRACTIONS if data.generated else PAPER_FRACTIONS)))
     seeds = sorted(set(args.seeds))
     out = make_folder(args.out)
-    settings = {name: cli.jsonable(value) for name, value in vars(common).items() if name not in VARIES}
+    machine = ["--workers", str(shared.workers), "--device", shared.device, "--cache", str(shared.cache)]
+    settings = {name: cli.jsonable(value) for name, value in vars(shared).items() if name not in VARIES}
     check_settings(out, settings, marks)
+    print("where this is stopped, the same command goes on", flush=True)
     runs, total = {}, len(methods) * len(fractions) * len(seeds)
     for fraction in fractions:
         for seed in seeds:
@@ -213,7 +227,7 @@ def main(argv=None):
                 folder = out / f"{method}-{fraction:g}-seed{seed}"
                 keep = args.keep == "all" or (args.keep == "first" and seed == seeds[0])
                 print(f"\n== {len(runs) + 1} of {total}: {folder}", flush=True)
-                runs[method, fraction, seed] = run_one(folder, init, fraction, seed, rest, keep)
+                runs[method, fraction, seed] = run_one(folder, init, fraction, seed, rest, machine, keep)
                 print(f"test mIoU {100 * runs[method, fraction, seed]['miou']:.2f}", flush=True)
     rows = table(runs, list(methods), fractions, seeds)
     print()

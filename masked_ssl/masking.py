@@ -1,8 +1,8 @@
 """Which pixels step 1 hides, and the loss that asks for them back (Approach: "Pretraining Under Self-Supervision").
 
-    region   the central two thirds of the picture, or all of it
-    patches  squares of 32 to 64 px in a picture of 512 px, wholly inside the region, until --mask-ratio of it is hidden
-    loss     L1 or L2 over the region
+region   the central two thirds of the picture, or all of it
+patches  squares of 32 to 64 px in a picture of 512 px, wholly inside the region, until --mask-ratio of it is hidden
+loss     L1 or L2 over the region
 """
 
 import math

@@ -1,7 +1,7 @@
 """The photos without labels that step 1 learns from, each with the patches that are hidden in this epoch.
 
 The pool is the train and val photos of the labelled data, without their labels, and those of any other folders. Photos
-that will be tested on are kept out, wherever a copy of them lies: files of the same size are compared byte by byte.
+that will be tested on are kept out, wherever a copy of the file lies: files of one size are compared by their SHA-256.
 """
 
 import hashlib

@@ -1,12 +1,12 @@
-"""Step 1: hide patches in the middle of photos without labels and learn to put them together again.
+"""Step 1: hide patches in the middle of photos without labels and learn to reconstruct them.
 
-"A masked self-supervised face parsing pretraining technique", 2024; after Li, Cao, Wang, Xu: "A Masked Self-Supervised
-Pretraining Method for Face Parsing", Mathematics 10(12):2002, 2022.
+Zaidi, Kumar, Khan: "A masked self-supervised face parsing pretraining technique", 2024; after Li, Cao, Wang, Xu: "A
+Masked Self-Supervised Pretraining Method for Face Parsing", Mathematics 10(12):2002, 2022.
 
     python masked_ssl/pretrain.py                                            a try on painted faces of 64 px
     python masked_ssl/pretrain.py --data CelebAMask-HQ                       the paper's, at 512 px
     python masked_ssl/pretrain.py --data LaPa --photos DIR [DIR ...]         more photos for the pool
-    python masked_ssl/pretrain.py --data LaPa --region whole                 its ablation
+    python masked_ssl/pretrain.py --data LaPa --region whole                 patches everywhere
     python masked_ssl/pretrain.py --resume masked_ssl/runs/pretrain/last.pt
     torchrun --nproc_per_node=2 masked_ssl/pretrain.py --data LaPa           two processes, 4 photos each
 
@@ -16,6 +16,8 @@ Writes pretrain.pt, which train.py --init takes. The test photos of --data are n
 import shlex
 import sys
 import time
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,19 +33,28 @@ from common.cli import InputError, number
 from common.data import TrainBatches, check_finite, loader
 from common.device import autocast, pick_amp, pick_device, seed_everything, to_device
 from masked_ssl import dataset, pool
-from masked_ssl.dataset import denormalize, normalize
+from masked_ssl.dataset import Data, denormalize, normalize
 from masked_ssl.masking import MAX_RATIO, error_where_hidden, find_region, hide, paste, patch_sides, reconstruction_loss
-from masked_ssl.model import STRIDE, Network
+from masked_ssl.model import Network
 from masked_ssl.pool import MaskedPhotos
-from masked_ssl.weights import PAPER, STARTS, adamw, load_backbone, load_pretraining, scheduled
+from masked_ssl.weights import (
+    CHECK_EVERY,
+    NOT_SAVED,
+    ONLY_IN_LAST,
+    PAPER,
+    STARTS,
+    adamw,
+    check_batch_size,
+    check_run_arguments,
+    load_backbone,
+    load_pretraining,
+    scheduled,
+)
 
 # epochs: ours, the paper gives no number
 DEFAULTS = {"size": dataset.SIZE, "epochs": 100, "lr": 1e-4}
 GENERATED = {"size": dataset.GENERATED_SIZE, "epochs": 10, "lr": 1e-3}  # ours: painted faces, to end within minutes
 MAY_CHANGE = {"epochs", "data", "photos", "workers", "device", "compile", "checkpointing"}  # when resuming
-NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
-ONLY_IN_LAST = {"optimizer", "rng"}  # pretrain.pt does without: two thirds of 590 MB
-CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
 CURVES = {
     "loss": {"loss": "over --loss-on"},
     "mean absolute error where hidden": {"hidden_error": "hidden"},
@@ -57,20 +68,22 @@ def parse_args(argv=None):
     dataset.add_data_arguments(parser, ", for its photos; those of its test split are kept out", labels=False)
     add = parser.add_argument_group("photos without labels (Approach)").add_argument
     add("--photos", type=Path, nargs="+", default=[], metavar="DIR",
-        help="folders of photos, with their subfolders; without --data they are the whole pool")
+        help="folders of photos: every picture in them and their subfolders counts, masks too, but for those of "
+        "CelebAMask-HQ and LaPa; without --data they are the whole pool")
     add = parser.add_argument_group("masking (Approach: Pretraining Under Self-Supervision)").add_argument
     add("--mask-ratio", type=number(float, 0, MAX_RATIO, above=True), default=0.5, metavar="X",
         help="part of the region that is hidden (0.5, ours: the paper says a certain amount)")
     add("--region", choices=["center", "whole"], default="center",
-        help="center: the paper's; whole: its ablation")
+        help="center: the paper's; whole: for comparison (the 2022 original, Sec. 4.3)")
     add("--two-thirds", choices=["side", "area"], default="side",
         help="of what the central region is two thirds: the text allows both (side: ours)")
     add("--loss-on", choices=["region", "masked"], default="region",
         help="region: the paper's; masked: its hidden pixels alone (ours)")
     add("--loss", choices=["l1", "l2"], default="l1", help="absolute or squared error (l1: ours)")
-    add = parser.add_argument_group("training (ours: the paper gives none of this)").add_argument
+    add = parser.add_argument_group("training (ours: the 2024 text gives none of this)").add_argument
     add("--init", choices=STARTS, default="auto",
-        help="of the ResNet-50: imagenet (Fine-Tuning Process), random, or auto: ImageNet where to be had, else random")
+        help="of the ResNet-50: imagenet (ours: the paper says so of its baseline alone), random, or auto: ImageNet's "
+        "where to be had, else random")
     add("--epochs", type=number(int, 1), metavar="N",
         help=f"default {DEFAULTS['epochs']}, on painted faces {GENERATED['epochs']}")
     add("--batch-size", type=number(int, 2), default=8, metavar="N",
@@ -82,12 +95,7 @@ def parse_args(argv=None):
     add("--checkpointing", action="store_true", help="compute again what the backward pass needs: less memory, slower")
     cli.add_run_arguments(parser)
     args = parser.parse_args(argv)
-    if args.resume and args.out:
-        parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
-    if args.checkpointing and args.sync_batch_norm:
-        parser.error("--checkpointing meets each batch twice, --sync-batch-norm must not; leave one of them out")
-    if args.size and args.size % STRIDE:
-        parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
+    check_run_arguments(parser, args)
     # whole paths, so that --resume finds them from any folder; text, because the checkpoint keeps them
     args.data = args.data and str(args.data.resolve())
     args.photos = [str(path.resolve()) for path in args.photos]
@@ -95,8 +103,11 @@ def parse_args(argv=None):
 # fmt: on
 
 
-def find_pool(args) -> tuple[list[Path], str, bool]:
-    """The photos, where they come from in words, and whether they are painted."""
+def find_pool(args: Namespace) -> tuple[list[Path], str, Data | None]:
+    """The photos, where they come from in words, and the data that --data or its default gives, if any.
+
+    Raises InputError for fewer than two photos.
+    """
     data = None
     if args.data or not args.photos:
         data = dataset.locate(args.data and Path(args.data), args.layout)
@@ -106,11 +117,18 @@ def find_pool(args) -> tuple[list[Path], str, bool]:
         raise InputError(f"{len(photos)} photo(s) are too few for batch norm; give more, or a larger --limit")
     sources = ([data.words] if data else []) + args.photos
     kept_out = f", {left_out} copies of its test photos left out" if left_out else ""
-    return photos, " + ".join(sources) + kept_out, bool(data and data.generated and not args.photos)
+    return photos, " + ".join(sources) + kept_out, data
 
 
 def train_epoch(
-    network: nn.Module, batches: DataLoader, optimizer, set_lr, args, device: torch.device, amp: bool, epoch: int
+    network: nn.Module,
+    batches: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    set_lr: Callable[[], None],
+    args: Namespace,
+    device: torch.device,
+    amp: bool,
+    epoch: int,
 ) -> dict[str, float]:
     """One pass over the pool -> loss, and hidden_error: mean absolute error where the photo was hidden."""
     network.train()
@@ -139,7 +157,9 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def draw_samples(path: Path, network: Network, data: MaskedPhotos, chosen: list[int], device, amp: bool) -> None:
+def draw_samples(
+    path: Path, network: Network, data: MaskedPhotos, chosen: list[int], device: torch.device, amp: bool
+) -> None:
     """Photos, with patches hidden, as the network gives them back, and with its guess in the patches alone."""
     network.eval()
     images, masks = data[chosen]
@@ -161,26 +181,23 @@ def main(argv=None):
     saved = None
     if args.resume:
         saved = load_pretraining(args.resume)
-        if "optimizer" not in saved:
-            raise InputError(f"--resume {args.resume}: holds no optimiser to go on with; give the run's last.pt")
+        checkpoint.check_resumable(args.resume, saved)
         cli.resume_arguments(args, given, saved["args"], MAY_CHANGE)
     device = pick_device(args.device)
     amp = pick_amp(args.amp, device)
     rank, world_size = distributed.start(device)
-    if args.batch_size % world_size or args.batch_size // world_size < 2:
-        raise InputError(
-            f"--batch-size {args.batch_size} over {world_size} processes: each needs the same number of photos, at "
-            f"least 2 for batch norm; give --batch-size {4 * world_size}"
-        )
+    check_batch_size(args.batch_size, world_size)
     seed_everything(args.seed, args.deterministic)
 
     # photos (Approach)
     with distributed.first_process_first():
-        photos, source, generated = find_pool(args)
+        photos, source, data = find_pool(args)
+        generated = data is not None and data.generated
+        identities, mark = [pool.identity(photo) for photo in photos], fingerprint(photos)
         for name, value in (GENERATED if generated else DEFAULTS).items():
             if getattr(args, name) is None:
                 setattr(args, name, value)
-        if saved and saved["fingerprint"] != fingerprint(photos):
+        if saved and saved["fingerprint"] != mark:
             raise InputError(f"{source}: not the photos of {args.resume}; give the folders as they were")
         arrays = pool.load(photos, args.size, args.cache)
     region = find_region(args.size, args.region, args.two_thirds)
@@ -221,8 +238,9 @@ def main(argv=None):
             "start": start,
             "weights": weights,
             "source": source,
-            "pool": [pool.identity(photo) for photo in photos],
-            "fingerprint": fingerprint(photos),
+            "folder": data and str(data.folder.resolve()),
+            "pool": identities,
+            "fingerprint": mark,
             "rng": checkpoint.rng_state(device),
         }
 
@@ -266,9 +284,10 @@ def main(argv=None):
     if rank == 0:
         if saved and saved["epoch"] >= args.epochs:
             print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
-        data = f" --data {shlex.quote(args.data)}" if args.data else ""
-        finetune = shlex.quote(str(Path(sys.argv[0]).with_name("train.py")))
-        print(f"next       python {finetune} --init {shlex.quote(str(out / 'pretrain.pt'))}{data}")
+        flags = ["--init", str(out / "pretrain.pt"), "--size", str(args.size)]
+        flags += ["--data", args.data] if args.data else ["--layout", args.layout] if generated else []
+        finetune = Path(sys.argv[0]).with_name("train.py")
+        print(f"next       {shlex.join(['python', str(finetune), *flags])}")
     distributed.stop()
 
 

@@ -31,9 +31,7 @@ def split_celebamask(folder: Path, found: list[FaceFiles]) -> tuple[dict[str, li
 
     Both photos of a known pair of duplicates fall on the same side of the random split.
     """
-    faces = {
-        f.id: Face(str(f.id), f.photo, tuple(f.masks.items()), str(FIRST_OF_PAIR.get(f.id, f.id))) for f in found
-    }
+    faces = {f.id: Face(str(f.id), f.photo, tuple(f.masks.items()), str(FIRST_OF_PAIR.get(f.id, f.id))) for f in found}
     roots = [folder, folder / "CelebAMask-HQ"]
     mapping, partition = (
         next((root / name for root in roots if (root / name).is_file()), None)

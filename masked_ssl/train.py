@@ -1,7 +1,7 @@
 """Step 2: fine-tune the pretrained encoder, with a new decoder, on a fraction of the labels; and its baseline.
 
-"A masked self-supervised face parsing pretraining technique", 2024; after Li, Cao, Wang, Xu: "A Masked Self-Supervised
-Pretraining Method for Face Parsing", Mathematics 10(12):2002, 2022.
+Zaidi, Kumar, Khan: "A masked self-supervised face parsing pretraining technique", 2024; after Li, Cao, Wang, Xu: "A
+Masked Self-Supervised Pretraining Method for Face Parsing", Mathematics 10(12):2002, 2022.
 
     python masked_ssl/train.py                                              a try on painted faces of 64 px
     python masked_ssl/train.py --data LaPa --init masked_ssl/runs/pretrain/pretrain.pt --fraction 0.002   the paper's
@@ -9,7 +9,7 @@ Pretraining Method for Face Parsing", Mathematics 10(12):2002, 2022.
     python masked_ssl/train.py --resume masked_ssl/runs/pretrained/last.pt
     torchrun --nproc_per_node=2 masked_ssl/train.py --data LaPa             two processes, 4 faces each
 
-The bare command starts from runs/pretrain/pretrain.pt, which pretrain.py writes, if that was made with the same --data;
+The bare command starts from the newest pretrain.pt that pretrain.py wrote in runs/, if it was made with the same data;
 else from ImageNet's weights or, where those cannot be had, from random ones. The first lines say from which.
 """
 
@@ -17,6 +17,8 @@ import math
 import shlex
 import sys
 import time
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,18 +38,28 @@ from masked_ssl import dataset, splits
 from masked_ssl.classes import classes_of
 from masked_ssl.dataset import IGNORED, Data, FaceLabels, normalize
 from masked_ssl.eval import choose_faces, draw_figure_4, evaluate, predict_faces, summarize
-from masked_ssl.model import STRIDE, Network
+from masked_ssl.model import Network
 from masked_ssl.pool import identity
-from masked_ssl.weights import PAPER, STARTS, adamw, load_backbone, load_encoder, load_pretraining, scheduled
+from masked_ssl.weights import (
+    CHECK_EVERY,
+    NOT_SAVED,
+    ONLY_IN_LAST,
+    PAPER,
+    STARTS,
+    adamw,
+    check_batch_size,
+    check_run_arguments,
+    load_backbone,
+    load_encoder,
+    load_pretraining,
+    newest_pretraining,
+    scheduled,
+)
 
 # epochs, steps: ours, the paper gives no number
 DEFAULTS = {"size": dataset.SIZE, "epochs": 50, "min_steps": 2000, "lr": 1e-4}
 GENERATED = {"size": dataset.GENERATED_SIZE, "epochs": 12, "min_steps": 0, "lr": 1e-3}  # ours: to end within minutes
-PRETRAINED = dataset.HERE / "runs" / "pretrain" / "pretrain.pt"  # what the bare pretrain.py writes
 MAY_CHANGE = {"epochs", "data", "workers", "device", "compile", "checkpointing"}  # when resuming
-NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
-ONLY_IN_LAST = {"optimizer", "rng"}  # best.pt does without: two thirds of 590 MB
-CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
 CURVES = {  # figure 3
     "training loss": {"loss": "cross-entropy + dice", "cross_entropy": "cross-entropy", "dice": "dice"},
     "mIoU, %": {"test_miou": "test", "val_miou": "validation"},
@@ -61,14 +73,14 @@ def parse_args(argv=None):
     dataset.add_data_arguments(parser)
     add = parser.add_argument_group("labels (Abstract)").add_argument
     add("--fraction", type=number(float, 0, 1, above=True), default=1.0, metavar="X",
-        help="part of the labels to learn from, 0.002 to 1: figure 3; drawn with --seed (default 1)")
+        help="part of the labels to learn from (0.002 and 0.005: figure 3), drawn with --seed (default 1)")
     add("--augment", choices=["flip", "none"], default="flip", help="flip: with left and right classes swapped (ours)")
     add = parser.add_argument_group("model (Fine-Tuning Process)").add_argument
     add("--init", default="auto", metavar="W",
-        help="the pretrain.pt of pretrain.py: the paper's; imagenet: its baseline; random; or auto: runs/pretrain's, "
-             "else ImageNet's where to be had, else random")
+        help="the pretrain.pt of pretrain.py: the paper's; imagenet: its baseline; random; or auto: the newest of "
+             "runs/ that was made with this data, else ImageNet's where to be had, else random")
     add("--checkpointing", action="store_true", help="compute again what the backward pass needs: less memory, slower")
-    add = parser.add_argument_group("training (ours: the paper gives none of this)").add_argument
+    add = parser.add_argument_group("training (ours: the 2024 text gives none of this)").add_argument
     add("--epochs", type=number(int, 1), metavar="N",
         help=f"each is tested (default {DEFAULTS['epochs']}, on painted faces {GENERATED['epochs']})")
     add("--min-steps", type=number(int, 0), metavar="N",
@@ -82,12 +94,7 @@ def parse_args(argv=None):
     add("--schedule", choices=["cosine", "constant"], default="cosine", help="of the learning rates over all epochs")
     cli.add_run_arguments(parser)
     args = parser.parse_args(argv)
-    if args.resume and args.out:
-        parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
-    if args.checkpointing and args.sync_batch_norm:
-        parser.error("--checkpointing meets each batch twice, --sync-batch-norm must not; leave one of them out")
-    if args.size and args.size % STRIDE:
-        parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
+    check_run_arguments(parser, args)
     given = cli.given_arguments(parser, argv)
     # whole paths, so that eval.py and --resume find them from any folder; text, because the checkpoint keeps them
     args.data = args.data and str(args.data.resolve())
@@ -97,18 +104,19 @@ def parse_args(argv=None):
 # fmt: on
 
 
-def start_from(network: Network, args, data: Data) -> tuple[str, str]:
+def start_from(network: Network, args: Namespace, data: Data) -> tuple[str, str]:
     """Fill the network as --init says -> what it began with (imagenet or random), and where its weights come from.
 
     Raises InputError for an encoder that has seen test photos in step 1: its scores would not count.
     """
     path, skipped = Path(args.init), ""
-    if args.init == "auto" and PRETRAINED.is_file():
-        made = load_pretraining(PRETRAINED)["args"]
-        if made["data"] == args.data and (made["layout"] == args.layout or not data.generated):
-            path = PRETRAINED
+    newest = newest_pretraining() if args.init == "auto" else None
+    if newest:
+        saved = load_pretraining(newest)
+        if saved["folder"] == str(data.folder.resolve()) and saved["log"]:
+            path = newest
         else:
-            skipped = f"; not {PRETRAINED}, which was made with other --data"
+            skipped = f"; not {newest}, which was made with other data or is not an epoch old"
     if str(path) in STARTS:
         start, words = load_backbone(network, args.init)
         return start, words + skipped
@@ -144,7 +152,13 @@ def parsing_loss(logits: Tensor, labels: Tensor, smooth: float = 1.0) -> tuple[T
 
 
 def train_epoch(
-    network: nn.Module, batches: DataLoader, optimizer, set_lr, device: torch.device, amp: bool, epoch: int
+    network: nn.Module,
+    batches: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    set_lr: Callable[[], None],
+    device: torch.device,
+    amp: bool,
+    epoch: int,
 ) -> dict[str, float]:
     """One epoch over the labels and their repetitions -> loss, cross_entropy and dice, means over batches."""
     network.train()
@@ -187,11 +201,7 @@ def main(argv=None):
     device = pick_device(args.device)
     amp = pick_amp(args.amp, device)
     rank, world_size = distributed.start(device)
-    if args.batch_size % world_size or args.batch_size // world_size < 2:
-        raise InputError(
-            f"--batch-size {args.batch_size} over {world_size} processes: each needs the same number of faces, at "
-            f"least 2 for batch norm; give --batch-size {4 * world_size}"
-        )
+    check_batch_size(args.batch_size, world_size)
     seed_everything(args.seed, args.deterministic)
 
     # labels
@@ -206,6 +216,7 @@ def main(argv=None):
         used = {**data.parts, "train": chosen}
         split = {part: [face.name for face in faces] for part, faces in used.items()}
         fingerprints = {part: fingerprint(face.photo for face in faces) for part, faces in used.items()}
+        learned = [identity(face.photo) for face in chosen]
         if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprints):
             raise InputError(f"--data {data.folder}: not the faces of {args.resume}; give the folder as it was")
         arrays = {
@@ -264,7 +275,7 @@ def main(argv=None):
             "weights": weights,
             "repeat": repeat,
             "split": split,
-            "learned": [identity(face.photo) for face in chosen],
+            "learned": learned,
             "fingerprint": fingerprints,
             "rng": checkpoint.rng_state(device),
         }
@@ -287,7 +298,8 @@ def main(argv=None):
         checkpoint.write_run_json(out / "run.json", vars(args), **facts)
         if not saved:
             checkpoint.save_checkpoint(out / "last.pt", state())  # a run stopped in its first epoch resumes from here
-        cli.go_on_with(out / "last.pt")
+        if argv is None:  # label_fractions.py goes on by itself
+            cli.go_on_with(out / "last.pt")
 
     for epoch in range(len(log) + 1, args.epochs + 1):
         started = time.perf_counter()

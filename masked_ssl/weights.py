@@ -1,6 +1,7 @@
 """What a run starts from and how it learns: first weights, optimiser, learning rate; the same in both steps."""
 
 import math
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,34 @@ import torch
 from common.checkpoint import load_checkpoint, restore
 from common.cli import InputError
 from common.weights import load_pretrained
-from masked_ssl.model import Network
+from masked_ssl.model import STRIDE, Network
 
 PAPER = Path(__file__).resolve().parent.name
+RUNS = Path(__file__).resolve().parent / "runs"
 STARTS = ("auto", "imagenet", "random")
+# the same in both steps
+NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
+ONLY_IN_LAST = {"optimizer", "rng"}  # pretrain.pt and best.pt do without: two thirds of 590 MB
+CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
+
+
+def check_run_arguments(parser: ArgumentParser, args: Namespace) -> None:
+    """What must hold of the arguments of both steps; parser.error() where it does not."""
+    if args.resume and args.out:
+        parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
+    if args.checkpointing and args.sync_batch_norm:
+        parser.error("--checkpointing meets each batch twice, --sync-batch-norm must not; leave one of them out")
+    if args.size and args.size % STRIDE:
+        parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
+
+
+def check_batch_size(batch_size: int, world_size: int) -> None:
+    """Raise InputError unless the processes of torchrun can share a batch equally."""
+    if batch_size % world_size or batch_size // world_size < 2:
+        raise InputError(
+            f"--batch-size {batch_size} over {world_size} processes: each needs the same number of pictures, at least "
+            f"2 for batch norm; give --batch-size {4 * world_size}"
+        )
 
 
 def load_backbone(network: Network, choice: str) -> tuple[str, str]:
@@ -38,14 +63,24 @@ def load_pretraining(path: Path) -> dict:
         raise InputError(f"{path}: no such file; python {PAPER}/pretrain.py makes a pretrain.pt in its run folder")
     saved = load_checkpoint(path, PAPER)
     if saved.get("stage") != "pretrain":
-        raise InputError(f"{path}: a checkpoint of train.py; give the pretrain.pt of a run of pretrain.py")
+        raise InputError(
+            f"{path}: a checkpoint of train.py; give a file of a run of pretrain.py, last.pt to resume, pretrain.pt else"
+        )
     return saved
+
+
+def newest_pretraining() -> Path | None:
+    """The pretrain.pt that pretrain.py wrote last in this folder's runs/ (its second run is runs/pretrain-2)."""
+    return max(RUNS.glob("pretrain*/pretrain.pt"), key=lambda path: path.stat().st_mtime, default=None)
 
 
 def load_encoder(network: Network, path: Path, saved: dict) -> tuple[str, str]:
     """Carry the whole encoder from step 1 to step 2 -> what step 1 started from, and where the weights come from."""
+    if not saved["log"]:
+        raise InputError(f"{path}: has not finished an epoch yet; let pretrain.py finish one")
     restore(path, lambda: network.encoder.load_state_dict(saved["encoder"], strict=True))
-    words = f"encoder of {path}: {saved['epoch']} epochs on {len(saved['pool'])} photos of {saved['source']}"
+    words = f"encoder of {path}: {saved['epoch']} epochs at {saved['args']['size']} px on {len(saved['pool'])} photos"
+    words += f" of {saved['source']}"
     return saved["start"], f"{words}, itself from {saved['weights']}"
 
 

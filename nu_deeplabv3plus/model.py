@@ -100,7 +100,7 @@ class ASPP(nn.Module):
     """B x C x h x w -> B x 256 x h x w (Sec. 3.3, "Spatial Pyramid Pooling"; Eq. 1 is the dilated convolution).
 
     At 128 px the map is 8 x 8, so of the 3x3 kernels with rates 12 and 18 only the centre tap ever meets a feature: the
-    other eight read padding. That follows from the 128 px with the usual stride and rates, which the paper does not give.
+    other eight read padding. That follows from 128 px with the usual stride and rates, which the paper does not give.
     """
 
     def __init__(self, in_channels: int, out_channels: int = 256, rates: tuple[int, ...] = (6, 12, 18)):

@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT, leave_out_pictures, one_line_error, succeed
 from PIL import Image
 
-from masked_ssl import dataset, eval, label_fractions, lapa, predict, pretrain, train
+from masked_ssl import dataset, eval, label_fractions, lapa, predict, pretrain, train, weights
 from masked_ssl import model as ssl_model
 from masked_ssl.classes import LAYOUTS
 
@@ -159,14 +159,13 @@ def test_lapa_both_steps_from_photos_of_other_folders(call, faces, runs, tmp_pat
 
 
 def test_auto_takes_the_encoder_of_the_same_data_only(pretrained, faces, monkeypatch):
-    monkeypatch.setattr(train, "PRETRAINED", pretrained / "pretrain.pt")
+    monkeypatch.setattr(weights, "RUNS", pretrained.parent)
     monkeypatch.setattr("common.weights._unreachable", lambda url: "no route to host")
     data, network = dataset.locate(faces), ssl_model.Network(19)
     args = argparse.Namespace(init="auto", data=str(faces), layout="celebamask")
     assert train.start_from(network, args, data)[1].startswith("encoder of")
-    args.data = str(faces.parent)
-    start, words = train.start_from(network, args, data)
-    assert start == "random" and "RANDOM" in words and "other --data" in words
+    start, words = train.start_from(network, args, data._replace(folder=faces.parent))
+    assert start == "random" and "RANDOM" in words and "made with other data" in words
 
 
 def test_an_encoder_that_has_seen_the_test_photos_is_refused(call, faces, runs, tmp_path):
@@ -194,7 +193,7 @@ def test_scores_of_a_matrix_worked_out_by_hand():
 
 def test_eval_gives_the_numbers_that_training_logged_tables_and_figures(call, trained, runs, real_pictures):
     out = succeed(call(eval, trained / "last.pt", "--device", "cpu", "--cache", runs / "cache"))
-    assert "mean, foreground" in out and "89.6" in out and "0 without pretraining" in out
+    assert "mean, foreground" in out and "89.6" in out and "poor without pretraining" in out
     folder = trained / "last-test"
     assert {p.name for p in folder.iterdir()} == {"results.json", "table.csv", "figure4.png", "figure5.png", "faces"}
     results = json.loads((folder / "results.json").read_text())
@@ -338,7 +337,7 @@ def test_dataset_describes_both_layouts(call, faces, tmp_path, real_pictures):
         (train, ("--data", "{faces}", "--fraction", "0"), "argument --fraction"),
         (train, ("--data", "{faces}", "--init", "lost.pt"), "lost.pt: no such file"),
         (train, ("--data", "{faces}", "--init", "{other}"), "a checkpoint of hair_transfer, not of masked_ssl"),
-        (train, ("--data", "{faces}", "--init", "{last}"), "a checkpoint of train.py; give the pretrain.pt"),
+        (train, ("--data", "{faces}", "--init", "{last}"), "a checkpoint of train.py; give a file of a run of pretrain.py"),
         (train, ("--data", "{faces}", "--batch-size", "1"), "argument --batch-size"),
         (train, ("--resume", "{pre}"), "a checkpoint of pretrain.py"),
         (train, ("--resume", "{best}"), "would overwrite the later epochs"),
