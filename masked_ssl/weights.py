@@ -64,7 +64,7 @@ def load_pretraining(path: Path) -> dict:
     saved = load_checkpoint(path, PAPER)
     if saved.get("stage") != "pretrain":
         raise InputError(
-            f"{path}: a checkpoint of train.py; give a file of a run of pretrain.py, last.pt to resume, pretrain.pt else"
+            f"{path}: a checkpoint of train.py; give a file of pretrain.py's run, last.pt to resume, pretrain.pt else"
         )
     return saved
 
