@@ -220,11 +220,22 @@ def test_scores_of_empty_masks():
     nobody, square = np.zeros((32, 32), bool), np.zeros((32, 32), bool)
     square[8:16, 8:16] = True
     diagonal = math.hypot(224, 224)
-    assert score(nobody, square) == pytest.approx((0, diagonal, 1, 0, 1, 0))
-    assert score(square, nobody) == pytest.approx((0, diagonal, 0, 0, 0, 1))
-    assert score(nobody, nobody) == pytest.approx((1, 0, 0, 0, 1, 1))
+    assert score(nobody, square) == pytest.approx((0, diagonal, 1, 0, 0, 1, 0))
+    assert score(square, nobody) == pytest.approx((0, diagonal, 0, 0, 0, 0, 1))
+    assert score(nobody, nobody) == pytest.approx((1, 0, 0, 0, 0, 1, 1))
     moved = np.roll(square, 2, axis=1)  # 6 of 8 columns in common
-    assert score(moved, square) == pytest.approx((48 / 80, 2 * 7, 0.25, 0.25, 0, 0))
+    assert score(moved, square) == pytest.approx((48 / 80, 2 * 7, 0.25, 0, 0.25, 0, 0))
+
+
+def test_a_hole_is_a_patch_that_the_mask_surrounds():
+    true, predicted = np.zeros((32, 32), bool), np.zeros((32, 32), bool)
+    true[8:16, 8:16] = True
+    predicted[8:16, 8:16] = True
+    predicted[10:12, 10:14] = False  # inside
+    predicted[14:16, 10:11] = False  # open to below
+    predicted[20:26, 20:26] = True
+    predicted[22, 22] = False  # in what is no person
+    assert score(predicted, true)[2:5] == pytest.approx((10 / 64, 8 / 64, 35 / 64))
 
 
 # ---- Two phases ----------------------------------------------------------------------------------------------------
