@@ -34,7 +34,7 @@ def collect(run: Path, evaluation: Path, data: str, device: str) -> dict:
     # results.json, and results-bgr.json where a script evaluated a second way
     evaluated = {path.stem.replace("-", "_"): json.loads(path.read_text()) for path in evaluation.glob("results*.json")}
     return {
-        "command": clean_command(record["command"]),
+        "command": clean_command(record.get("earlier", [record])[0]["command"]),  # not that of a resumption
         "data": data,
         "seed": record["arguments"]["seed"],
         "device": device,

@@ -1,6 +1,6 @@
 """Images per second of a training step, and the share of the device's own measured matrix peak: for a GPU.
 
-    python tests/benchmarks/throughput.py --device cuda              our five networks at their papers' sizes
+    python tests/benchmarks/throughput.py --device cuda              our networks at their papers' sizes
     python tests/benchmarks/throughput.py --device cuda --compile    with torch.compile
     python tests/benchmarks/throughput.py --device cuda --batch 64 --only nu hair
 
