@@ -14,13 +14,10 @@ data/headtorso in this folder or give its path:
 """
 
 import os
-import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,22 +32,20 @@ from tqdm import tqdm
 
 from common import cli, pictures
 from common.cache import Arrays, cache_key, open_cache
-from common.celebamask import list_celebamask, unused_files
 from common.checkpoint import make_folder, write_atomically
 from common.cli import InputError
 from common.device import to_device
-from common.images import PHOTO_SUFFIXES, cannot_list, list_photos, read_mask, read_photo, reason
+from common.images import list_photos, read_mask, read_photo, reason
 from lrn_headtorso import generate
 from lrn_headtorso.backgrounds import foreground, read_background
 from lrn_headtorso.model import STRIDE
+from lrn_headtorso.pairs import Pair, list_pairs
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / "data" / "cache"
 SIZE = 224  # Sec. 3
 N_TRAIN, N_TEST = 250, 48  # Sec. 3
 VAL_SHARE = 0.1  # ours: of the training pictures, for the plateau rule; the paper names no validation set
-PHOTO_FOLDERS = ("photos", "lfw", "lfw-deepfunneled", "lfw_funneled")
-CUTOUT_FOLDERS = ("cutouts", "masks")
 MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # of ImageNet, as torchvision's VGG-16 was trained with
 STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 UNMATCHED_SHOWN = 20  # of the files without a partner; the rest goes to a file
@@ -63,19 +58,7 @@ ROTATION = 15.0  # degrees to either side
 NEW_BACKGROUND = 0.5  # share of the pictures that get another background with --backgrounds
 
 
-class Pair(NamedTuple):
-    name: str  # of the photo, without suffix
-    photo: Path
-    masks: tuple[Path, ...]  # the cut-out, or CelebAMask-HQ's parts, whose union is the person
-
-
-class Listing(NamedTuple):
-    pairs: list[Pair]  # sorted by name (CelebAMask-HQ: by id)
-    photos_alone: list[Path]  # without a cut-out
-    cutouts_alone: list[Path]  # without a photo
-
-
-# ---- Folders -------------------------------------------------------------------------------------------------------
+# ---- Folder and split ----------------------------------------------------------------------------------------------
 
 
 def locate(data: Path | None) -> tuple[Path, str, bool]:
@@ -88,48 +71,6 @@ def locate(data: Path | None) -> tuple[Path, str, bool]:
             return HERE / "data" / name, f"data/{name} of this folder", False
     folder = generate.write_generated(HERE / "data" / "generated", generate.N)
     return folder, f"{generate.N} GENERATED pictures (no --data and no {HERE.name}/data/headtorso)", True
-
-
-def list_pairs(folder: Path) -> Listing:
-    """The photos of a folder with their masks, and what has no partner. Raises InputError if there is no pair."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the one with photos/ and cutouts/ in it, or CelebAMask-HQ")
-    if (folder / "CelebA-HQ-img").is_dir() or (folder / "CelebAMask-HQ").is_dir():
-        found = list_celebamask(folder)
-        pairs = [Pair(str(face.id), face.photo, tuple(face.masks.values())) for face in found if face.masks]
-        alone = [face.photo for face in found if not face.masks]
-        return Listing(pairs, alone, unused_files(folder, found))
-    photos = _by_name(folder, PHOTO_FOLDERS, PHOTO_SUFFIXES)
-    cutouts = _by_name(folder, CUTOUT_FOLDERS, PHOTO_SUFFIXES)  # of a JPEG read_mask() says what is wrong with it
-    pairs = [Pair(name, photos[name], (cutouts[name],)) for name in sorted(photos.keys() & cutouts.keys())]
-    if not pairs:
-        raise InputError(
-            f"{folder}: {len(photos)} photo(s) in {' or '.join(PHOTO_FOLDERS[:2])}/ and {len(cutouts)} cut-out(s) in "
-            "cutouts/, but no two of the same name; give a folder with photos/NAME.jpg and cutouts/NAME.png"
-        )
-    return Listing(
-        pairs,
-        [photos[name] for name in sorted(photos.keys() - cutouts.keys())],
-        [cutouts[name] for name in sorted(cutouts.keys() - photos.keys())],
-    )
-
-
-def _by_name(folder: Path, subfolders: Iterable[str], suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """name -> file of every picture below folder/subfolder; raises InputError if two share a name."""
-    found: dict[str, Path] = {}
-    for sub in subfolders:
-        for root, folders, names in os.walk(folder / sub, onerror=cannot_list, followlinks=True):
-            folders.sort()
-            for name in sorted(names):
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() not in suffixes or name.startswith("."):
-                    continue
-                stem = re.sub("(-removebg(-preview)?)+$", "", stem)  # what remove.bg appends to its downloads
-                path = Path(root) / name
-                if stem in found:
-                    raise InputError(f"{path}: has the name of {found[stem]}; pairs go by name, rename one of them")
-                found[stem] = path
-    return found
 
 
 def split(n: int, seed: int, n_train: int | None = None, n_test: int | None = None) -> dict[str, list[int]]:

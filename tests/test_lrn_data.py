@@ -12,8 +12,9 @@ from common.data import TrainBatches, loader
 from lrn_headtorso import dataset, matting
 from lrn_headtorso.backgrounds import foreground
 from lrn_headtorso.cut_backgrounds import largest_free_square
-from lrn_headtorso.dataset import HeadTorso, Pair, list_pairs, read_alpha, split
+from lrn_headtorso.dataset import HeadTorso, read_alpha, split
 from lrn_headtorso.generate import generate_portrait, write_generated
+from lrn_headtorso.pairs import Pair, list_pairs
 from lrn_headtorso.whiten import BAND, replace_background
 
 SIZE = 64
