@@ -1,10 +1,12 @@
 """Reading photos and masks from disk, with errors that name the file."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from common.cli import InputError
 
@@ -78,6 +80,40 @@ def list_photos(path: Path) -> list[Path]:
     if not photos:
         raise InputError(f"{path}: holds no photo ({', '.join(PHOTO_SUFFIXES)}); give another folder")
     return photos
+
+
+class OwnPhotos:
+    """A user's photos, for the scripts that make pictures of them: `for name, photo in photos`, with a progress bar.
+
+    name: the file's without its suffix, with it where two differ in nothing else; photo: RGB, upright. One that cannot
+    be read is passed over; call raise_unreadable() at the end. Raises InputError at once if there is no photo, or if
+    `out` is where they lie: pictures could replace them, or be taken for photos the next time.
+    """
+
+    def __init__(self, path: Path, out: Path):
+        self.paths, self.unreadable = list_photos(path), []
+        if out.resolve() in {path.resolve(), *(photo.resolve().parent for photo in self.paths)}:
+            raise InputError(f"--out {out}: is the folder of the photos; give another one")
+
+    def __iter__(self) -> Iterator[tuple[str, Image.Image]]:
+        stems = [path.stem for path in self.paths]
+        for path in tqdm(self.paths, "photos", disable=None):
+            try:
+                photo = read_photo(path)
+            except InputError as error:
+                self.unreadable.append(str(error))
+                continue
+            yield path.stem if stems.count(path.stem) == 1 else path.name, photo
+
+    @property
+    def done(self) -> int:
+        """How many could be read."""
+        return len(self.paths) - len(self.unreadable)
+
+    def raise_unreadable(self) -> None:
+        """Raise InputError with the names of those that could not be read, if there are any."""
+        if self.unreadable:
+            raise InputError("; ".join(self.unreadable))
 
 
 def reason(error: Exception) -> str:

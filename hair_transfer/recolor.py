@@ -19,13 +19,12 @@ import torch
 from PIL import Image, ImageColor
 from scipy import ndimage
 from torch import nn
-from tqdm import tqdm
 
 from common import cli, pictures
 from common.checkpoint import make_folder
 from common.cli import InputError, number
 from common.device import autocast, for_inference, pick_amp, pick_device
-from common.images import list_photos, read_photo
+from common.images import OwnPhotos
 from hair_transfer.dataset import normalize
 from hair_transfer.eval import grey, load_model
 from hair_transfer.model import upsample
@@ -210,26 +209,17 @@ def main():
     args = parser.parse_args()
     colors = {color.lstrip("#").lower(): parse_color(color) for color in args.color}
     device = pick_device(args.device)
-    photos = list_photos(args.photos)
-    if args.out.resolve() in {path.resolve().parent for path in photos}:
-        raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
+    photos = OwnPhotos(args.photos, args.out)
     model, checkpoint = load_model(args.checkpoint, device)
     amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
     model = for_inference(model, amp)
     make_folder(args.out)
-    stems = [path.stem for path in photos]
-    unreadable, without = [], []
-    for path in tqdm(photos, "photos", disable=None):
-        try:
-            photo = read_photo(path)
-        except InputError as error:
-            unreadable.append(str(error))
-            continue
+    without = []
+    for name, photo in photos:
         image = np.asarray(photo)
         hair = refine(image, predict(model, photo, checkpoint["args"]["size"], device, amp))
         if not hair.any():
-            without.append(path.name)
-        name = path.stem if stems.count(path.stem) == 1 else path.name  # a.jpg and a.png side by side
+            without.append(name)
         results = [recolor(image, hair, color, args.strength) for color in colors.values()]
         written = {**dict(zip(colors, results, strict=True)), "strip": strip([image, *results])}
         for what, result in written.items():
@@ -238,14 +228,12 @@ def main():
             picture.info["icc_profile"] = profile if profile[16:20] == b"RGB " else None  # a grey photo's does not fit
             pictures.save_image(args.out / f"{name}_{what}.png", picture)
         pictures.save_image(args.out / f"{name}_mask.png", grey(hair))
-    done = len(photos) - len(unreadable)
-    if done:
+    if photos.done:
         kinds = ", ".join(f"*_{kind}.png" for kind in (*colors, "strip", "mask"))
-        print(f"{done} photo(s) -> {args.out}: {kinds}")
+        print(f"{photos.done} photo(s) -> {args.out}: {kinds}")
     if without:
         print(f"no hair found, so left as they are: {', '.join(without)}")
-    if unreadable:
-        raise InputError("; ".join(unreadable))
+    photos.raise_unreadable()
 
 
 if __name__ == "__main__":

@@ -19,13 +19,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageOps
 from torch import nn
-from tqdm import tqdm
 
 from common import cli, pictures
 from common.checkpoint import make_folder
 from common.cli import InputError
 from common.device import autocast, pick_amp, pick_device
-from common.images import list_photos, read_photo
+from common.images import OwnPhotos, read_photo
 from lrn_headtorso.checkpoints import load_model
 from lrn_headtorso.dataset import normalise
 from lrn_headtorso.matting import composite, foreground_colours, refine
@@ -85,36 +84,26 @@ def main():
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args()
     device = pick_device(args.device)
-    photos, background = list_photos(args.photos), parse_background(args.background)
-    if args.out.resolve() in {path.resolve().parent for path in photos}:
-        raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
+    photos, background = OwnPhotos(args.photos, args.out), parse_background(args.background)
     model, checkpoint = load_model(args.checkpoint, device)
     amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
     make_folder(args.out)
-    stems = [path.stem for path in photos]
-    unreadable, nobody = [], []
-    for path in tqdm(photos, "photos", disable=None):
-        try:
-            photo = read_photo(path)
-        except InputError as error:
-            unreadable.append(str(error))
-            continue
+    nobody = []
+    for name, photo in photos:
         probability = predict(model, photo, checkpoint["args"]["size"], device, amp)
         if not (probability > 0.5).any():
-            nobody.append(path.name)
+            nobody.append(name)
         behind = background
         if isinstance(background, Image.Image):
             behind = ImageOps.fit(background, photo.size, Image.Resampling.BICUBIC)
-        name = path.stem if stems.count(path.stem) == 1 else path.name  # a.jpg and a.png side by side
         picture = replace_background(photo, probability, behind)
         profile = photo.info.get("icc_profile") or b""  # without it another screen shows other colours
         picture.info["icc_profile"] = profile if profile[16:20] == b"RGB " else None  # a grey photo's does not fit
         pictures.save_image(args.out / f"{name}.png", picture)
-    print(f"{len(photos) - len(unreadable)} photo(s) on {args.background} -> {args.out}")
+    print(f"{photos.done} photo(s) on {args.background} -> {args.out}")
     if nobody:
         print(f"nobody found in {', '.join(nobody)}: all of the picture is background")
-    if unreadable:
-        raise InputError("; ".join(unreadable))
+    photos.raise_unreadable()
 
 
 if __name__ == "__main__":

@@ -17,13 +17,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from tqdm import tqdm
 
 from common import cli, pictures
 from common.checkpoint import make_folder
-from common.cli import InputError
 from common.device import autocast, for_inference, pick_amp, pick_device
-from common.images import list_photos, read_photo
+from common.images import OwnPhotos
 from masked_ssl.classes import palette
 from masked_ssl.dataset import fitted, normalize, square
 from masked_ssl.eval import load_model
@@ -70,27 +68,16 @@ def main(argv=None):
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args(argv)
     device = pick_device(args.device)
-    photos = list_photos(args.photos)
-    if args.out.resolve() == args.photos.resolve():
-        raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
+    photos = OwnPhotos(args.photos, args.out)
     model, saved = load_model(args.checkpoint, device)
     amp = pick_amp(args.amp or saved["args"]["amp"], device)
     model = for_inference(model, amp)
     make_folder(args.out)
-    stems = [path.stem for path in photos]
-    unreadable = []
-    for path in tqdm(photos, "photos", disable=None):
-        try:
-            photo = read_photo(path)
-        except InputError as error:
-            unreadable.append(str(error))
-            continue
+    for name, photo in photos:
         label = predict(model, photo, saved["args"]["size"], device, amp)
-        name = path.stem if stems.count(path.stem) == 1 else path.name  # a.jpg and a.png side by side
         write_prediction(args.out, name, photo, label, tuple(saved["classes"]))
-    print(f"{len(photos) - len(unreadable)} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png")
-    if unreadable:
-        raise InputError("; ".join(unreadable))
+    print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png")
+    photos.raise_unreadable()
 
 
 if __name__ == "__main__":

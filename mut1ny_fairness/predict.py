@@ -16,13 +16,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from tqdm import tqdm
 
 from common import cli, pictures
 from common.checkpoint import make_folder
-from common.cli import InputError
 from common.device import for_inference, pick_amp, pick_device
-from common.images import list_photos, read_photo
+from common.images import OwnPhotos
 from mut1ny_fairness.eval import load_model, predict
 from mut1ny_fairness.palette import PALETTE, predicted_classes
 
@@ -59,29 +57,18 @@ def main():
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args()
     device = pick_device(args.device)
-    photos = list_photos(args.photos)
-    if args.out.resolve() == args.photos.resolve():
-        raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
+    photos = OwnPhotos(args.photos, args.out)
     model, checkpoint = load_model(args.checkpoint, device)
     saved = checkpoint["args"]
     amp = pick_amp(args.amp or saved["amp"], device)
     model = for_inference(model, amp)
     make_folder(args.out)
-    stems = [path.stem for path in photos]
-    unreadable = []
-    for path in tqdm(photos, "photos", disable=None):
-        try:
-            photo = read_photo(path)
-        except InputError as error:
-            unreadable.append(str(error))
-            continue
+    for name, photo in photos:
         label = segment(model, photo, saved["size"], saved["target"], device, amp)
-        name = path.stem if stems.count(path.stem) == 1 else path.name  # a.jpg and a.png side by side
         pictures.save_label(args.out / f"{name}_label.png", label, PALETTE)
         pictures.save_image(args.out / f"{name}_overlay.png", pictures.overlay(np.asarray(photo), label, PALETTE))
-    print(f"{len(photos) - len(unreadable)} photo(s) -> {args.out}: *_label.png, *_overlay.png")
-    if unreadable:
-        raise InputError("; ".join(unreadable))
+    print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png")
+    photos.raise_unreadable()
 
 
 if __name__ == "__main__":

@@ -17,13 +17,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from tqdm import tqdm
 
 from common import cli, pictures
 from common.checkpoint import make_folder
-from common.cli import InputError
 from common.device import autocast, for_inference, pick_amp, pick_device
-from common.images import list_photos, read_photo
+from common.images import OwnPhotos
 from nu_deeplabv3plus.dataset import LEGEND, PALETTE, PARTS
 from nu_deeplabv3plus.eval import load_model, scale
 
@@ -73,27 +71,15 @@ def main():
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args()
     device = pick_device(args.device)
-    photos = list_photos(args.photos)
-    if args.out.resolve() == args.photos.resolve():
-        raise InputError(f"--out {args.out}: is the folder of the photos; give another one")
+    photos = OwnPhotos(args.photos, args.out)
     model, checkpoint = load_model(args.checkpoint, device)
     amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
     model = for_inference(model, amp)
-    stems = [path.stem for path in photos]
-    unreadable = []
-    for path in tqdm(photos, "photos", disable=None):
-        try:
-            photo = read_photo(path)
-        except InputError as error:
-            unreadable.append(str(error))
-            continue
+    for name, photo in photos:
         masks = predict(model, photo, checkpoint["args"]["size"], device, amp)
-        name = path.stem if stems.count(path.stem) == 1 else path.name  # a.jpg and a.png side by side
         write_predictions(args.out, name, photo, masks)
-    done = len(photos) - len(unreadable)
-    print(f"{done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png, *_masks/PART.png")
-    if unreadable:
-        raise InputError("; ".join(unreadable))
+    print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png, *_masks/PART.png")
+    photos.raise_unreadable()
 
 
 if __name__ == "__main__":
