@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 
 class InputError(Exception):
@@ -25,7 +26,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, doc: str):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
+        """One line and exit code 2."""
         self.exit(2, f"{Path(sys.argv[0]).name}: error: {message} (--help lists the flags)\n")
 
 

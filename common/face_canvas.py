@@ -5,6 +5,7 @@ picture, whose side is 1, and `Canvas` scales them to its pixels. y points down 
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from common.celebamask import PARTS
@@ -18,14 +19,14 @@ EYE_DEPTH = 0.235  # how far the eyes lie before the head's axis; turning the he
 Mask = Image.Image  # of mode "L", 0 or 255
 
 
-def mirror(right) -> np.ndarray:
+def mirror(right: ArrayLike) -> np.ndarray:
     """(N, 2) right half of an outline, from top to bottom -> (M, 2) closed outline."""
     right = np.asarray(right, dtype=float)
     left = right[::-1] * (-1, 1)
     return np.concatenate([right, left[left[:, 0] != 0]])
 
 
-def smooth(points, steps: int = 6) -> np.ndarray:
+def smooth(points: ArrayLike, steps: int = 6) -> np.ndarray:
     """(N, 2) corners -> (N * steps, 2) closed Catmull-Rom curve through them."""
     b = np.asarray(points, dtype=float)
     a, c, d = np.roll(b, 1, 0), np.roll(b, -1, 0), np.roll(b, -2, 0)
@@ -61,20 +62,20 @@ class Pose:
         angle = np.radians(self.roll) * share
         return points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
-    def surface(self, points, lift: float = 0.0) -> np.ndarray:
+    def surface(self, points: ArrayLike, lift: float = 0.0) -> np.ndarray:
         """(N, 2) points on the front of the head -> in the picture; the head is about an ellipsoid."""
         x, y = np.asarray(points, dtype=float).T
         z = 0.24 * np.sqrt(np.clip(1 - (x / 0.3) ** 2 - (y / 0.52) ** 2, 0, 1)) + lift
         x = x * self.cos + (z - EYE_DEPTH) * self.sin
         return self.centre + self.scale * self.turn(np.stack([x, y], 1), 1)
 
-    def outline(self, points, z=0.0) -> np.ndarray:
+    def outline(self, points: ArrayLike, z: ArrayLike = 0.0) -> np.ndarray:
         """(N, 2) points of a silhouette at depth z -> in the picture."""
         points = np.asarray(points, dtype=float)
         shift = np.broadcast_to((z - EYE_DEPTH) * self.sin, len(points))
         return self.centre + self.scale * self.turn(points + np.stack([shift, 0 * shift], 1), 1)
 
-    def body(self, points) -> np.ndarray:
+    def body(self, points: ArrayLike) -> np.ndarray:
         """(N, 2) points of neck and torso, which follow the head's tilt and turn only in part."""
         nape = np.array([[0, 0.2]])
         moved = self.turn(nape - (0.75 * EYE_DEPTH * self.sin, 0), 1) + self.turn(np.asarray(points) - nape, 0.3)
@@ -112,7 +113,14 @@ class Canvas:
         ImageDraw.Draw(mask).line(line, fill=255, width=max(1, round(width * self.side)), joint="curve")
         return mask if inside is None else ImageChops.darker(mask, inside)
 
-    def paint(self, mask: Mask, fill, parts: str = "", keep: str = "", alpha: float = 1.0) -> None:
+    def paint(
+        self,
+        mask: Mask,
+        fill: Image.Image | tuple[int, int, int],
+        parts: str = "",
+        keep: str = "",
+        alpha: float = 1.0,
+    ) -> None:
         """Fill the mask with a colour or a picture. Named parts begin there; all others but those to keep end there."""
         box = mask.getbbox()
         if box is None:

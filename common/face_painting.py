@@ -186,7 +186,7 @@ def paint_ear(canvas: Canvas, pose: Pose, who: dict, side: int, skin: Image.Imag
     canvas.paint(canvas.stroke(pose.outline(fold * (side, 1)), 0.008), tint(who["skin"], 0.55), alpha=0.6)
 
 
-def paint_earring(canvas: Canvas, pose: Pose, who: dict, shot: dict, side: int, metal) -> None:
+def paint_earring(canvas: Canvas, pose: Pose, who: dict, shot: dict, side: int, metal: tuple) -> None:
     """The earring of one side; metal: its (r, g, b)."""
     x, y = 0.272 * who["width"] * pose.cos, 0.095
     if shot["earrings"] == "stud":

@@ -80,7 +80,7 @@ def _pick(rng: Rng, table: dict) -> str:
     return list(table)[int(rng.choice(len(weights), p=weights / weights.sum()))]
 
 
-def tint(colour, gain: float) -> tuple[int, int, int]:
+def tint(colour: tuple[int, int, int], gain: float) -> tuple[int, int, int]:
     """(r, g, b) made darker by a gain below 1 or lighter by one above, kept within 0 and 255."""
     return tuple(int(min(255, max(0, c * gain))) for c in colour)
 

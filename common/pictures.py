@@ -2,11 +2,16 @@
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from common.checkpoint import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def merge_masks(masks: np.ndarray) -> np.ndarray:
@@ -39,7 +44,9 @@ def save_image(path: Path, image: np.ndarray | Image.Image) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options):
+def subplots(
+    rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options
+) -> tuple["Figure", "np.ndarray | Axes"]:
     """A figure and its axes, as plt.subplots gives them; matplotlib is imported with the first one: --help has none."""
     from matplotlib.figure import Figure
 
@@ -47,7 +54,8 @@ def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], *
     return figure, figure.subplots(rows, columns, **options)
 
 
-def save_figure(path: Path, figure, dpi: int = 100) -> None:
+def save_figure(path: Path, figure: "Figure", dpi: int = 100) -> None:
+    """A matplotlib figure as PNG, written whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     write_atomically(path, buffer.getvalue())

@@ -188,7 +188,8 @@ def draw_errors(path: Path, names: list[str], photos: list[np.ndarray], masks: l
 
 
 # fmt: off
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    """The arguments."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")

@@ -13,6 +13,7 @@
 import shlex
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -55,7 +56,8 @@ CURVES = {  # figures 4 and 5
 
 
 # fmt: off
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
+    """The arguments, and the names of those that stand on the command line."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. II)").add_argument
     add("--data", type=Path, nargs="+", metavar="PATH",

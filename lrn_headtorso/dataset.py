@@ -221,6 +221,7 @@ class HeadTorso(Dataset):
         return len(self.names)
 
     def name(self, i: int) -> str:
+        """For messages."""
         return self.names[i]
 
     def __getitem__(self, batch: list[int]) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ distances are scaled to pixels of a 224 px picture.
 """
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -188,7 +189,8 @@ def draw_maps(path: Path, photos: np.ndarray, alphas: np.ndarray, maps: list[np.
 
 
 # fmt: off
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    """The arguments."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")

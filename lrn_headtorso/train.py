@@ -14,6 +14,7 @@ Pinto, Cardoso: "Fine Segmentation of Head and Torso Using Label Refinement Netw
 import shlex
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -51,7 +52,8 @@ CURVES = {
 
 
 # fmt: off
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
+    """The arguments, and the names of those that stand on the command line."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. 3)").add_argument
     add("--data", type=Path, metavar="PATH",
@@ -112,6 +114,7 @@ class Plateau:
 
     @property
     def reached(self) -> bool:
+        """True after `patience` epochs in a row that were not better; never with patience 0."""
         return 0 < self.patience <= self.bad_epochs
 
 

@@ -22,10 +22,12 @@ COLOURS = {
 
 
 def classes_of(layout: str, choice: str) -> tuple[str, ...]:
+    """The class names of a layout; with choice `lapa`, LaPa's."""
     return LAYOUTS["lapa" if choice == "lapa" else layout]
 
 
 def palette(classes: tuple[str, ...]) -> np.ndarray:
+    """The colours of C classes, C x 3 uint8."""
     return np.array([COLOURS[name] for name in classes], np.uint8)
 
 

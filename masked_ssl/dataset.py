@@ -189,6 +189,7 @@ class FaceLabels(Dataset):
         return len(self.positions) * self.repeat
 
     def name(self, i: int) -> str:
+        """For messages."""
         return self.names[self.positions[i % len(self.positions)]]
 
     def __getitem__(self, batch: list[int]) -> tuple[Tensor, Tensor]:
@@ -273,7 +274,7 @@ def draw_samples(path: Path, faces: list[Face], size: int, classes: tuple[str, .
 
 
 # fmt: off
-def add_data_arguments(parser, what: str = "", labels: bool = True) -> None:
+def add_data_arguments(parser: cli.Parser, what: str = "", labels: bool = True) -> None:
     """--data, --layout, --size, --cache and, where labels are read, --classes: the same in every script."""
     add = parser.add_argument_group("data").add_argument
     add("--data", type=Path, metavar="PATH",

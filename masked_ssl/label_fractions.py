@@ -47,7 +47,8 @@ VARIES = {"fraction", "seed", "init", "out", "resume", "workers", "device", "cac
 
 
 # fmt: off
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> tuple[Namespace, list[str], Namespace]:
+    """The arguments, train.py's flags among them as they were typed, and what those come to."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--pretrained", type=Path, nargs="+", metavar="FILE",

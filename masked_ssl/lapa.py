@@ -29,6 +29,7 @@ CLASSES = ("background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "nose", "
 
 
 def is_lapa(folder: Path) -> bool:
+    """Whether a folder has one of train, val, test with images in it."""
     return any((folder / part / "images").is_dir() for part in SPLITS)
 
 

@@ -17,6 +17,7 @@ The paper names UNet++ and ResNet-50; the widths 256, 128, 64, 32, 16 are the us
 channels that its figure shows.
 """
 
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -87,7 +88,7 @@ class ResNet50(nn.Module):
         """Load torchvision's ResNet-50 weights; raises RuntimeError if a key is missing or left over."""
         self.load_state_dict({k: v for k, v in state_dict.items() if not k.startswith("fc.")}, strict=True)
 
-    def forward(self, x: Tensor, run=lambda module, x: module(x)) -> list[Tensor]:
+    def forward(self, x: Tensor, run: Callable = lambda module, x: module(x)) -> list[Tensor]:
         maps = [self.relu(self.bn1(self.conv1(x)))]
         x = self.maxpool(maps[0])
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):

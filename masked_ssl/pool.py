@@ -97,6 +97,7 @@ class MaskedPhotos(Dataset):
         return len(self.photos)
 
     def name(self, i: int) -> str:
+        """For messages."""
         return self.photos[i].name
 
     def __getitem__(self, batch: list[int]) -> tuple[Tensor, Tensor]:

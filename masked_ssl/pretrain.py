@@ -63,7 +63,8 @@ CURVES = {
 
 
 # fmt: off
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
+    """The arguments, and the names of those that stand on the command line."""
     parser = cli.Parser(__doc__)
     dataset.add_data_arguments(parser, ", for its photos; those of its test split are kept out", labels=False)
     add = parser.add_argument_group("photos without labels (Approach)").add_argument

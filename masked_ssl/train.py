@@ -68,7 +68,8 @@ CURVES = {  # figure 3
 
 
 # fmt: off
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
+    """The arguments, and the names of those that stand on the command line."""
     parser = cli.Parser(__doc__)
     dataset.add_data_arguments(parser)
     add = parser.add_argument_group("labels (Abstract)").add_argument

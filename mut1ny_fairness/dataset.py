@@ -193,6 +193,7 @@ class LabelledFaces(Dataset):
         return len(self.samples)
 
     def name(self, i: int) -> str:
+        """For messages."""
         return self.samples[i].key
 
     @property

@@ -282,7 +282,8 @@ def draw_turquoise(path: Path, photos: list, truths: list, outputs: dict[str, tu
 
 
 # fmt: off
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    """The arguments."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")

@@ -87,6 +87,7 @@ class Groups(NamedTuple):
     table: np.ndarray  # group number of each combination of codes, -1 if there is none
 
     def note(self, g: int) -> str:
+        """What must be said beside group g: not ranked, or a wide interval."""
         if not self.ranked[g]:
             return "not ranked" if NOT_GIVEN in self.names[g] else f"not ranked (under {MIN_RANKED} people)"
         return f"wide (under {MIN_NARROW} people)" if self.people[g] < MIN_NARROW else ""

@@ -48,7 +48,8 @@ PANELS = {  # figures 4 and 5, in their order
 
 
 # fmt: off
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
+    """The arguments, and the names of those that stand on the command line."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. III-B to III-D)").add_argument
     add("--data", type=Path, metavar="PATH",
@@ -176,7 +177,9 @@ def draw_curves(path: Path, log: list[dict], title: str) -> None:
     pictures.save_figure(path, figure)
 
 
-def draw_samples(path: Path, data: LabelledFaces, model: nn.Module, device: torch.device, amp: bool, args) -> None:
+def draw_samples(
+    path: Path, data: LabelledFaces, model: nn.Module, device: torch.device, amp: bool, args: Namespace
+) -> None:
     """Test images with their label and the network's answer."""
     images, labels = data[list(range(min(4, len(data))))]
     titles, columns = sample_columns(predict(model, images, device, amp), args.target, "output")
