@@ -100,17 +100,15 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
 
 
 class Plateau:
-    """Sec. 2.3 trains until the loss stops falling: here `patience` epochs in a row that do not beat the best
+    """Sec. 2.3 trains until the loss stops falling: here `patience` epochs in a row that do not beat the phase's best
     validation loss (ours: the paper gives no rule)."""
 
     def __init__(self, patience: int):
         self.patience, self.best, self.bad_epochs = patience, float("inf"), 0
 
-    def better(self, loss: float) -> bool:
-        """Count an epoch; True if its loss is the best so far."""
-        improved = loss < self.best
-        self.best, self.bad_epochs = (loss, 0) if improved else (self.best, self.bad_epochs + 1)
-        return improved
+    def count(self, loss: float) -> None:
+        """An epoch of the phase, with its validation loss."""
+        self.best, self.bad_epochs = (loss, 0) if loss < self.best else (self.best, self.bad_epochs + 1)
 
     @property
     def reached(self) -> bool:
@@ -223,11 +221,12 @@ def main():
     model.to(device, memory_format=torch.channels_last)
 
     # training (Sec. 2.3)
-    steps, phase, plateau, log = phases(pretrained), 0, Plateau(args.patience), []
+    steps, phase, plateau, best, log = phases(pretrained), 0, Plateau(args.patience), float("inf"), []
     rates = (args.lr, args.lr_unfrozen)
     if saved:
         checkpoint.restore(args.resume, lambda: model.load_state_dict(saved["model"]))
-        phase, plateau.best, plateau.bad_epochs = saved["phase"], saved["best"], saved["bad_epochs"]
+        phase, plateau.best, plateau.bad_epochs = saved["phase"], saved["phase_best"], saved["bad_epochs"]
+        best = saved["best"]
         log = saved["log"]
     if steps[phase] == "frozen encoder" and not args.patience:
         raise InputError("--patience 0: without a plateau the pretrained encoder would stay frozen; give at least 1")
@@ -243,7 +242,8 @@ def main():
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "phase": phase,
-            "best": plateau.best,
+            "best": best,
+            "phase_best": plateau.best,
             "bad_epochs": plateau.bad_epochs,
             "epoch": len(log),
             "log": log,
@@ -289,13 +289,15 @@ def main():
             if rank == 0:
                 print(f"phase {phase + 2}    {steps[phase + 1]}, lr {rates[phase + 1]:g}: with a {steps[phase]} no "
                       f"better validation loss for {plateau.bad_epochs} epochs", flush=True)  # fmt: skip
-            phase, plateau.bad_epochs = phase + 1, 0
+            phase, plateau = phase + 1, Plateau(args.patience)
             network, optimizer = start_phase(model, steps[phase], rates[phase], device, args.compile)
         started = time.perf_counter()
         batches.epoch = train_set.epoch = epoch
         trained = train_epoch(network, train_loader, optimizer, device, amp, epoch)
         validated = summarize(evaluate(model, val_loader, device, amp))
-        improved = plateau.better(validated["loss"])
+        plateau.count(validated["loss"])
+        improved = validated["loss"] < best
+        best = min(best, validated["loss"])
         log.append({
             "epoch": epoch,
             "phase": steps[phase],

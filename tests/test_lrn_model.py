@@ -276,10 +276,12 @@ def test_random_weights_have_one_phase():
 
 
 def test_the_plateau_rule():
-    plateau = Plateau(3)
-    seen = [(plateau.better(loss), plateau.reached) for loss in (3.0, 2.0, 2.0, 2.5, 1.9, 1.9, 2.0, float("nan"))]
-    assert [improved for improved, _ in seen] == [True, True, False, False, True, False, False, False]
-    assert [reached for _, reached in seen] == [False] * 7 + [True]
-    endless = Plateau(0)
-    assert not any(endless.better(1.0) and endless.reached for _ in range(50))
-    assert not endless.reached
+    def run(patience, losses):
+        plateau, reached = Plateau(patience), []
+        for loss in losses:
+            plateau.count(loss)
+            reached.append(plateau.reached)
+        return reached
+
+    assert run(3, (3.0, 2.0, 2.0, 2.5, 1.9, 1.9, 2.0, float("nan"))) == [False] * 7 + [True]
+    assert run(0, [1.0] * 50) == [False] * 50
