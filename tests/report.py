@@ -87,7 +87,7 @@ def markdown(rows: Rows) -> str:
 
 def read_results(folder: str) -> Results:
     """folder/results/*.json by name."""
-    paths = sorted((ROOT / folder / "results").glob("*.json"))
+    paths = sorted((ROOT / folder / "results").glob("*.json"), key=lambda path: path.stem)
     return Results((path.stem, json.loads(path.read_text())) for path in paths)
 
 
