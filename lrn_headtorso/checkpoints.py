@@ -65,7 +65,9 @@ def method(checkpoint: dict) -> str:
     """The run's name in table 1, such as LRN-VGG; what the paper did not do is added in words."""
     args = checkpoint["args"]
     name = ("LRN" if args["model"] == "lrn" else "UNET") + ("-VGG" if checkpoint["pretrained"] == "imagenet" else "")
-    extras = [f"encoder from {args['weights']}"] if checkpoint["pretrained"] == "file" else []
+    weights = Path(args["weights"])  # a run's best.pt goes by the run's name
+    source = weights.resolve().parent.name if weights.suffix == ".pt" else weights.name
+    extras = [f"encoder of {source}"] if checkpoint["pretrained"] == "file" else []
     extras += ["channel reduction"] if args["channel_reduction"] else []
     extras += [f"{args['size']} px"] if args["size"] != SIZE else []
     extras += ["backgrounds"] if args["backgrounds"] else []
