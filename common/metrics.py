@@ -17,10 +17,13 @@ from torch import Tensor
 
 def multilabel_counts(prediction: Tensor, truth: Tensor) -> Tensor:
     """Two B x C x H x W tensors (bool, or 0/1) -> C x 4 int64: TP, FP, FN, TN over batch, height and width."""
-    # contiguous, and int32 within a picture: on a CPU that is a tenth of the time of plain sums of channels_last bools
+    # contiguous, and small integers while they suffice: on a CPU that is a tenth of the time of plain sums of
+    # channels_last bools
     prediction, truth = prediction.bool().contiguous(), truth.bool().contiguous()
     B, _, H, W = truth.shape
-    both, predicted, true = (x.sum((2, 3), dtype=torch.int32).sum(0) for x in (prediction & truth, prediction, truth))
+    small = torch.uint8 if B < 256 and truth.device.type == "cpu" else torch.int32
+    masks = (x.view(torch.uint8) for x in (prediction & truth, prediction, truth))
+    both, predicted, true = (x.sum(0, dtype=small).sum((1, 2)) for x in masks)
     tp, fp, fn = both, predicted - both, true - both
     return torch.stack([tp, fp, fn, B * H * W - tp - fp - fn], dim=1)
 

@@ -43,6 +43,13 @@ def test_multilabel_counts_of_every_dtype(kind):
     assert multilabel_counts(truth.to(kind), truth.to(kind)).tolist() == [[400, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("batch", [255, 256, 600])
+def test_multilabel_counts_of_many_pictures_do_not_overflow(batch):
+    ones = torch.ones(batch, 2, 3, 2, dtype=torch.bool)
+    counts = multilabel_counts(ones, ones)
+    assert counts.tolist() == [[6 * batch, 0, 0, 0]] * 2 and counts.dtype == torch.int64
+
+
 def test_multilabel_counts_of_an_empty_batch_are_zero():
     empty = torch.zeros(0, 3, 4, 4)
     assert multilabel_counts(empty, empty).tolist() == [[0, 0, 0, 0]] * 3
