@@ -1,4 +1,4 @@
-"""How a face is painted: the colours of skin and hair, and every part from the hair behind to the hat on top.
+"""How a face is painted: every part of it, from the hair behind to the hat on top.
 
 Every paint_* function takes the canvas to paint on, the pose, `who` and `shot` (what face_traits.identity and
 face_traits.picture drew), and where it needs them:
@@ -13,56 +13,8 @@ The order of the calls, which says what covers what, is that of faces.generate_f
 import numpy as np
 from PIL import Image, ImageChops
 
-from common.face_canvas import EYE_DEPTH, Canvas, Mask, Pose, enlarge, mirror, oval, ruffle, smooth
+from common.face_canvas import Canvas, Mask, Pose, enlarge, mirror, oval, ruffle, smooth
 from common.face_traits import HAIR_STYLES, HATS, Rng, tint
-
-
-def skin_fields(pose: Pose, who: dict, n: int = 80) -> tuple[np.ndarray, np.ndarray]:
-    """Two (n, n, 3) of colours: the face with the shadows and the blush of its form, the body in the chin's shadow."""
-    x, y = pose.grid(n)
-    eye_x, nose_y, blush = who["eye"][0], who["nose"][1], 0.10 if who["makeup"] else 0.05
-    lids = 0.26 if who["makeup"] else 0.14
-    # x, y, radii, darkness (negative: light), lift towards the viewer
-    blobs = np.array([
-        (-eye_x, -0.095, 0.055, 0.028, lids, 0), (eye_x, -0.095, 0.055, 0.028, lids, 0),
-        (-0.045, -0.05, 0.018, 0.05, 0.13, 0), (0.045, -0.05, 0.018, 0.05, 0.13, 0),
-        (-0.06, nose_y - 0.02, 0.018, 0.03, 0.12, 0), (0.06, nose_y - 0.02, 0.018, 0.03, 0.12, 0),
-        (0, 0.02, 0.012, 0.08, -0.10, 0.03), (0, nose_y - 0.025, 0.022, 0.018, -0.10, 0.04),
-        (0, nose_y + 0.02, 0.05, 0.014, 0.22, 0), (0, 0.268, 0.06, 0.014, 0.16, 0),
-        (-0.14, 0.03, 0.05, 0.035, -0.08, 0), (0.14, 0.03, 0.05, 0.035, -0.08, 0),
-        (0, -0.26, 0.12, 0.07, -0.07, 0), (0, 0.32, 0.04, 0.025, -0.06, 0),
-    ])  # fmt: skip
-    cheeks = np.array([(-0.15, 0.08), (0.15, 0.08)])
-    points = np.concatenate([pose.surface(blobs[:, :2], blobs[:, 5]), pose.surface(cheeks)])
-    points = pose.turn((points - pose.centre) / pose.scale, -1)  # now in the frame of x and y
-    dx, dy = x[..., None] - points[:, 0], y[..., None] - points[:, 1]
-    bells = np.exp(-((dx[..., :-2] / blobs[:, 2]) ** 2) - (dy[..., :-2] / blobs[:, 3]) ** 2)
-    shade = 1 - (bells * blobs[:, 4]).sum(-1)
-    edge = np.clip(np.hypot((x + EYE_DEPTH * pose.sin) / 0.29, (y + 0.03) / 0.46), 0, 1.25)
-    shade *= 1.04 - 0.22 * edge**4
-    red = blush * np.exp(-((dx[..., -2:] / 0.07) ** 2) - (dy[..., -2:] / 0.06) ** 2).sum(-1)
-    # the gloss does not take the skin's colour, so that the form of dark faces shows as well
-    gloss = 60 * np.clip(shade - 0.97, 0, 1) + 20 * np.clip(1 - edge, 0, 1)
-    # in shadow, light that went through the skin dominates: less blue than red is left
-    face = 0.94 * who["skin"] * np.stack([shade**0.85, shade - red, shade**1.1 - red], -1) + gloss[..., None]
-    shade = 0.5 + 0.4 * np.clip((y - who["chin_y"] + 0.04) / 0.13, 0, 1)
-    return face, who["skin"] * np.stack([shade**0.85, shade, shade**1.1], -1)
-
-
-def hair_field(pose: Pose, who: dict, rng: Rng, n: int = 144) -> np.ndarray:
-    """(n, n, 3) colours of the hair: strands that run from the parting down, or curls."""
-    x, y = pose.grid(n)
-    x = x + EYE_DEPTH * pose.sin - who["part"]
-    curl = HAIR_STYLES[who["hair_style"]].curl
-    radius = np.hypot(x, y + 0.62)
-    angle = np.arctan2(x, y + 0.62) + 0.1 * curl * np.sin(radius * 30 + rng.uniform(0, 6))
-    strands = np.interp(angle, np.linspace(-np.pi, np.pi, 600), rng.uniform(0.65, 1.2, 600))
-    knots = Image.fromarray(rng.uniform(0.6, 1.3, (72, 72)).astype(np.float32))
-    curls = np.asarray(knots.resize((n, n), Image.BICUBIC))
-    shine = 0.3 * np.exp(-(((radius - 0.3) / 0.06) ** 2)) * (1 - curl)
-    value = (1 - curl) * strands + curl * curls + shine
-    value *= 1.1 - 0.25 * np.clip(y + 0.2, 0, 1)
-    return np.array(who["hair"]) * value[..., None] + 12
 
 
 def paint_hair_back(canvas: Canvas, pose: Pose, who: dict, hat: bool, field: np.ndarray, rng: Rng) -> None:

@@ -27,9 +27,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.celebamask import PARTS
-from common.face_canvas import EXTRA_PARTS, Canvas, Pose, enlarge, light_up, mirror, random_background, smooth
-from common.face_painting import (
+from common.face_canvas import (
+    EXTRA_PARTS,
+    Canvas,
+    Pose,
+    enlarge,
     hair_field,
+    light_up,
+    mirror,
+    random_background,
+    skin_fields,
+    smooth,
+)
+from common.face_painting import (
     paint_beard,
     paint_body,
     paint_ear,
@@ -41,7 +51,6 @@ from common.face_painting import (
     paint_hat,
     paint_mouth,
     paint_nose,
-    skin_fields,
 )
 from common.face_traits import EXPRESSIONS, HAIR_STYLES, MONK, identity, picture
 from common.generated import write_once

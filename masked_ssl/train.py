@@ -36,7 +36,7 @@ from common.data import EvalBatches, TrainBatches, check_finite, loader
 from common.device import autocast, pick_amp, pick_device, seed_everything, to_device
 from masked_ssl import dataset, splits
 from masked_ssl.classes import classes_of
-from masked_ssl.dataset import IGNORED, Data, FaceLabels, normalize
+from masked_ssl.dataset import IGNORED, FaceLabels, normalize
 from masked_ssl.eval import choose_faces, draw_figure_4, evaluate, predict_faces, summarize
 from masked_ssl.model import Network
 from masked_ssl.pool import identity
@@ -49,11 +49,8 @@ from masked_ssl.weights import (
     adamw,
     check_batch_size,
     check_run_arguments,
-    load_backbone,
-    load_encoder,
-    load_pretraining,
-    newest_pretraining,
     scheduled,
+    start_from,
 )
 
 # epochs, steps: ours, the paper gives no number
@@ -103,33 +100,6 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
         args.init = str(Path(args.init).resolve())
     return args, given
 # fmt: on
-
-
-def start_from(network: Network, args: Namespace, data: Data) -> tuple[str, str]:
-    """Fill the network as --init says -> what it began with (imagenet or random), and where its weights come from.
-
-    Raises InputError for an encoder that has seen test photos in step 1: its scores would not count.
-    """
-    path, skipped = Path(args.init), ""
-    newest = newest_pretraining() if args.init == "auto" else None
-    if newest:
-        saved = load_pretraining(newest)
-        if saved["folder"] == str(data.folder.resolve()) and saved["log"]:
-            path = newest
-        else:
-            skipped = f"; not {newest}, which was made with other data or is not an epoch old"
-    if str(path) in STARTS:
-        start, words = load_backbone(network, args.init)
-        return start, words + skipped
-    saved = load_pretraining(path)
-    seen = set(saved["pool"])
-    tested = [face.photo.name for face in data.parts["test"] if identity(face.photo) in seen]
-    if tested:
-        raise InputError(
-            f"--init {path}: was pretrained on {len(tested)} of the test photos of {data.folder}, such as {tested[0]}; "
-            "pretrain with --data, which keeps them out"
-        )
-    return load_encoder(network, path, saved)
 
 
 def parsing_loss(logits: Tensor, labels: Tensor, smooth: float = 1.0) -> tuple[Tensor, Tensor]:

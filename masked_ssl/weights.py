@@ -10,7 +10,9 @@ import torch
 from common.checkpoint import load_checkpoint, restore
 from common.cli import InputError
 from common.weights import load_pretrained
+from masked_ssl.dataset import Data
 from masked_ssl.model import STRIDE, Network
+from masked_ssl.pool import identity
 
 PAPER = Path(__file__).resolve().parent.name
 RUNS = Path(__file__).resolve().parent / "runs"
@@ -82,6 +84,33 @@ def load_encoder(network: Network, path: Path, saved: dict) -> tuple[str, str]:
     words = f"encoder of {path}: {saved['epoch']} epochs at {saved['args']['size']} px on {len(saved['pool'])} photos"
     words += f" of {saved['source']}"
     return saved["start"], f"{words}, itself from {saved['weights']}"
+
+
+def start_from(network: Network, args: Namespace, data: Data) -> tuple[str, str]:
+    """Fill the network as --init says -> what it began with (imagenet or random), and where its weights come from.
+
+    Raises InputError for an encoder that has seen test photos in step 1: its scores would not count.
+    """
+    path, skipped = Path(args.init), ""
+    newest = newest_pretraining() if args.init == "auto" else None
+    if newest:
+        saved = load_pretraining(newest)
+        if saved["folder"] == str(data.folder.resolve()) and saved["log"]:
+            path = newest
+        else:
+            skipped = f"; not {newest}, which was made with other data or is not an epoch old"
+    if str(path) in STARTS:
+        start, words = load_backbone(network, args.init)
+        return start, words + skipped
+    saved = load_pretraining(path)
+    seen = set(saved["pool"])
+    tested = [face.photo.name for face in data.parts["test"] if identity(face.photo) in seen]
+    if tested:
+        raise InputError(
+            f"--init {path}: was pretrained on {len(tested)} of the test photos of {data.folder}, such as {tested[0]}; "
+            "pretrain with --data, which keeps them out"
+        )
+    return load_encoder(network, path, saved)
 
 
 def adamw(network: Network, encoder_lr: float, decoder_lr: float) -> torch.optim.AdamW:

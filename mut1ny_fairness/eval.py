@@ -27,12 +27,9 @@ from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
 from common.device import autocast, for_inference, pick_amp, pick_device, to_device
-from common.distributed import sum_over_processes, world
+from common.distributed import world
 from common.metrics import (
-    confusion_matrix,
     counts_from_confusion,
-    mean_of_present,
-    multilabel_counts,
     scores_from_counts,
 )
 from common.tables import print_table, write_csv
@@ -41,16 +38,14 @@ from mut1ny_fairness.dataset import LEGEND, LabelledFaces, normalize
 from mut1ny_fairness.deeplabv3 import DeepLabV3
 from mut1ny_fairness.palette import (
     CLASSES,
-    PREDICTED_ABOVE,
-    TRUE_ABOVE,
     loss_of,
     outputs_of,
     predicted_channels,
     predicted_classes,
     to_colours,
-    true_channels,
 )
 from mut1ny_fairness.pspnet import PSPNet
+from mut1ny_fairness.scores import ROWS, Tally
 
 PAPER = Path(__file__).resolve().parent.name
 # Sec. IV-B, IV-C: the test scores of the last epoch
@@ -59,60 +54,6 @@ FINAL = {
                   "recall": 0.8973},
     "PSPNet": {"loss": 0.0649, "accuracy": 0.6115, "f1": 0.5659, "iou": 0.3346, "precision": 0.4168, "recall": 0.9158},
 }  # fmt: skip
-ROWS = {  # results.json's name -> the table's
-    "loss": "loss",
-    "accuracy": "accuracy, channel-pixels",
-    "f1": "F1, channel-pixels",
-    "iou": "IoU, channel-pixels",
-    "precision": "precision, channel-pixels",
-    "recall": "recall, channel-pixels",
-    "class_accuracy": "accuracy, 11 classes",
-    "class_iou": "mean IoU, 11 classes",
-    "class_f1": "mean F1, 11 classes",
-    "class_precision": "mean precision, 11 classes",
-    "class_recall": "mean recall, 11 classes",
-}
-
-
-class Tally:
-    """What training and evaluation count, batch by batch, on the device and without waiting for it.
-
-    The paper's convention, the public template's: every channel of every pixel is a case of its own, true where the
-    label's colour is above 0, predicted where the output is above 0.1. Beside it the 11 classes' confusion matrix.
-    bgr: the labels were read in the wrong channel order; read_bgr: the outputs are.
-    """
-
-    def __init__(self, device: torch.device, target: str, bgr: bool = False, read_bgr: bool = False):
-        self.target, self.bgr, self.read_bgr = target, bgr, read_bgr
-        self.counts = torch.zeros(4, dtype=torch.int64, device=device)
-        self.confusion = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64, device=device)
-        self.losses, self.sizes = [], []
-
-    @torch.no_grad()
-    def add(self, output: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Output of the network, B x H x W true classes, and the batch's loss."""
-        predicted = predicted_channels(output, self.target) > PREDICTED_ABOVE
-        self.counts += multilabel_counts(predicted, true_channels(labels, self.bgr) > TRUE_ABOVE).sum(0)
-        classes = predicted_classes(output, self.target, self.read_bgr)
-        self.confusion += confusion_matrix(classes, labels.long(), len(CLASSES))
-        self.losses.append(loss.detach())
-        self.sizes.append(len(labels))
-
-    def scores(self) -> dict[str, float | Tensor]:
-        """ROWS' names to numbers, and confusion, over all processes of torchrun."""
-        losses = [loss.item() * size for loss, size in zip(self.losses, self.sizes, strict=True)]
-        sums = torch.tensor([sum(losses), sum(self.sizes)], dtype=torch.float32, device=self.counts.device)
-        loss, n = sum_over_processes(sums).tolist()
-        paper = scores_from_counts(sum_over_processes(self.counts)[None])
-        confusion = sum_over_processes(self.confusion).cpu()
-        classes = scores_from_counts(counts_from_confusion(confusion))
-        return {
-            "loss": loss / n,
-            **{name: float(paper[name][0]) for name in ("accuracy", "f1", "iou", "precision", "recall")},
-            "class_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
-            **{f"class_{m}": mean_of_present(classes[m])[0] for m in ("iou", "f1", "precision", "recall")},
-            "confusion": confusion,
-        }
 
 
 @torch.inference_mode()

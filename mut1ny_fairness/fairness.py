@@ -25,7 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common import cli
-from common.checkpoint import make_folder, write_json
+from common.checkpoint import make_folder
 from common.cli import InputError, number
 from common.device import for_inference, pick_amp, pick_device
 from common.images import read_photo
@@ -33,13 +33,10 @@ from common.tables import print_table, write_csv
 from mut1ny_fairness import dataset, group_pictures, group_stats
 from mut1ny_fairness.eval import load_model, predict, titles_of
 from mut1ny_fairness.group_stats import MIN_RANKED, SCORES
+from mut1ny_fairness.group_tables import difference_table, gap_table, score_table, write_results
 from mut1ny_fairness.groups import Groups, Photo, find_groups, read_groups
 from mut1ny_fairness.palette import CLASSES, predicted_classes
 
-NAMES = {  # SCORES -> the tables'
-    "iou_image": "mean IoU per image", "f1_image": "mean F1 per image", "iou_pooled": "mean IoU, pooled",
-    "f1_pooled": "mean F1, pooled",
-}  # fmt: skip
 SIMULATED = (3, 10, 30, 100)  # people per group; 3 is the paper's grid
 BATCH = 8
 
@@ -138,99 +135,6 @@ def analyse(counts: np.ndarray, groups: Groups, args: Namespace) -> dict:
             "null": nulls[score],
         }
     return result
-
-
-# ---- Tables --------------------------------------------------------------------------------------------------------
-
-
-def with_interval(value: float, low: float, high: float) -> str:
-    """`0.812 [0.780, 0.840]`; `0.812` where there is no interval, `absent` for nan."""
-    if np.isnan(value):
-        return "absent"
-    return f"{value:.3f}" if np.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def score_table(groups: Groups, results: dict[str, dict], classes: list[int]) -> list[list[str]]:
-    """One row per model and group: people, images, every score and every class' IoU and F1, each with its interval."""
-    header = ["model", "group", "people", "images", *NAMES.values()]
-    header += [f"{m} {CLASSES[c]}" for m in ("IoU", "F1") for c in classes] + ["note"]
-    rows = [header]
-    for title, result in results.items():
-        bounds = {name: group_stats.interval(values) for name, values in result["resampled"].items()}
-        for g, name in enumerate(groups.names):
-            cells = [with_interval(result["observed"][s][g], *(b[g] for b in bounds[s])) for s in SCORES]
-            for s in ("class_iou", "class_f1"):
-                observed, (low, high) = result["observed"][s][g], bounds[s]
-                cells += [with_interval(observed[k], low[g, k], high[g, k]) for k in range(len(classes))]
-            rows.append([title, name, str(groups.people[g]), str(groups.images[g]), *cells, groups.note(g)])
-    return rows
-
-
-def gap_table(results: dict[str, dict]) -> list[list[str]]:
-    """One row per model and score: the best and the worst group, their gap, its p and null, the overall scores."""
-    columns = ["best group", "worst group", "gap", "p", "gap by chance (median)", "all", "equity-scaled"]
-    rows = [["model", "score", *columns]]
-    for title, result in results.items():
-        for score, g in result["gaps"].items():
-            gap = with_interval(g["gap"], g["gap_low"], g["gap_high"])
-            rows.append([title, NAMES[score], g["best"], g["worst"], gap, f"{g['p']:.4f}", f"{g['null_median']:.3f}",
-                         f"{g['overall']:.3f}", f"{g['equity_scaled']:.3f}"])  # fmt: skip
-    return rows
-
-
-def differences(results: dict[str, dict]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """The first model's scores minus each other's, on the same resamples: other -> score -> value, low, high (G)."""
-    first, *others = results
-    a, found = results[first], {}
-    for other in others:
-        b, found[other] = results[other], {}
-        for score in SCORES:
-            low, high = group_stats.interval(a["resampled"][score] - b["resampled"][score])
-            found[other][score] = {"value": a["observed"][score] - b["observed"][score], "low": low, "high": high}
-    return found
-
-
-def difference_table(groups: Groups, results: dict[str, dict]) -> list[list[str]]:
-    """One row per other model and group: differences() with their intervals."""
-    first = next(iter(results))
-    rows = [["first", "minus", "group", "people", *NAMES.values(), "note"]]
-    for other, of in differences(results).items():
-        for g, name in enumerate(groups.names):
-            cells = [with_interval(*(of[score][k][g] for k in ("value", "low", "high"))) for score in SCORES]
-            rows.append([first, other, name, str(groups.people[g]), *cells, groups.note(g)])
-    return rows
-
-
-def write_results(
-    out: Path, groups: Groups, results: dict[str, dict], classes: list[int], args: Namespace, paths: list[Path]
-) -> None:
-    """scores.csv, gaps.csv, differences.csv (two models) and fairness.json, which holds all their numbers."""
-    for name in ("differences.csv", "null.png"):  # of another run: not every run makes these
-        (out / name).unlink(missing_ok=True)
-    write_csv(out / "scores.csv", score_table(groups, results, classes))
-    write_csv(out / "gaps.csv", gap_table(results))
-    if len(results) > 1:
-        write_csv(out / "differences.csv", difference_table(groups, results))
-
-    def as_lists(of: dict[str, dict[str, np.ndarray]]) -> dict:
-        return {score: {k: values.tolist() for k, values in row.items()} for score, row in of.items()}
-
-    models = {}
-    for title, result in results.items():
-        bounds = {name: group_stats.interval(values) for name, values in result["resampled"].items()}
-        scores = {s: {"value": result["observed"][s], "low": low, "high": high} for s, (low, high) in bounds.items()}
-        models[title] = {
-            "scores": as_lists(scores),
-            "gaps": {s: {k: v for k, v in g.items() if k != "null"} for s, g in result["gaps"].items()},
-        }
-    facts = {"checkpoints": list(map(str, paths)), "by": args.by, "classes": [CLASSES[c] for c in classes]}
-    facts |= {"bootstrap": args.bootstrap, "permutations": args.permutations, "seed": args.seed}
-    facts |= {"crop": args.crop}
-    listing = zip(groups.names, groups.people, groups.images, groups.ranked.tolist(), strict=True)
-    rows = [{"name": n, "people": p, "images": i, "ranked": r, "note": groups.note(g)}
-            for g, (n, p, i, r) in enumerate(listing)]  # fmt: skip
-    minus = {other: as_lists(of) for other, of in differences(results).items()}
-    write_json(out / "fairness.json", facts | {"groups": rows, "models": models, "first_minus": minus})
 
 
 # ---- The two things that the script does ---------------------------------------------------------------------------

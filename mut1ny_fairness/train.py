@@ -32,8 +32,9 @@ from common.device import adam, autocast, pick_amp, pick_device, seed_everything
 from common.weights import load_pretrained
 from mut1ny_fairness import dataset
 from mut1ny_fairness.dataset import LEGEND, LabelledFaces, normalize
-from mut1ny_fairness.eval import ROWS, Tally, build_model, evaluate, predict, sample_columns, title_of
+from mut1ny_fairness.eval import build_model, evaluate, predict, sample_columns, title_of
 from mut1ny_fairness.palette import CLASSES, loss_of, to_colours
+from mut1ny_fairness.scores import ROWS, Tally
 
 PAPER = Path(__file__).resolve().parent.name
 AUX = {"deeplabv3": 0.0, "pspnet": 0.4}  # weight of the auxiliary loss; 0: no such head

@@ -10,7 +10,7 @@ from hair_transfer import eval as hair
 from lrn_headtorso import eval as lrn
 from masked_ssl import label_fractions as ssl
 from mut1ny_fairness import eval as mut1ny
-from mut1ny_fairness import fairness
+from mut1ny_fairness import group_tables
 from mut1ny_fairness.group_pictures import HEADLINE
 from nu_deeplabv3plus import eval as nu
 
@@ -200,7 +200,7 @@ def mut1ny_groups(results: dict[str, dict]) -> Rows:
         titles = titles or [title for title in found["models"]]
         for g, group in enumerate(found["groups"]):
             scores = [found["models"][title]["scores"][HEADLINE] for title in found["models"]]
-            cells = [fairness.with_interval(*(_nan(s[k][g]) for k in ("value", "low", "high"))) for s in scores]
+            cells = [group_tables.with_interval(*(_nan(s[k][g]) for k in ("value", "low", "high"))) for s in scores]
             rows.append([" and ".join(found["by"]), group["name"], str(group["people"]), *cells, group["note"]])
     rows[0] += [*titles, ""]
     return rows
@@ -213,7 +213,7 @@ def mut1ny_gaps(results: dict[str, dict]) -> Rows:
         for title, model in record["results"]["models"].items() if name.startswith("fairness-") else ():
             if HEADLINE in model["gaps"]:
                 gap = model["gaps"][HEADLINE]
-                numbers = fairness.with_interval(gap["gap"], gap["gap_low"], gap["gap_high"]), f"{gap['p']:.3f}"
+                numbers = group_tables.with_interval(gap["gap"], gap["gap_low"], gap["gap_high"]), f"{gap['p']:.3f}"
                 more = f"{gap['null_median']:.3f}", f"{gap['equity_scaled']:.3f}"
                 rows.append([" and ".join(record["results"]["by"]), title, gap["best"], gap["worst"], *numbers, *more])
     return rows

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.cli import InputError
 from common.metrics import confusion_matrix, counts_from_confusion, scores_from_counts
-from mut1ny_fairness import fairness, group_pictures, group_stats
+from mut1ny_fairness import fairness, group_pictures, group_stats, group_tables
 from mut1ny_fairness.group_stats import bootstrap, gap, one_hot, permutation_null, permuted_groups, weighted_scores
 from mut1ny_fairness.groups import NOT_GIVEN, Photo, find_groups, read_groups
 from mut1ny_fairness.palette import CLASSES
@@ -263,12 +263,12 @@ def test_the_gap_is_between_ranked_groups_only():
     assert found["gap"] == pytest.approx(ious[:12].mean() - ious[12:24].mean())
     assert found["gap_low"] < found["gap"] < found["gap_high"] and found["overall"] == pytest.approx(ious[:24].mean())
     assert found["equity_scaled"] < found["overall"]
-    table = fairness.score_table(groups, {"model": result}, [CLASSES.index("eyes")])
+    table = group_tables.score_table(groups, {"model": result}, [CLASSES.index("eyes")])
     by_group = {row[1]: row for row in table[1:]}
     assert "[" in by_group["tiny"][4] and by_group["one"][4] == "0.990"  # one person: no interval
     alone = fairness.analyse(counts_with_iou(*ious[:12]), find_groups(photos[:12], ["group"]), args)
     assert alone["gaps"] == {}
-    both = fairness.difference_table(groups, {"A": result, "B": result})
+    both = group_tables.difference_table(groups, {"A": result, "B": result})
     assert both[1][4] == "0.000 [0.000, 0.000]"
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from trainings import make_networks_small
 
 import hair_transfer.scores
-import mut1ny_fairness.eval
+import mut1ny_fairness.scores
 from common import metrics
 from common.losses import dice_loss
 from hair_transfer.model import DeepLabV3
@@ -35,7 +35,7 @@ def hair_scores(x: Tensor) -> list[float]:
 
 
 def mut1ny_scores(x: Tensor, target: str) -> list[float]:
-    tally = mut1ny_fairness.eval.Tally(CPU, target)
+    tally = mut1ny_fairness.scores.Tally(CPU, target)
     tally.add(x, CLASSES, loss_of(x, CLASSES, target))
     return [value for value in tally.scores().values() if not isinstance(value, Tensor)]
 
