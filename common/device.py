@@ -76,8 +76,8 @@ def autocast(device: torch.device, amp: bool) -> torch.autocast:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on the device; on CUDA without waiting (from pinned memory), elsewhere a copy may not outlive its source."""
-    return x.to(device, non_blocking=device.type == "cuda")
+    """`x` on the device. CUDA does not wait for the copy from pinned memory; on MPS its source could be gone by then."""
+    return x.to(device, non_blocking=device.type != "mps")
 
 
 def adam(model: nn.Module, lr: float) -> torch.optim.Adam:

@@ -44,7 +44,9 @@ SIZE = 256  # Sec. II
 N_TRAIN, N_TEST = 2000, 600  # Sec. II
 N_GENERATED = 52  # ours: 40 to train and 12 to test, so that the bare command ends in minutes on two CPU cores
 CACHE_VERSION = 1  # counts up when decode() changes
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's (ours: the paper says "normalized")
+# ImageNet's (ours: the paper says "normalized")
+MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
+STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 # ids of CelebAMask-HQ that show the same photo twice: a random split would test on what it trained on
 DUPLICATES = (
     (234, 235), (3329, 3330), (5162, 5163), (6770, 6771), (7384, 7385), (7561, 7562), (12444, 12445), (12885, 12886),
@@ -192,9 +194,7 @@ class HairMasks(Dataset):
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images to float32 on the device with ImageNet's mean and standard deviation."""
-    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
-    return (to_device(images, device).float() / 255 - mean) / std
+    return (to_device(images, device).float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 
 # ---- python hair_transfer/dataset.py: verify, describe, draw -------------------------------------------------------

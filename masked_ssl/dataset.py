@@ -55,7 +55,8 @@ DEMONSTRATION = (
     "note       a demonstration, small so that it ends within minutes on a CPU; the paper's pictures: --size 512"
 )
 IGNORED = 255  # label of the pixels beyond a photo's edge
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's (ours: the paper does not say)
+MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # ImageNet's (ours: the paper does not say)
+STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 CACHE_VERSION = 1  # counts up when decode() changes
 # ---- Which faces ---------------------------------------------------------------------------------------------------
 
@@ -204,14 +205,12 @@ class FaceLabels(Dataset):
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images to float32 on the device with ImageNet's mean and standard deviation."""
-    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
-    return (to_device(images, device).float() / 255 - mean) / std
+    return (to_device(images, device).float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 
 def denormalize(images: Tensor) -> np.ndarray:
     """The inverse: B x 3 x H x W float -> B x H x W x 3 uint8."""
-    images = images.float().cpu() * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
+    images = images.float().cpu() * STD + MEAN
     return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 

@@ -119,7 +119,8 @@ def parsing_loss(logits: Tensor, labels: Tensor, smooth: float = 1.0) -> tuple[T
     sums = distributed.sum_with_gradient(sums)
     (tp, predicted, true), (entropy, n) = sums[: 3 * C].view(3, C), sums[3 * C :]
     f1 = (2 * tp + smooth) / (predicted + true + smooth)
-    return entropy / n.clamp(min=1), 1 - f1[true > 0].mean()
+    present = true > 0
+    return entropy / n.clamp(min=1), 1 - (f1 * present).sum() / present.sum()
 
 
 def train_epoch(

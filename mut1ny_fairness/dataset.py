@@ -47,7 +47,9 @@ CACHE = HERE / "data" / "cache"
 SIZE = 256  # Sec. III-D
 TEST_FRACTION = 0.2  # ours (the public template's): the paper gives no ratio
 CACHE_VERSION = 1  # counts up when decode() changes
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's (ours: the paper says "normalizing")
+# ImageNet's (ours: the paper says "normalizing")
+MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
+STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 LEGEND = dict(zip(CLASSES, PALETTE, strict=True))
 
 
@@ -208,9 +210,7 @@ class LabelledFaces(Dataset):
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images to float32 on the device with ImageNet's mean and standard deviation."""
-    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
-    return (to_device(images, device).float() / 255 - mean) / std
+    return (to_device(images, device).float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 
 # ---- python mut1ny_fairness/dataset.py: verify, describe, draw -------------------------------------------------------

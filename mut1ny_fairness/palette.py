@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.device import to_device
+
 CLASSES = ("background", "eyes", "nose", "lips", "ears", "hair", "eyebrows", "teeth", "face", "facial hair", "specs")
 PALETTE = np.array(
     [(0, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 0), (0, 255, 255), (255, 255, 0), (255, 0, 255), (255, 255, 255),
@@ -59,7 +61,7 @@ def to_classes(rgb: np.ndarray) -> tuple[np.ndarray, int]:
 
 def nearest_class(output: Tensor) -> Tensor:
     """B x 3 x H x W colours in 0..1 (what lies beyond is cut off) -> B x H x W, the class of the nearest colour."""
-    colours = torch.from_numpy(PALETTE.astype(np.float32)).to(output.device) / 255  # 11 3
+    colours = to_device(torch.from_numpy(PALETTE.astype(np.float32)), output.device) / 255  # 11 3
     kernel = -2 * colours[:, :, None, None]
     return F.conv2d(output.float().clamp(0, 1), kernel, (colours**2).sum(1)).argmin(1)
 
@@ -74,7 +76,7 @@ def outputs_of(target: str) -> int:
 
 def _colours(bgr: bool, device: torch.device) -> Tensor:
     colours = PALETTE[:, ::-1].copy() if bgr else PALETTE
-    return torch.from_numpy(colours).to(device).float() / 255
+    return to_device(torch.from_numpy(colours), device).float() / 255
 
 
 def true_channels(label: Tensor, bgr: bool = False) -> Tensor:

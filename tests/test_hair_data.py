@@ -164,5 +164,8 @@ def test_a_square_photo_is_not_cut():
 
 def test_normalize_is_imagenets():
     images = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    expected = [(value / 255 - mean) / std for value, mean, std in zip((0, 128, 255), MEAN, STD, strict=True)]
+    expected = [
+        (value / 255 - mean) / std
+        for value, mean, std in zip((0, 128, 255), MEAN.flatten().tolist(), STD.flatten().tolist(), strict=True)
+    ]
     assert normalize(images, torch.device("cpu")).flatten().tolist() == pytest.approx(expected, abs=1e-6)
