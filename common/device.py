@@ -76,7 +76,7 @@ def autocast(device: torch.device, amp: bool) -> torch.autocast:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on the device. CUDA does not wait for the copy from pinned memory; on MPS its source could be gone by then."""
+    """`x` on the device. CUDA does not wait for a copy from pinned memory; on MPS its source could be gone by then."""
     return x.to(device, non_blocking=device.type != "mps")
 
 

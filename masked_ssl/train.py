@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
     add = parser.add_argument_group("model (Fine-Tuning Process)").add_argument
     add("--init", default="auto", metavar="W",
         help="the pretrain.pt of pretrain.py: the paper's; imagenet: its baseline; random; or auto: the newest of "
-             "runs/ that was made with this data, else ImageNet's where to be had, else random")
+             "runs/ if it was made with this data, else ImageNet's where to be had, else random")
     add("--checkpointing", action="store_true", help="compute again what the backward pass needs: less memory, slower")
     add = parser.add_argument_group("training (ours: the 2024 text gives none of this)").add_argument
     add("--epochs", type=number(int, 1), metavar="N",

@@ -133,7 +133,7 @@ def split(samples: list[Sample], by: str, seed: int) -> tuple[list[Sample], list
 
 
 def fingerprint_of(samples: list[Sample]) -> str:
-    """Of the photos and labels, by name and size (common/cache.py)."""
+    """Of the photos and of Mut1ny's label files, by name and size (common/cache.py)."""
     return fingerprint([sample.photo for sample in samples] + [s.label for s in samples if s.label])
 
 

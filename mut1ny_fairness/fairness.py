@@ -59,27 +59,31 @@ def cropped(image: Image.Image, crop: list[float]) -> Image.Image:
     return image.crop([round(part * side) for part, side in zip(crop, (W, H, W, H), strict=True)])
 
 
-def read_pair(photo: Photo, crop: list[float], size: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The photo and (where there is one) its label, size x size, brought there as in training."""
-    image, label = read_photo(photo.image), None
+def read_pair(photo: Photo, crop: list[float], size: int) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """The photo and (where there is one) its label, size x size, brought there as in training; and how many pixels of
+    the label file are in none of the colours."""
+    image, label, off = read_photo(photo.image), None, 0
     if photo.label is not None:
-        classes = Image.fromarray(dataset.read_label(photo.label, image)[0])
-        label = np.asarray(cropped(classes, crop).resize((size, size), Image.Resampling.NEAREST))
-    return np.asarray(cropped(image, crop).resize((size, size), Image.Resampling.BILINEAR)), label
+        classes, off = dataset.read_label(photo.label, image)
+        classes = cropped(Image.fromarray(classes), crop)
+        label = np.asarray(classes.resize((size, size), Image.Resampling.NEAREST))
+    return np.asarray(cropped(image, crop).resize((size, size), Image.Resampling.BILINEAR)), label, off
 
 
 def predict_photos(
     model: nn.Module, photos: list[Photo], checkpoint: dict, crop: list[float], device: torch.device, amp: bool
-) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """The predicted and (where there is a label) the true classes of each photo, size x size."""
-    predicted, true = [], []
+) -> tuple[list[np.ndarray], list[np.ndarray | None], int]:
+    """The predicted and (where there is a label) the true classes of each photo, size x size; and the pixels of the
+    label files that are in none of the colours."""
+    predicted, true, off = [], [], 0
     args = checkpoint["args"]
     for start in tqdm(range(0, len(photos), BATCH), "predicting", disable=None, unit="batch"):
         pairs = [read_pair(photo, crop, args["size"]) for photo in photos[start : start + BATCH]]
-        images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2)
+        images = torch.from_numpy(np.stack([image for image, *_ in pairs])).permute(0, 3, 1, 2)
         predicted += [*predicted_classes(predict(model, images, device, amp), args["target"]).byte().cpu().numpy()]
-        true += [label for _, label in pairs]
-    return predicted, true
+        true += [label for _, label, _ in pairs]
+        off += sum(n for *_, n in pairs)
+    return predicted, true, off
 
 
 def count(predicted: np.ndarray, true: np.ndarray, classes: list[int]) -> np.ndarray:
@@ -210,11 +214,13 @@ def main():
         saved = checkpoint["args"]
         amp = pick_amp(args.amp or saved["amp"], device)
         print(f"{title}: {path}, epoch {checkpoint['epoch']}, {saved['size']} px, weights {checkpoint['weights']}")
-        predicted, true = predict_photos(for_inference(model, amp), needed, checkpoint, args.crop, device, amp)
+        predicted, true, off = predict_photos(for_inference(model, amp), needed, checkpoint, args.crop, device, amp)
         drawn[title] = dict(zip((photo.image for photo in needed), predicted, strict=True))
         if labelled:
             pairs = zip(predicted[: len(labelled)], true, strict=False)
             counts[title] = np.stack([count(p, t, classes) for p, t in pairs])
+    if off:
+        print(f"note: {off:,} label pixels are off the palette and count as the class of the nearest colour")
     group_pictures.draw_grid(out / "grid.png", grid, drawn, lambda image: cropped(image, args.crop))
     if not labelled:
         print(f"{len(photos)} photos, none with a label: nothing to score; grid.png -> {out}")

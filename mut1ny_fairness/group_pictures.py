@@ -75,7 +75,7 @@ def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: l
     Hollow points are groups that are not ranked.
     """
     panels = [("mean IoU per image", HEADLINE, None)]
-    panels += [(f"IoU, {CLASSES[c]}", "class_iou", k) for k, c in enumerate(classes)]
+    panels += [(f"IoU per image, {CLASSES[c]}", "class_iou_image", k) for k, c in enumerate(classes)]
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     size = (2.6 * columns + 1.6, rows * (0.34 * len(groups.names) + 0.9) + 0.6)

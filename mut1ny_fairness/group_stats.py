@@ -8,6 +8,7 @@ which only change weights, are matrix products.
 import numpy as np
 
 SCORES = ("iou_image", "f1_image", "iou_pooled", "f1_pooled")
+CLASS_SCORES = tuple(f"class_{name}" for name in SCORES)
 MIN_RANKED, MIN_NARROW = 10, 30  # ours: people in a group that is ranked, and in one whose interval is not wide
 BLOCK_BYTES = 64e6
 
@@ -27,20 +28,24 @@ def mean_over_classes(values: np.ndarray) -> np.ndarray:
 
 
 def weighted_scores(counts: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """n x C x 3 counts, ... x n weights -> each of SCORES (...), and class_iou and class_f1 (... x C), pooled.
+    """n x C x 3 counts, ... x n weights -> each of SCORES (...) and each of CLASS_SCORES (... x C).
 
     pooled: pixels are summed over the images, divided once per class, and averaged over the classes. image: each image
-    has its mean over the classes that it shows or is said to show, and these are averaged.
+    has its mean over the classes that it shows or is said to show, and these are averaged; of a class, the mean over
+    the images that show it or are said to.
     """
     n, C, _ = counts.shape
     class_iou, class_f1 = ratios((weights @ counts.reshape(n, -1)).reshape(*weights.shape[:-1], C, 3))
-    scores = {"class_iou": class_iou, "class_f1": class_f1}
+    scores = {"class_iou_pooled": class_iou, "class_f1_pooled": class_f1}
     for name, by_class, of_image in zip(("iou", "f1"), (class_iou, class_f1), ratios(counts), strict=True):
         image = mean_over_classes(of_image)
         counted = ~np.isnan(image)
         with np.errstate(invalid="ignore"):
             scores[f"{name}_image"] = (weights @ np.where(counted, image, 0)) / (weights @ counted.astype(float))
         scores[f"{name}_pooled"] = mean_over_classes(by_class)
+        shown = ~np.isnan(of_image)
+        with np.errstate(invalid="ignore"):
+            scores[f"class_{name}_image"] = (weights @ np.where(shown, of_image, 0)) / (weights @ shown.astype(float))
     return scores
 
 

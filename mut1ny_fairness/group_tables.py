@@ -8,7 +8,7 @@ import numpy as np
 from common.checkpoint import write_json
 from common.tables import write_csv
 from mut1ny_fairness import group_stats
-from mut1ny_fairness.group_stats import SCORES
+from mut1ny_fairness.group_stats import CLASS_SCORES, SCORES
 from mut1ny_fairness.groups import Groups
 from mut1ny_fairness.palette import CLASSES
 
@@ -28,13 +28,13 @@ def with_interval(value: float, low: float, high: float) -> str:
 def score_table(groups: Groups, results: dict[str, dict], classes: list[int]) -> list[list[str]]:
     """One row per model and group: people, images, every score and every class' IoU and F1, each with its interval."""
     header = ["model", "group", "people", "images", *NAMES.values()]
-    header += [f"{m} {CLASSES[c]}" for m in ("IoU", "F1") for c in classes] + ["note"]
+    header += [f"{title.removeprefix('mean ')}, {CLASSES[c]}" for title in NAMES.values() for c in classes] + ["note"]
     rows = [header]
     for title, result in results.items():
         bounds = {name: group_stats.interval(values) for name, values in result["resampled"].items()}
         for g, name in enumerate(groups.names):
             cells = [with_interval(result["observed"][s][g], *(b[g] for b in bounds[s])) for s in SCORES]
-            for s in ("class_iou", "class_f1"):
+            for s in CLASS_SCORES:
                 observed, (low, high) = result["observed"][s][g], bounds[s]
                 cells += [with_interval(observed[k], low[g, k], high[g, k]) for k in range(len(classes))]
             rows.append([title, name, str(groups.people[g]), str(groups.images[g]), *cells, groups.note(g)])
@@ -43,7 +43,8 @@ def score_table(groups: Groups, results: dict[str, dict], classes: list[int]) ->
 
 def gap_table(results: dict[str, dict]) -> list[list[str]]:
     """One row per model and score: the best and the worst group, their gap, its p and null, the overall scores."""
-    columns = ["best group", "worst group", "gap", "p", "gap by chance (median)", "all", "equity-scaled"]
+    columns = ["best group", "worst group", "gap", "p", "gap by chance (median)", "ranked groups together",
+               "equity-scaled"]  # fmt: skip
     rows = [["model", "score", *columns]]
     for title, result in results.items():
         for score, g in result["gaps"].items():

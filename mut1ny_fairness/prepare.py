@@ -318,7 +318,7 @@ def main():
     if args.manifest:
         make_folder(args.manifest.resolve().parent)
     prepare(root, args.manifest or root / "manifest.csv", args.seed, args.distance, args.out)
-    print(f"counts.csv, dropped.csv, dropped.png -> {args.out}")
+    print(f"{', '.join(sorted(path.name for path in args.out.iterdir()))} -> {args.out}")
 
 
 if __name__ == "__main__":

@@ -67,10 +67,11 @@ class Tally:
         paper = scores_from_counts(sum_over_processes(self.counts)[None])
         confusion = sum_over_processes(self.confusion).cpu()
         classes = scores_from_counts(counts_from_confusion(confusion))
+        present = classes["support"] > 0  # the same classes for every network, whatever it predicts
         return {
             "loss": loss / n,
             **{name: float(paper[name][0]) for name in ("accuracy", "f1", "iou", "precision", "recall")},
             "class_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
-            **{f"class_{m}": mean_of_present(classes[m])[0] for m in ("iou", "f1", "precision", "recall")},
+            **{f"class_{m}": mean_of_present(classes[m][present])[0] for m in ("iou", "f1", "precision", "recall")},
             "confusion": confusion,
         }

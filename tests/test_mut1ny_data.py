@@ -19,6 +19,7 @@ from mut1ny_fairness import dataset, generate, palette, prepare
 from mut1ny_fairness.dataset import LabelledFaces, Sample
 from mut1ny_fairness.palette import CLASSES, PALETTE, celebamask_to_mut1ny, nearest_class, to_classes, to_colours
 from mut1ny_fairness.prepare import Pair, difference_hash, find_duplicates, read_pairs, subsample, who
+from mut1ny_fairness.scores import Tally
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,32 @@ def test_the_wrong_channel_order_makes_hair_ears_and_leaves_the_papers_scores_as
     assert torch.equal(palette.predicted_classes(wrong, "rgb", bgr=True), label)
     logits = torch.nn.functional.one_hot(nearest_class(wrong), 11).permute(0, 3, 1, 2).float() * 50
     assert palette.loss_of(logits, label, "labels", bgr=True) < 1e-6
+
+
+def test_no_score_of_the_paper_can_tell_the_channel_order():
+    """A network that has learnt from swapped labels, tested on swapped labels, against one that has not."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(0, 11, (2, 12, 12), generator=generator)
+    output = torch.rand(2, 3, 12, 12, generator=generator)
+    right, wrong = Tally(torch.device("cpu"), "rgb"), Tally(torch.device("cpu"), "rgb", bgr=True)
+    right.add(output, label, palette.loss_of(output, label, "rgb"))
+    wrong.add(output.flip(1), label, palette.loss_of(output.flip(1), label, "rgb", bgr=True))
+    a, b = right.scores(), wrong.scores()
+    for name in ("loss", "accuracy", "f1", "iou", "precision", "recall"):
+        assert a[name] == pytest.approx(b[name], abs=1e-7), name
+    assert a["class_iou"] != pytest.approx(b["class_iou"], abs=1e-3)
+
+
+def test_a_class_that_is_not_there_does_not_count_in_the_means_even_if_it_is_predicted():
+    label, teeth = torch.zeros(1, 4, 4, dtype=torch.long), CLASSES.index("teeth")
+    label[:, 2:] = CLASSES.index("face")
+    predicted = label.clone()
+    predicted[0, 0, 0] = teeth
+    tally = Tally(torch.device("cpu"), "labels")
+    tally.add(torch.nn.functional.one_hot(predicted, 11).permute(0, 3, 1, 2).float(), label, torch.tensor(0.0))
+    scores = tally.scores()
+    assert scores["class_iou"] == pytest.approx((7 / 8 + 1) / 2)
+    assert scores["class_recall"] == pytest.approx((7 / 8 + 1) / 2) and scores["class_precision"] == 1
 
 
 def test_losses_and_channels_of_both_targets():

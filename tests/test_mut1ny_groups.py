@@ -37,12 +37,13 @@ def test_counts_and_pooled_scores_are_those_of_common_metrics():
     matrix = confusion_matrix(*(torch.from_numpy(x).long() for x in (predicted, true)), 11)
     expected = scores_from_counts(counts_from_confusion(matrix))
     for name in ("iou", "f1"):
-        assert scores[f"class_{name}"][0] == pytest.approx(expected[name][classes], nan_ok=True)
+        assert scores[f"class_{name}_pooled"][0] == pytest.approx(expected[name][classes], nan_ok=True)
         assert scores[f"{name}_pooled"][0] == pytest.approx(expected[name][[1, 3]].mean())  # absent teeth do not count
-    per_image = [np.nanmean(scores_from_counts(counts_from_confusion(confusion_matrix(
-        torch.from_numpy(p)[None].long(), torch.from_numpy(t)[None].long(), 11)))["iou"][classes])
-        for p, t in zip(predicted, true, strict=True)]  # fmt: skip
-    assert scores["iou_image"][0] == pytest.approx(np.mean(per_image))
+    per_image = np.array([scores_from_counts(counts_from_confusion(confusion_matrix(
+        torch.from_numpy(p)[None].long(), torch.from_numpy(t)[None].long(), 11)))["iou"][classes]
+        for p, t in zip(predicted, true, strict=True)])  # fmt: skip
+    assert scores["iou_image"][0] == pytest.approx(np.nanmean(per_image, 1).mean())
+    assert scores["class_iou_image"][0] == pytest.approx([*per_image[:, :2].mean(0), np.nan], nan_ok=True)
 
 
 def test_pooled_and_per_image_differ_as_they_should_and_weights_count():

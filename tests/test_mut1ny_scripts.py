@@ -227,10 +227,11 @@ def test_the_whole_photo_and_a_crop_are_scored_as_eval_scores_them(call, trained
     rows = list(csv.DictReader(open(studio / "groups.csv"), delimiter=";"))
     photos, _ = fairness.read_groups(studio / "groups.csv", ["group"])
     model, checkpoint = eval.load_model(trained / "labels" / "best.pt", torch.device("cpu"))
-    whole, true = fairness.predict_photos(model, photos[:3], checkpoint, [0, 0, 1, 1], torch.device("cpu"), False)
+    whole, true, off = fairness.predict_photos(model, photos[:3], checkpoint, [0, 0, 1, 1], torch.device("cpu"), False)
     sample = dataset.Sample("", photos[0].image, photos[0].label, None, "", "")
-    assert len(rows) == 38 and (dataset.decode(sample, 32)["labels"] == true[0]).all() and whole[0].shape == (32, 32)
-    image, label = fairness.read_pair(photos[0], [0.25, 0.25, 0.75, 0.75], 24)
+    assert len(rows) == 38 and off == 0 and whole[0].shape == (32, 32)
+    assert (dataset.decode(sample, 32)["labels"] == true[0]).all()
+    image, label, _ = fairness.read_pair(photos[0], [0.25, 0.25, 0.75, 0.75], 24)
     centre = np.asarray(Image.open(photos[0].image))[12:36, 12:36]
     assert (image == centre).all() and (PALETTE[label] == np.asarray(Image.open(photos[0].label))[12:36, 12:36]).all()
 
