@@ -30,7 +30,7 @@ from common.cache import fingerprint
 from common.checkpoint import make_folder, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
-from common.device import autocast, pick_amp, pick_device, to_device
+from common.device import autocast, for_inference, pick_amp, pick_device, to_device
 from common.distributed import sum_over_processes, world
 from common.metrics import hausdorff, jaccard
 from common.tables import print_table, write_csv
@@ -89,7 +89,7 @@ def score(predicted: np.ndarray, true: np.ndarray) -> tuple[float, ...]:
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: bool) -> dict[str, np.ndarray]:
     """SCORES -> one number for each picture of the set, in its order, whichever process of torchrun saw it."""
-    model.eval()
+    model = for_inference(model, amp)
     scores, losses = torch.zeros(len(batches.dataset), len(SCORES)), []
     bar = tqdm(batches, "evaluating", leave=False, disable=None if world()[0] == 0 else True, unit="batch")
     for chosen, (images, alphas) in zip(list(batches.sampler), bar, strict=True):

@@ -23,7 +23,7 @@ from torch import nn
 from common import cli, pictures
 from common.checkpoint import make_folder
 from common.cli import InputError
-from common.device import autocast, pick_amp, pick_device
+from common.device import autocast, for_inference, pick_amp, pick_device
 from common.images import OwnPhotos, read_photo
 from lrn_headtorso.checkpoints import load_model
 from lrn_headtorso.dataset import normalise
@@ -87,6 +87,7 @@ def main():
     photos, background = OwnPhotos(args.photos, args.out), parse_background(args.background)
     model, checkpoint = load_model(args.checkpoint, device)
     amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
+    model = for_inference(model, amp)
     make_folder(args.out)
     nobody = []
     for name, photo in photos:

@@ -56,7 +56,8 @@ def clean_command(command: str) -> str:
         if word in OF_THE_MACHINE:
             next(values)
         elif word.startswith("/"):
-            kept.append("PATH" if kept[-1] in ("--data", "PATH") else "/".join(Path(word).parts[-2:]))
+            in_runs = Path(script).parent / "runs" / "/".join(Path(word).parts[-2:])  # where it would lie without --out
+            kept.append("PATH" if kept[-1] in ("--data", "PATH") else in_runs.as_posix())
         else:
             kept.append(word)
     return shlex.join(["python", script, *kept])
@@ -109,19 +110,21 @@ def render(folder: str, text: str) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command")
-    collecting = commands.add_parser("collect", help="write results/NAME.json from a run folder or another JSON file")
+    collecting = commands.add_parser("collect", help="write results/NAME.json from a run folder, a JSON or a CSV file")
     collecting.add_argument("run", type=Path)
     collecting.add_argument("out", type=Path)
     collecting.add_argument("--evaluation", type=Path, help="eval.py's folder (default: best-val or best-test)")
     collecting.add_argument("--data", required=True, help="the data and its split in words")
     collecting.add_argument("--device", required=True, help="the machine in words")
-    collecting.add_argument("--command", dest="typed", help="of a JSON file: what wrote it")
-    collecting.add_argument("--minutes", type=float, help="of a JSON file: how long that took")
+    collecting.add_argument("--command", dest="typed", help="of a JSON or CSV file: what wrote it")
+    collecting.add_argument("--minutes", type=float, help="of such a file: how long that took")
     args = parser.parse_args()
     if args.command == "collect":
-        if args.run.suffix == ".json":
+        if args.run.is_file():
+            text = args.run.read_text()
+            found = json.loads(text) if args.run.suffix == ".json" else list(csv.reader(text.splitlines()))
             record = {"command": args.typed, "data": args.data, "device": args.device, "minutes": args.minutes}
-            record["results"] = _without_paths(json.loads(args.run.read_text()))
+            record["results"] = _without_paths(found)
         else:
             found = [args.run / name for name in ("best-val", "best-test") if (args.run / name).is_dir()]
             record = collect(args.run, args.evaluation or found[0], args.data, args.device)

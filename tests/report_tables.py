@@ -202,6 +202,8 @@ def mut1ny_groups(results: dict[str, dict]) -> Rows:
             scores = [found["models"][title]["scores"][HEADLINE] for title in found["models"]]
             cells = [group_tables.with_interval(*(_nan(s[k][g]) for k in ("value", "low", "high"))) for s in scores]
             rows.append([" and ".join(found["by"]), group["name"], str(group["people"]), *cells, group["note"]])
+    if not titles:
+        raise NotMeasured
     rows[0] += [*titles, ""]
     return rows
 
@@ -216,7 +218,17 @@ def mut1ny_gaps(results: dict[str, dict]) -> Rows:
                 numbers = group_tables.with_interval(gap["gap"], gap["gap_low"], gap["gap_high"]), f"{gap['p']:.3f}"
                 more = f"{gap['null_median']:.3f}", f"{gap['equity_scaled']:.3f}"
                 rows.append([" and ".join(record["results"]["by"]), title, gap["best"], gap["worst"], *numbers, *more])
+    if len(rows) == 1:
+        raise NotMeasured
     return rows
+
+
+def mut1ny_power(results: dict[str, dict]) -> Rows:
+    """What `fairness.py --simulate` found, for some of its gaps."""
+    header, *lines = results["simulate"]["results"]
+    shown = [0, 1, *(header.index(f"finds {gap}") for gap in ("0.02", "0.06", "0.10", "0.20"))]
+    rows = [[cell.replace("finds", "finds a gap of") for cell in header], *lines]
+    return [[row[i].replace("%", " %") for i in shown] for row in rows]
 
 
 def ssl_fractions(results: dict[str, dict]) -> Rows:
@@ -275,9 +287,10 @@ FRONT: dict[str, tuple[str, str, Callable[..., str], tuple[str, ...]]] = {
     "hair_transfer": (
         "Česnik 2020, *Segmentation of human hair*: DeepLabV3-ResNet101 pretrained against random; recolours hair",
         "AUROC .968 from random weights, .982 from COCO's (.978 and .991 if its code averaged in a zero)",
-        lambda a, b: f"AUROC {a['results']['batch_auroc']:.3f} from random weights, {b['results']['batch_auroc']:.3f} "
-        "from a network trained on skin",
-        ("random", "from-skin"),
+        lambda a, skin, b: "AUROC {:.3f} from random weights, {:.3f} from the second command's network for skin".format(
+            *(run["results"]["batch_auroc"] for run in (a, b))
+        ),
+        ("random", "skin", "from-skin"),
     ),
     "lrn_headtorso": (
         "Pinto, Cardoso 2019, *Fine Segmentation of Head and Torso Using Label Refinement Networks*: against a U-Net; "
@@ -329,6 +342,7 @@ TABLES: dict[str, dict[str, Callable[[dict[str, dict]], Rows]]] = {
         "runs": mut1ny_runs,
         "groups": mut1ny_groups,
         "gaps": mut1ny_gaps,
+        "power": mut1ny_power,
     },
     "masked_ssl": {"fractions": ssl_fractions},
 }

@@ -29,7 +29,7 @@ def test_contenders_take_turns_and_the_first_round_does_not_count():
     runs = {name: lambda name=name: calls.append(name) or float(len(calls)) for name in "ab"}
     assert contest.in_turns(runs, rounds=2, budget=100) == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
     assert calls == list("ababab")
-    assert contest.in_turns(runs, rounds=9, budget=0) == {"a": [7.0], "b": [8.0]}  # all that the budget allows
+    assert contest.in_turns(runs, rounds=9, budget=0) == {"a": [9.0], "b": [10.0]}  # all that the budget allows
 
 
 def serve(prepare):

@@ -1,9 +1,15 @@
 """The numbers in the READMEs are those of the committed results, and README's commands name files that exist."""
 
+import os
 import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import report
+import walk
 from conftest import ROOT
 
 
@@ -49,3 +55,17 @@ def test_the_scripts_and_links_of_a_readme_exist(readme):
         assert (ROOT / script).is_file(), script
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (readme.parent / link).exists(), link
+
+
+def test_every_script_starts_from_any_folder(tmp_path):
+    """As a user starts it: in a process of its own, by its path, from elsewhere."""
+    scripts = walk.scripts(ROOT)
+    assert {ROOT / paper / f"{name}.py" for paper in walk.PAPERS for name in ("dataset", "train", "eval")} <= {*scripts}
+
+    def start(script: Path) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for script, done in zip(scripts, pool.map(start, scripts), strict=True):
+            assert done.returncode == 0 and done.stdout.startswith(f"usage: {script.name}"), (script, done.stderr)
+    assert not list(tmp_path.iterdir())

@@ -72,10 +72,6 @@ def interrupted(monkeypatch, module, epoch):
     monkeypatch.setattr(module, "train_epoch", stop)
 
 
-def without_seconds(log):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in log]
-
-
 # ---- Both steps ----------------------------------------------------------------------------------------------------
 
 

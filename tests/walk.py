@@ -5,8 +5,9 @@
     python tests/walk.py --list                what would be run
 
 It works in a fresh copy of the repository's files, so that no run, cache or data of yours is used or touched: the
-blocks first, each README's from the repository root; then `--help` of every script, from another folder; then each
-paper's folder alone with common/, in another project.
+blocks first, each README's from the repository root and its first command again from another folder; then `--help` of
+every script from there; then each paper's folder alone with common/, in another project. The two commands at the top
+of README.md, with a virtual environment of their own, are run by .ci/run.
 """
 
 import argparse
@@ -44,10 +45,11 @@ def scripts(root: Path) -> list[Path]:
     return [path for path in found if "cli.run(main)" in path.read_text(encoding="utf-8")]
 
 
-def run(command: str, folder: Path) -> None:
+def run(command: str, folder: Path, home: Path) -> None:
     """Run it in a shell there, `python` being this one; raises SystemExit with its output if it fails."""
     started = time.perf_counter()
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "HOME": str(home)}
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
     print(f"{time.perf_counter() - started:6.1f} s  {command}", flush=True)
@@ -62,26 +64,32 @@ def main():
     args = parser.parse_args()
     papers = [args.only] if args.only else list(PAPERS)
     if args.list:
-        print("\n".join(command for paper in papers for command in blocks(ROOT / paper / "README.md")))
+        readmes = [ROOT / "README.md"] * (not args.only) + [ROOT / paper / "README.md" for paper in papers]
+        print("\n".join(command for readme in readmes for command in blocks(readme)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy, elsewhere = Path(folder) / "copy", Path(folder) / "elsewhere"
+        copy, elsewhere, home = (Path(folder) / name for name in ("copy", "elsewhere", "home"))
         elsewhere.mkdir()
+        home.mkdir()
         for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
+        for command in () if args.only else blocks(copy / "README.md"):
+            run(command, copy, home)
         for paper in papers:
-            for command in blocks(copy / paper / "README.md"):
-                run(command, copy)
+            commands = blocks(copy / paper / "README.md")
+            for command in commands:
+                run(command, copy, home)
+            run(commands[0].replace(f"{paper}/", f"{copy / paper}/"), elsewhere, home)
         for script in scripts(copy):
             if script.parent.name in papers:
-                run(f"python {script} --help", elsewhere)
+                run(f"python {script} --help", elsewhere, home)
         for paper in papers:
             project = Path(folder) / f"project-{paper}"
             shutil.copytree(copy / "common", project / "common", ignore=shutil.ignore_patterns("__pycache__"))
             clean = shutil.ignore_patterns("__pycache__", "runs", "data")
             shutil.copytree(copy / paper, project / paper, ignore=clean)
-            run(f"python {paper}/{ALONE[paper]}", project)
+            run(f"python {paper}/{ALONE[paper]}", project, home)
     print("every command ended well")
 
 

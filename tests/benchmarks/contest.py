@@ -7,7 +7,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -95,20 +95,20 @@ def timed(action: Callable[[], object]) -> float:
 def in_turns(runs: dict[str, Callable[[], float]], rounds: int, budget: float) -> dict[str, list[float]]:
     """Call all of `runs` (each returns its seconds) in turns, `rounds` times after a first one that is not counted.
 
-    Stops after the round in which `budget` seconds are used up; if that is the first, it is all there is and counts.
+    Stops after the round in which `budget` seconds are used up, but not before one that counts.
     """
     seconds = {name: [] for name in runs}
     started = time.perf_counter()
-    for _ in range(rounds + 1):
+    for number in range(rounds + 1):
         for name, run in runs.items():
             seconds[name].append(run())
-        if time.perf_counter() - started > budget:
+        if number and time.perf_counter() - started > budget:
             break
-    return {name: found[1:] or found for name, found in seconds.items()}
+    return {name: found[1:] for name, found in seconds.items()}
 
 
 @contextlib.contextmanager
-def contest(preparations: dict[str, tuple]):
+def contest(preparations: dict[str, tuple]) -> Iterator[dict[str, Contender]]:
     """name -> (prepare, *args), as running Contenders; they end with the block, whatever happens in it.
 
     A peer that is not installed is named and left out.

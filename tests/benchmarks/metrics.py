@@ -4,11 +4,11 @@ Every peer is asked for the same pooled values, in the way that its own document
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from benchmarks.contest import compare, in_turns, timed
+from benchmarks.contest import Row, compare, in_turns, timed
 from torch import Tensor
 
 from common.metrics import auroc, confusion_matrix, hausdorff, multilabel_counts
@@ -156,7 +156,7 @@ MEASURES = (
 )
 
 
-def metrics(quick: bool):
+def metrics(quick: bool) -> Iterator[Row]:
     """Rows of milliseconds a batch, with the largest difference between our values and the peer's."""
     torch.manual_seed(0)
     for what, measure, batch, size in MEASURES:

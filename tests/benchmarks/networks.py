@@ -5,16 +5,23 @@ the peer, and memory is each one's own. The images are random: no network's spee
 """
 
 import multiprocessing
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks.contest import compare, contest, in_turns
+from benchmarks.contest import Row, compare, contest, in_turns, timed
+from benchmarks.loading import cached
 from torch import Tensor, nn
 
+from common.celebamask import list_celebamask
 from common.device import adam, autocast, for_inference, keep_freed_memory, pick_amp
+from common.faces import write_celebamask
 from common.losses import dice_loss
+from common.metrics import multilabel_counts
 from hair_transfer.model import DeepLabV3
 from lrn_headtorso.dataset import normalise
 from lrn_headtorso.eval import summed_bce
@@ -82,8 +89,10 @@ def _bce_of_logits(logits: Tensor, alphas: Tensor) -> Tensor:
     return _sum_of_bce([torch.sigmoid(logits)], alphas)
 
 
-def _colours(output: Tensor, labels: Tensor) -> Tensor:
-    return loss_of(output, labels, "rgb")
+def _colours(output: Tensor | tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+    if isinstance(output, Tensor):
+        return loss_of(output, labels, "rgb")
+    return _colours(output[0], labels) + 0.4 * _colours(output[1], labels)
 
 
 def _parsing(logits: Tensor, labels: Tensor) -> Tensor:
@@ -113,7 +122,7 @@ CASES = {
         _colours, _classes(11), f"{SMP} PSPNet R101", lambda: _smp("PSPNet", "resnet101", 3),
     ),
     "pspnet": Case(
-        "PSPNet R101 as described, 3 outputs", 256, 2, lambda: PSPNet(aux=False), normalize, _colours, _classes(11)
+        "PSPNet R101 as described, 3 outputs", 256, 2, PSPNet, normalize, _colours, _classes(11)
     ),
     "unetplusplus": Case(
         "UNet++ R50, 19 classes", 512, 2, lambda: Network(19), normalize, _parsing, _classes(19),
@@ -130,19 +139,23 @@ class Options(NamedTuple):
     channels_last: bool = True
     fused_adam: bool = True
     keep_memory: bool = True
-    folded: bool = True  # inference only, as the next one
+    folded: bool = True  # inference only, as the next two
+    cast_once: bool = True
     inference_mode: bool = True
     model: Callable[[], nn.Module] | None = None  # instead of the case's
 
 
-AS_THEIRS = Options(*6 * [False])
+AS_THEIRS = Options(*7 * [False])
 
 
 def _images(case: Case, batch: int, size: int, options: Options, ours: bool) -> Callable[[], Tensor]:
     """Ours start from the loader's bytes; the peer's are float32 and contiguous beforehand, which costs it nothing."""
     images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    ready = case.prepare(images, CPU).contiguous()
-    return (lambda: case.prepare(images, CPU)) if ours and options.channels_last else (lambda: ready)
+    if not ours or options == AS_THEIRS:
+        ready = case.prepare(images, CPU).contiguous()
+        return lambda: ready
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    return lambda: case.prepare(images, CPU).contiguous(memory_format=layout)
 
 
 def prepare_training(name: str, ours: bool, options: Options, size: int, batch: int) -> Callable[[], None]:
@@ -182,7 +195,7 @@ def prepare_inference(name: str, ours: bool, options: Options, size: int, batch:
         model = model.to(memory_format=torch.channels_last)
     amp = pick_amp("auto" if options.bf16 else "off", CPU)
     if options.folded:
-        model = for_inference(model, amp)
+        model = for_inference(model, amp and options.cast_once)
     images = _images(case, batch, size, options, ours)
 
     def forward() -> None:
@@ -200,7 +213,7 @@ def _contenders(name: str, prepare: Callable, size: int, batch: int) -> dict[str
     return contenders | {NAIVE: (prepare, name, True, AS_THEIRS, size, batch)}
 
 
-def training(quick: bool):
+def training(quick: bool) -> Iterator[Row]:
     """Rows of seconds a step and of the process' peak memory in MB, case by case."""
     for name, case in CASES.items():
         size, batch = (64, 2) if quick else (case.size, case.batch)
@@ -213,7 +226,7 @@ def training(quick: bool):
         yield from compare("memory", what, "MB", peaks.pop("ours"), peaks)
 
 
-def inference(quick: bool):
+def inference(quick: bool) -> Iterator[Row]:
     """Rows of seconds a forward pass, at batch 1 and 8."""
     for name, case in CASES.items():
         for batch in (1, 2) if quick else (1, 8):
@@ -254,7 +267,49 @@ def prepare_pooling(expand: bool, size: int) -> Callable[[], None]:
     return repeat
 
 
-def optimisations(quick: bool):
+def whole_batches(quick: bool) -> Iterator[Row]:
+    """A batch in one gather from the cache against each face by itself, in milliseconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        n, size = (8, 32) if quick else (200, 128)
+        where = write_celebamask(Path(folder) / "faces", n, size=size)
+        data = cached(list_celebamask(where), where, size, "masks", Path(folder) / "cache")
+        rng = np.random.default_rng(0)
+
+        def chosen() -> list[int]:
+            return rng.permutation(n)[:16].tolist()
+
+        runs = {
+            "ours": lambda: 1000 * timed(lambda: data[chosen()]),
+            "a face at a time": lambda: 1000 * timed(
+                lambda: [torch.cat(parts) for parts in zip(*(data[[i]] for i in chosen()), strict=True)]
+            ),
+        }  # fmt: skip
+        found = in_turns(runs, rounds=2 if quick else 60, budget=1 if quick else 5)
+    yield from compare("optimisations", f"16 faces from the cache, {size} px, 18 masks", "ms", found.pop("ours"), found)
+
+
+def plain_counts(prediction: Tensor, truth: Tensor) -> Tensor:
+    """common/metrics.py:multilabel_counts as one would write it first."""
+    prediction, truth = prediction.bool(), truth.bool()
+    pairs = (prediction & truth, prediction & ~truth, ~prediction & truth, ~prediction & ~truth)
+    return torch.stack([x.sum((0, 2, 3)) for x in pairs], dim=1)
+
+
+def small_integers(quick: bool) -> Iterator[Row]:
+    """Counts of a batch of masks in small integers of contiguous memory against plain sums, in milliseconds."""
+    size = 32 if quick else 128
+    truth = (torch.rand(8, 18, size, size) < 0.2).byte()
+    found = torch.randn(truth.shape).contiguous(memory_format=torch.channels_last) > 0
+    runs = {
+        "ours": lambda: 1000 * timed(lambda: multilabel_counts(found, truth)),
+        "plain sums of bools": lambda: 1000 * timed(lambda: plain_counts(found, truth)),
+    }
+    seconds = in_turns(runs, rounds=2 if quick else 30, budget=1 if quick else 5)
+    what = f"counts of 18 masks, 8 x {size} px"
+    yield from compare("optimisations", what, "ms", seconds.pop("ours"), seconds)
+
+
+def optimisations(quick: bool) -> Iterator[Row]:
     """Rows of ours with everything against ours without one thing."""
     train = {
         "without bf16": Options(bf16=False),
@@ -266,7 +321,9 @@ def optimisations(quick: bool):
     forward = {
         "without bf16": Options(bf16=False),
         "without channels_last": Options(channels_last=False),
+        "freed memory given back": Options(keep_memory=False),
         "batch norm not folded, weights cast each time": Options(folded=False),
+        "weights cast each time": Options(cast_once=False),
         "no_grad instead of inference_mode": Options(inference_mode=False),
         "1x1 classifier behind the up-sampling": Options(model=ClassifierLast),
     }
@@ -283,9 +340,13 @@ def optimisations(quick: bool):
             runs = {who: contender.run for who, contender in running.items()}
             seconds = in_turns(runs, rounds=2 if quick else 9, budget=1 if quick else 30)
         what = f"{kind}, {case.what}, {size} px, batch {batch}"
-        yield from compare("optimisations", what, "s", seconds.pop("ours"), seconds)
+        in_ms = {who: [1000 * s for s in values] for who, values in seconds.items()}
+        yield from compare("optimisations", what, "ms", in_ms.pop("ours"), in_ms)
+    yield from whole_batches(quick)
+    yield from small_integers(quick)
     with contest({who: (prepare_pooling, who == "ours", 32) for who in ("ours", "interpolated")}) as running:
         seconds = in_turns({who: contender.run for who, contender in running.items()}, rounds=5, budget=5)
-    yield from compare("optimisations", "image pooling and concat, 8 x 256 x 32 x 32, 20 times", "s",
-                       seconds.pop("ours"), seconds)  # fmt: skip
+    in_ms = {who: [1000 * s for s in values] for who, values in seconds.items()}
+    what = "image pooling and concat, 8 x 256 x 32 x 32, 20 times"
+    yield from compare("optimisations", what, "ms", in_ms.pop("ours"), in_ms)
 

@@ -125,8 +125,10 @@ def main():
                         if args.run:
                             subprocess.run(command, check=True)
     if args.table or args.run:
-        print_table(table(), left=2)
-        write_csv(HERE / "parity.csv", table())
+        lines = table()
+        print_table(lines, left=2)
+        if len(lines) > 1:
+            write_csv(HERE / "parity.csv", lines)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import argparse
 import csv
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
@@ -61,7 +62,7 @@ def show(rows: list[Row]) -> list[list[str]]:
     return lines
 
 
-def measure(part: str, quick: bool, data: Path | None):
+def measure(part: str, quick: bool, data: Path | None) -> Iterator[Row]:
     """The rows of a part, one by one. Parts are imported when they are measured, with all that they need."""
     if part in ("training", "inference", "optimisations"):
         from benchmarks import networks
@@ -87,6 +88,8 @@ def main(argv=None):
     parser.add_argument("--data", type=Path, metavar="PATH", help="CelebAMask-HQ's folder, for loading")
     parser.add_argument("--csv", type=Path, default=HERE / "results.csv", metavar="FILE", help="default: here")
     args = parser.parse_args(argv)
+    if args.quick and args.csv.resolve() == HERE / "results.csv":
+        parser.error("--quick measures nothing; give --csv FILE, so that results.csv stays what it is")
     here, started = machine(), time.perf_counter()
     for part in args.only:
         before = [row for row in read_rows(args.csv) if row.part not in ROWS_OF[part]]

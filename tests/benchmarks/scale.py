@@ -4,30 +4,40 @@
     python tests/benchmarks/scale.py --data CelebAMask-HQ        on real faces, as many as there are
 
 For each number of faces: the cache's size, the seconds to list and decode it, the seconds until it is found again, the
-memory of the process that then reads all of it once in random batches, and the seconds of that epoch without a network.
-The generated faces are 200 different ones of 512 px under many names: a file costs the same whoever is on it. Last row:
+memory of the process that then reads all of it once in random batches, the seconds of that epoch without a network, and
+the minutes of an epoch of train.py, from the median of 25 steps on random batches.
+The generated faces are 200 different ones of 512 px under many names: decoding costs the same whoever is on them; that
+the disk has to give 200 only is left out of the seconds to build. Last row:
 a straight line through the measured ones, with how far the middle one lies off it.
 """
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
 import numpy as np
-from benchmarks.contest import machine
+import torch
+from benchmarks.contest import machine, peak_mb
 
 from common.celebamask import list_celebamask
 from common.data import TrainBatches
+from common.device import adam, autocast, pick_amp, pick_device
 from common.faces import write_celebamask
+from common.losses import dice_loss
+from common.metrics import multilabel_counts
 from common.tables import print_table, write_csv
 from nu_deeplabv3plus import dataset
+from nu_deeplabv3plus.eval import scale
+from nu_deeplabv3plus.model import DeepLabV3Plus
 
 HERE = Path(__file__).resolve().parent
 DIFFERENT, SIZE, BATCH, ALL = 200, 128, 4, 30_000
@@ -38,7 +48,9 @@ COLUMNS = {  # name -> decimals
     "anonymous memory, MB": 0,
     "memory with mapped pages, MB": 0,
     "epoch of loading, s": 2,
+    "epoch of training, min": 1,
 }
+STEPS = 25  # of training that are timed, after five that are not
 
 
 def many_faces(folder: Path, n: int, originals: Path) -> Path:
@@ -63,16 +75,13 @@ def memory() -> dict[str, float]:
     """This process' memory in MB: its own (anonymous), and with the pages of mapped files that it has touched."""
     status = Path("/proc/self/status")
     if not status.exists():
-        import resource  # Unix alone has it
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return {"anonymous memory, MB": float("nan"), "memory with mapped pages, MB": peak}
+        return {"anonymous memory, MB": float("nan"), "memory with mapped pages, MB": peak_mb()}
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
     own, all_of_it = (int(fields[name].split()[0]) / 1024 for name in ("RssAnon", "VmRSS"))
     return {"anonymous memory, MB": own, "memory with mapped pages, MB": all_of_it}
 
 
-def measure(pipe, folder: Path, n: int, cache: Path, size: int) -> None:
+def measure(pipe: Connection, folder: Path, n: int, cache: Path, size: int, steps: int = STEPS) -> None:
     """COLUMNS for n faces, sent through the pipe: in a process of its own, as memory is never given back whole."""
     started = time.perf_counter()
     dataset.load(folder, size, cache, n)
@@ -86,7 +95,28 @@ def measure(pipe, folder: Path, n: int, cache: Path, size: int) -> None:
     read = time.perf_counter()
     megabytes = sum(path.stat().st_size for path in cache.rglob("*.npy")) / 1e6
     seconds = {"build, s": built - started, "found again, s": found - built, "epoch of loading, s": read - found}
-    pipe.send({"cache, MB": megabytes, **seconds, **memory()})
+    in_memory = memory()  # before a network is there
+    minutes = step_seconds(data, list(batches), steps) * len(batches) / 60
+    pipe.send({"cache, MB": megabytes, **seconds, **in_memory, "epoch of training, min": minutes})
+
+
+def step_seconds(data: dataset.FaceParts, batches: list[list[int]], steps: int) -> float:
+    """Median of so many training steps of DeepLabV3+ as train.py makes them, loading included."""
+    device = pick_device("cpu")
+    amp, model = pick_amp("auto", device), DeepLabV3Plus().to(memory_format=torch.channels_last).train()
+    optimizer, seconds = adam(model, 1e-4), []
+    for batch in itertools.islice(itertools.cycle(batches[:-1]), steps + 5):
+        started = time.perf_counter()
+        images, masks = data[batch]
+        with autocast(device, amp):
+            logits = model(scale(images, device))
+        loss = dice_loss(logits, masks)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        multilabel_counts(logits.detach() > 0, masks)
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds[5:]))
 
 
 def row_of(folder: Path, n: int, size: int) -> dict[str, float]:
@@ -137,7 +167,10 @@ def main():
             painted = write_celebamask(Path(folder) / "painted", args.different, args.painted)
             where = many_faces(Path(folder) / "faces", max(args.faces), painted)
         have = len(list_celebamask(where))
-        for n in sorted({min(n, have) for n in args.faces}):
+        counts = {min(n, have) for n in args.faces}
+        if len(counts) < 3:  # a line needs more
+            counts = {have // 4, have // 2, have}
+        for n in sorted(counts):
             rows[n] = row_of(where, n, args.size)
             print(f"{n} faces:", ", ".join(f"{name} {rows[n][name]:.{d}f}" for name, d in COLUMNS.items()), flush=True)
     print(f"\n{machine()}\n")

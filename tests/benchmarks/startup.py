@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.contest import Row
@@ -36,7 +37,7 @@ def seconds_of(command: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def startup(quick: bool):
+def startup(quick: bool) -> Iterator[Row]:
     """Rows of seconds, against the target."""
     repeats = 1 if quick else 2
     for script in SCRIPTS[:1] if quick else SCRIPTS:
