@@ -20,19 +20,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from report_tables import FRONT, TABLES, NotMeasured, Results, Rows  # noqa: E402
+from report_front import FRONT  # noqa: E402
+from report_tables import TABLES, NotMeasured, Results, Rows  # noqa: E402
 
 OF_THE_MACHINE = ("--out", "--cache", "--workers", "--resume")  # flags that do not change a result
 
 
-def collect(run: Path, evaluation: Path, data: str, device: str) -> dict:
-    """What a README may say of a run: command, data, seed, device, minutes, its evaluation and its log."""
+def collect(run: Path, evaluation: Path | None, data: str, device: str) -> dict:
+    """What a README may say of a run: command, data, seed, device, minutes, its log, its evaluation if any."""
     record = json.loads((run / "run.json").read_text())
     with open(run / "log.csv") as file:
         log = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
     seconds = [row["seconds"] for row in log]
     # results.json, and results-bgr.json where a script evaluated a second way
-    evaluated = {path.stem.replace("-", "_"): json.loads(path.read_text()) for path in evaluation.glob("results*.json")}
+    found = evaluation.glob("results*.json") if evaluation else ()
+    evaluated = {path.stem.replace("-", "_"): json.loads(path.read_text()) for path in found}
     return {
         "command": clean_command(record.get("earlier", [record])[0]["command"]),  # not that of a resumption
         "data": data,
@@ -127,7 +129,7 @@ def main():
             record["results"] = _without_paths(found)
         else:
             found = [args.run / name for name in ("best-val", "best-test") if (args.run / name).is_dir()]
-            record = collect(args.run, args.evaluation or found[0], args.data, args.device)
+            record = collect(args.run, args.evaluation or next(iter(found), None), args.data, args.device)
         args.out.parent.mkdir(exist_ok=True)
         args.out.write_text(json.dumps(record, indent=1) + "\n")
         return

@@ -6,6 +6,8 @@ report.py writes them into the READMEs; where a script prints the same table, it
 import statistics
 from collections.abc import Callable
 
+from report_front import front
+
 from hair_transfer import eval as hair
 from lrn_headtorso import eval as lrn
 from masked_ssl import label_fractions as ssl
@@ -240,79 +242,27 @@ def ssl_fractions(results: dict[str, dict]) -> Rows:
     return [[cell.replace("+-", "±") for cell in row] for row in rows]
 
 
-# ---- The front page: results of all folders, folder -> name -> record ----------------------------------------------
+def ssl_pretraining(results: dict[str, dict]) -> Rows:
+    """Step 1: what the reconstruction came to."""
+    log = results["pretrain"]["log"]
+    lines = [[str(row["epoch"]), f"{row['loss']:.3f}", f"{row['hidden_error']:.3f}"] for row in log]
+    return [["epoch", "loss", "error where hidden"], *lines]
 
 
-def front(results: dict[str, dict[str, dict]]) -> Rows:
-    """One row a folder: what it does, what the paper says, what we measured with which commands, and in which time."""
-    rows = [["folder", "what it does", "the paper's number", "ours", "on", "minutes", "command of each"]]
-    for folder, (what, paper, ours, names) in FRONT.items():
-        found, link = results[folder], f"[`{folder}/`]({folder}/README.md)"
-        if any(name not in found for name in names):
-            rows.append([link, what, paper, "not measured yet", "", "", f"`python {folder}/train.py --data PATH`"])
-            continue
-        runs = [found[name] for name in names]
-        minutes = ", ".join(f"{run['minutes']:.0f}" for run in runs)
-        commands = "<br>".join(f"`{run['command']}`" for run in runs)
-        rows.append([link, what, paper, ours(*runs), runs[0]["data"], minutes, commands])
+def ssl_classes(results: dict[str, dict]) -> Rows:
+    """F1 of each class without and with the pretraining, for each fraction of the labels: means over the seeds."""
+    found = results["fractions"]["results"]
+    methods = list(found["methods"])[:2]
+    fractions = sorted({run["fraction"] for run in found["runs"]})
+    support = {name: row["support"] for name, row in found["runs"][0]["per_class"].items()}
+    rows = [["class", "pixels", *(f"{100 * fraction:g} % of the labels" for fraction in fractions)]]
+    for name, pixels in support.items():
+        f1 = {}
+        for run in found["runs"]:
+            f1.setdefault((run["fraction"], run["method"]), []).append(100 * ssl.score(run, name))
+        cells = [" / ".join(f"{statistics.mean(f1[fraction, m]):.1f}" for m in methods) for fraction in fractions]
+        rows.append([name, f"{100 * pixels / sum(support.values()):.2f} %", *cells])
     return rows
-
-
-def _lrn_jaccard(run: dict) -> float:
-    (scores,) = run["results"].values()
-    return 100 * scores["jaccard"]
-
-
-def _ssl_gain(run: dict) -> str:
-    fraction = min(r["fraction"] for r in run["results"]["runs"])
-    values = {
-        m: [100 * r["miou"] for r in run["results"]["runs"] if (r["method"], r["fraction"]) == (m, fraction)]
-        for m in run["results"]["methods"]
-    }
-    without, with_ = (statistics.mean(v) for v in list(values.values())[:2])
-    return f"mIoU with {100 * fraction:g} % of the labels: {without:.2f} without pretraining, {with_:.2f} with"
-
-
-# what it does, the paper's number, ours, from which results
-FRONT: dict[str, tuple[str, str, Callable[..., str], tuple[str, ...]]] = {
-    "nu_deeplabv3plus": (
-        "Zhakyp, Alenov, Adilkyzy, *Semantic Image Segmentation of Human Faces*: DeepLabV3+ with "
-        "squeeze-and-excitation, 18 binary face-part masks at 128 px",
-        "mean IoU of 18 parts .647; lower when mirrored pictures are added",
-        lambda none, flip, swap: "mean IoU {:.3f}; mirrored {:.3f}; mirrored, left and right swapped {:.3f}".format(
-            *(run["results"]["iou_18"] for run in (none, flip, swap))
-        ),
-        ("none", "flip", "flip-swap"),
-    ),
-    "hair_transfer": (
-        "Česnik 2020, *Segmentation of human hair*: DeepLabV3-ResNet101 pretrained against random; recolours hair",
-        "AUROC .968 from random weights, .982 from COCO's (.978 and .991 if its code averaged in a zero)",
-        lambda a, skin, b: "AUROC {:.3f} from random weights, {:.3f} from the second command's network for skin".format(
-            *(run["results"]["batch_auroc"] for run in (a, b))
-        ),
-        ("random", "skin", "from-skin"),
-    ),
-    "lrn_headtorso": (
-        "Pinto, Cardoso 2019, *Fine Segmentation of Head and Torso Using Label Refinement Networks*: against a U-Net; "
-        "puts people on white",
-        "Jaccard index 91.67 % LRN, 89.25 % U-Net",
-        lambda a, b: f"{_lrn_jaccard(a):.2f} % LRN, {_lrn_jaccard(b):.2f} % U-Net",
-        ("celebamask-lrn", "celebamask-unet"),
-    ),
-    "mut1ny_fairness": (
-        "Cunha 2024, *How do different semantic segmentation models perform at recognizing faces with different "
-        "cultural backgrounds?*: DeepLabV3 against PSPNet, compared over groups of people",
-        "F1 of channel-pixels .756 DeepLabV3, .566 PSPNet",
-        lambda a, b: f"{a['results']['f1']:.3f} DeepLabV3, {b['results']['f1']:.3f} PSPNet",
-        ("deeplabv3-rgb", "pspnet-rgb"),
-    ),
-    "masked_ssl": (
-        "Zaidi, Kumar, Khan 2024, *A masked self-supervised face parsing pretraining technique*: UNet++, few labels",
-        "mIoU with 0.2 % of the labels: 69.39 without pretraining, 74.41 with",
-        _ssl_gain,
-        ("fractions",),
-    ),
-}
 
 
 def _nan(value: float | None) -> float:
@@ -344,5 +294,5 @@ TABLES: dict[str, dict[str, Callable[[dict[str, dict]], Rows]]] = {
         "gaps": mut1ny_gaps,
         "power": mut1ny_power,
     },
-    "masked_ssl": {"fractions": ssl_fractions},
+    "masked_ssl": {"pretraining": ssl_pretraining, "fractions": ssl_fractions, "classes": ssl_classes},
 }

@@ -100,6 +100,7 @@ def test_what_step_2_leaves_behind(trained, pretrained):
     assert str(pretrained / "pretrain.pt") in run["weights"] and "itself from random" in run["weights"]
     assert saved["best"] == pytest.approx(max(float(row["val_miou"]) for row in rows) / 100)
     assert "optimizer" not in saved and saved["classes"] == list(LAYOUTS["celebamask"])
+    assert run["arguments"]["encoder_lr"] == pytest.approx(run["arguments"]["lr"] / 10)
 
 
 def test_the_encoder_of_step_2_begins_as_that_of_step_1_tensor_by_tensor(pretrained, trained, faces):

@@ -349,4 +349,3 @@ def optimisations(quick: bool) -> Iterator[Row]:
     in_ms = {who: [1000 * s for s in values] for who, values in seconds.items()}
     what = "image pooling and concat, 8 x 256 x 32 x 32, 20 times"
     yield from compare("optimisations", what, "ms", in_ms.pop("ours"), in_ms)
-

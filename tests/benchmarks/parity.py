@@ -42,7 +42,7 @@ TRAININGS = {
         "--model pspnet --truncated --target labels --weights none --size 64 --limit 400 --epochs 8",
         ("class_iou", "loss"),
     ),
-    "masked_ssl": Training("--init random --size 64 --limit 200 --epochs 8 --min-steps 0", ("miou", "f1")),
+    "masked_ssl": Training("--init random --size 64 --limit 200 --epochs 8 --min-steps 0 --lr 1e-2", ("miou", "f1")),
 }
 
 

@@ -1,0 +1,81 @@
+"""README.md's table of the five papers: what each does, its number beside ours, and the commands that gave it."""
+
+import statistics
+from collections.abc import Callable
+
+Rows = list[list[str]]
+
+
+def front(results: dict[str, dict[str, dict]]) -> Rows:
+    """One row a folder: what it does, what the paper says, what we measured with which commands, and in which time.
+
+    results: of all folders, folder -> file name -> record.
+    """
+    rows = [["folder", "what it does", "the paper's number", "ours", "on", "minutes", "command of each"]]
+    for folder, (what, paper, ours, names) in FRONT.items():
+        found, link = results[folder], f"[`{folder}/`]({folder}/README.md)"
+        if any(name not in found for name in names):
+            rows.append([link, what, paper, "not measured yet", "", "", f"`python {folder}/train.py --data PATH`"])
+            continue
+        runs = [found[name] for name in names]
+        minutes = ", ".join(f"{run['minutes']:.0f}" for run in runs)
+        commands = "<br>".join(f"`{run['command']}`" for run in runs)
+        rows.append([link, what, paper, ours(*runs), runs[0]["data"], minutes, commands])
+    return rows
+
+
+def _lrn_jaccard(run: dict) -> float:
+    (scores,) = run["results"].values()
+    return 100 * scores["jaccard"]
+
+
+def _ssl_gain(run: dict) -> str:
+    fraction = min(r["fraction"] for r in run["results"]["runs"])
+    values = {
+        m: [100 * r["miou"] for r in run["results"]["runs"] if (r["method"], r["fraction"]) == (m, fraction)]
+        for m in run["results"]["methods"]
+    }
+    without, with_ = (statistics.mean(v) for v in list(values.values())[:2])
+    return f"mIoU with {100 * fraction:g} % of the labels: {without:.2f} without pretraining, {with_:.2f} with"
+
+
+# what it does, the paper's number, ours, from which results
+FRONT: dict[str, tuple[str, str, Callable[..., str], tuple[str, ...]]] = {
+    "nu_deeplabv3plus": (
+        "Zhakyp, Alenov, Adilkyzy, *Semantic Image Segmentation of Human Faces*: DeepLabV3+ with "
+        "squeeze-and-excitation, 18 binary face-part masks at 128 px",
+        "mean IoU of 18 parts .647; lower when mirrored pictures are added",
+        lambda none, flip, swap: "mean IoU {:.3f}; mirrored {:.3f}; mirrored, left and right swapped {:.3f}".format(
+            *(run["results"]["iou_18"] for run in (none, flip, swap))
+        ),
+        ("none", "flip", "flip-swap"),
+    ),
+    "hair_transfer": (
+        "Česnik 2020, *Segmentation of human hair*: DeepLabV3-ResNet101 pretrained against random; recolours hair",
+        "AUROC .968 from random weights, .982 from COCO's (.978 and .991 if its code averaged in a zero)",
+        lambda a, skin, b: "AUROC {:.3f} from random weights, {:.3f} from the second command's network for skin".format(
+            *(run["results"]["batch_auroc"] for run in (a, b))
+        ),
+        ("random", "skin", "from-skin"),
+    ),
+    "lrn_headtorso": (
+        "Pinto, Cardoso 2019, *Fine Segmentation of Head and Torso Using Label Refinement Networks*: against a U-Net; "
+        "puts people on white",
+        "Jaccard index 91.67 % LRN, 89.25 % U-Net",
+        lambda a, b: f"{_lrn_jaccard(a):.2f} % LRN, {_lrn_jaccard(b):.2f} % U-Net",
+        ("celebamask-lrn", "celebamask-unet"),
+    ),
+    "mut1ny_fairness": (
+        "Cunha 2024, *How do different semantic segmentation models perform at recognizing faces with different "
+        "cultural backgrounds?*: DeepLabV3 against PSPNet, compared over groups of people",
+        "F1 of channel-pixels .756 DeepLabV3, .566 PSPNet",
+        lambda a, b: f"{a['results']['f1']:.3f} DeepLabV3, {b['results']['f1']:.3f} PSPNet",
+        ("deeplabv3-rgb", "pspnet-rgb"),
+    ),
+    "masked_ssl": (
+        "Zaidi, Kumar, Khan 2024, *A masked self-supervised face parsing pretraining technique*: UNet++, few labels",
+        "mIoU with 0.2 % of the labels: 69.39 without pretraining, 74.41 with",
+        _ssl_gain,
+        ("fractions",),
+    ),
+}
