@@ -44,8 +44,8 @@ FRONT: dict[str, tuple[str, str, Callable[..., str], tuple[str, ...]]] = {
         "Zhakyp, Alenov, Adilkyzy, *Semantic Image Segmentation of Human Faces*: DeepLabV3+ with "
         "squeeze-and-excitation, 18 binary face-part masks at 128 px",
         "mean IoU .7255 as printed, of 16 parts; .647 over its 18 rows; lower when mirrored pictures are added",
-        lambda none, flip, swap: "mean IoU of 18 parts {:.3f}; mirrored {:.3f}; mirrored, left and right swapped {:.3f}".format(
-            *(run["results"]["iou_18"] for run in (none, flip, swap))
+        lambda *runs: "mean IoU of 18 parts {:.3f}; mirrored {:.3f}; mirrored, left and right swapped {:.3f}".format(
+            *(run["results"]["iou_18"] for run in runs)
         ),
         ("none", "flip", "flip-swap"),
     ),
@@ -68,8 +68,10 @@ FRONT: dict[str, tuple[str, str, Callable[..., str], tuple[str, ...]]] = {
         "Cunha 2024, *How do different semantic segmentation models perform at recognizing faces with different "
         "cultural backgrounds?*: DeepLabV3 against PSPNet, compared over groups of people",
         "F1 of channel-pixels .756 DeepLabV3, .566 PSPNet",
-        lambda a, b: "{:.3f} DeepLabV3, {:.3f} PSPNet; that score does not see classes, whose mean IoU is {:.2f}, {:.2f}".format(
-            *(run["results"][score] for score in ("f1", "class_iou") for run in (a, b))
+        lambda *runs: (
+            "{:.3f} DeepLabV3, {:.3f} PSPNet; that score does not see classes, whose mean IoU is {:.2f}, {:.2f}".format(
+                *(run["results"][score] for score in ("f1", "class_iou") for run in runs)
+            )
         ),
         ("deeplabv3-rgb", "pspnet-rgb"),
     ),
