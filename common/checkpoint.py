@@ -60,12 +60,12 @@ def _null_for_nan(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def make_folder(folder: Path) -> Path:
+def make_folder(folder: Path, flag: str = "--out") -> Path:
     """`folder`, created with its parents; raises InputError if it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {folder}: {error.strerror}; choose a folder that can be written") from None
+        raise InputError(f"{flag} {folder}: {error.strerror}; choose a folder that can be written") from None
     return folder
 
 

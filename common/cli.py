@@ -54,7 +54,7 @@ def add_machine_arguments(
 
     `amp`: the default of --amp; None means what the checkpoint was trained with.
     """
-    group = parser.add_argument_group("machine (ours)")
+    group = parser.add_argument_group("run and machine (ours, unless it says so)")
     if workers:
         group.add_argument(
             "--workers", type=number(int, 0), default=0, metavar="N", help="loader processes (default 0)"
@@ -71,14 +71,15 @@ def add_machine_arguments(
 
 
 def add_run_arguments(
-    parser: argparse.ArgumentParser, *, batch_norm: bool = True, limit: int | None = None
+    parser: argparse.ArgumentParser, *, batch_norm: bool = True, limit: int | None = None, limit_help: str = ""
 ) -> argparse._ArgumentGroup:
     """The arguments of a training run that do not come from a paper: the same in every folder's train.py.
 
-    `batch_norm`: whether the network has any; `limit`: the default of --limit, None for all images.
+    `batch_norm`: whether the network has any; `limit`: the default of --limit, None for all images; `limit_help`: of
+    what these are the first, or where the default comes from.
     """
     group = add_machine_arguments(parser, amp="auto")
-    help = f"use only the first N images (default: {limit or 'all'})"
+    help = f"use only the first N images{limit_help} (default: {limit or 'all'})"
     group.add_argument("--limit", type=number(int, 1), default=limit, metavar="N", help=help)
     group.add_argument(
         "--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seeds everything (default %(default)s)"
@@ -180,7 +181,7 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except RuntimeError as error:
         if any(sign in str(error) for sign in OUT_OF_MEMORY):
-            remedy = "give a smaller --batch-size or --size"
+            remedy = "give a smaller --batch-size or --size where the script has them, or --device cpu"
             print(f"{Path(sys.argv[0]).name}: error: out of memory; {remedy}{_Stop.hint}", file=sys.stderr)
             sys.exit(2)
         if not any(sign in str(error) for sign in LOST_PROCESS):

@@ -111,6 +111,6 @@ def check_finite(losses: list[Tensor], batches: DataLoader, where: str) -> None:
         step = finite.index(False)
         names = ", ".join(batches.dataset.name(i) for i in list(batches.sampler)[step])
         raise InputError(
-            f"{where}, batch {step + 1}: the loss is not finite; its images are {names}; look at them, or try a lower "
-            "--lr or --amp off"
+            f"{where}, batch {step + 1}: the loss is not finite; its images are {names}; look at them, or try --amp "
+            "off and, in training, a lower --lr"
         )

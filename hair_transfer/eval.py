@@ -194,7 +194,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", type=Path, nargs="+", metavar="PATH", help="CelebAMask-HQ folders (default: the checkpoint's)")
-    add("--split", choices=["test", "val", "all"], default="test",
+    add("--split", choices=["test", "val", "all"],
         help="test: the checkpoint's 600 (Sec. II); val: the same, for the paper has no third part; "
              "all: every face, those it was trained on too")
     add("--pairs", type=Path, metavar="DIR",
@@ -204,8 +204,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     cli.add_machine_arguments(parser)
     args = parser.parse_args(argv)
-    if args.pairs and args.data:
-        parser.error("--pairs and --data: give one of the two")
+    if args.pairs and (args.data or args.split):
+        parser.error(f"--pairs and {'--data' if args.data else '--split'}: give one of the two")
+    args.split = args.split or "test"
     return args
 # fmt: on
 

@@ -11,8 +11,6 @@ from common.weights import load_pretrained
 from hair_transfer.dataset import Face
 from hair_transfer.model import DeepLabV3, backbone_of, from_coco
 
-PAPER = Path(__file__).resolve().parent.name
-
 
 def build_model(args: Namespace, test: list[Face]) -> tuple[DeepLabV3, str]:
     """The network as --init asks for it, and where its weights came from; raises InputError if they cannot be had.

@@ -191,7 +191,7 @@ def warp(stack: Tensor, affine: np.ndarray) -> Tensor:
     return F.grid_sample(stack, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def normalise(images: Tensor, device: torch.device) -> Tensor:
+def normalize(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images to float32 on the device, as VGG-16 knows them: [0, 1], less the mean, by the standard deviation."""
     return (to_device(images, device).float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 

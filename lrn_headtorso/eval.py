@@ -36,7 +36,7 @@ from common.metrics import hausdorff, jaccard
 from common.tables import print_table, write_csv
 from lrn_headtorso import dataset
 from lrn_headtorso.checkpoints import load_model, method
-from lrn_headtorso.dataset import HeadTorso, normalise
+from lrn_headtorso.dataset import HeadTorso, normalize
 from lrn_headtorso.model import LRN, UNet
 
 # Table 1 as printed: Jaccard index in % and Hausdorff distance in px, mean and standard deviation
@@ -95,7 +95,7 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: b
     for chosen, (images, alphas) in zip(list(batches.sampler), bar, strict=True):
         alphas = to_device(alphas, device)
         with autocast(device, amp):
-            maps = model(normalise(images, device))
+            maps = model(normalize(images, device))
         loss = summed_bce(maps, alphas)
         losses.append(loss.mean())
         found, true = (maps[-1][:, 0] > 0.5).cpu().numpy(), (alphas[:, 0] >= 128).cpu().numpy()
@@ -169,7 +169,7 @@ def predict_maps(
     model.eval()
     images, alphas = data[chosen]
     with autocast(device, amp):
-        maps = model(normalise(images, device))
+        maps = model(normalize(images, device))
     return images.permute(0, 2, 3, 1).numpy(), alphas[:, 0].numpy(), [p[:, 0].cpu().numpy() for p in maps]
 
 

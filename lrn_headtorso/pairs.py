@@ -35,8 +35,8 @@ def list_pairs(folder: Path) -> Listing:
         pairs = [Pair(str(face.id), face.photo, tuple(face.masks.values())) for face in found if face.masks]
         alone = [face.photo for face in found if not face.masks]
         return Listing(pairs, alone, unused_files(folder, found))
-    photos = _by_name(folder, PHOTO_FOLDERS, PHOTO_SUFFIXES)
-    cutouts = _by_name(folder, CUTOUT_FOLDERS, PHOTO_SUFFIXES)  # of a JPEG read_mask() says what is wrong with it
+    photos = _by_name(folder, PHOTO_FOLDERS)
+    cutouts = _by_name(folder, CUTOUT_FOLDERS)  # of a JPEG read_mask() says what is wrong with it
     pairs = [Pair(name, photos[name], (cutouts[name],)) for name in sorted(photos.keys() & cutouts.keys())]
     if not pairs:
         raise InputError(
@@ -50,7 +50,7 @@ def list_pairs(folder: Path) -> Listing:
     )
 
 
-def _by_name(folder: Path, subfolders: Iterable[str], suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _by_name(folder: Path, subfolders: Iterable[str]) -> dict[str, Path]:
     """name -> file of every picture below folder/subfolder; raises InputError if two share a name."""
     found: dict[str, Path] = {}
     for sub in subfolders:
@@ -58,7 +58,7 @@ def _by_name(folder: Path, subfolders: Iterable[str], suffixes: tuple[str, ...])
             folders.sort()
             for name in sorted(names):
                 stem, suffix = os.path.splitext(name)
-                if suffix.lower() not in suffixes or name.startswith("."):
+                if suffix.lower() not in PHOTO_SUFFIXES or name.startswith("."):
                     continue
                 stem = re.sub("(-removebg(-preview)?)+$", "", stem)  # what remove.bg appends to its downloads
                 path = Path(root) / name

@@ -33,7 +33,7 @@ from common.images import list_photos
 from lrn_headtorso import dataset
 from lrn_headtorso.backgrounds import load_backgrounds
 from lrn_headtorso.checkpoints import PAPER, load_encoder, make_model, run_name
-from lrn_headtorso.dataset import HeadTorso, normalise
+from lrn_headtorso.dataset import HeadTorso, normalize
 from lrn_headtorso.eval import draw_predictions, evaluate, predict_maps, summarize, summed_bce
 from lrn_headtorso.model import LRN, STRIDE, UNet
 
@@ -57,7 +57,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. 3)").add_argument
     add("--data", type=Path, metavar="PATH",
-        help="photos/ and cutouts/, or CelebAMask-HQ (default: data/headtorso here, else generated pictures)")
+        help="photos/ and cutouts/, or CelebAMask-HQ (default: data/headtorso or data/CelebAMask-HQ here, else "
+             "generated pictures)")
     add("--size", type=number(int, STRIDE), metavar="N",
         help=f"image side ({dataset.SIZE}: Sec. 3; on generated pictures {GENERATED['size']})")
     add("--n-train", type=number(int, 2), metavar="N",
@@ -142,7 +143,7 @@ def train_epoch(
     for images, alphas in bar:
         alphas = to_device(alphas, device)
         with autocast(device, amp):
-            maps = model(normalise(images, device))
+            maps = model(normalize(images, device))
         loss = summed_bce(maps, alphas).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -221,16 +222,16 @@ def main():
     model.to(device, memory_format=torch.channels_last)
 
     # training (Sec. 2.3)
-    steps, phase, plateau, best, log = phases(pretrained), 0, Plateau(args.patience), float("inf"), []
+    phase_names, phase, plateau, best, log = phases(pretrained), 0, Plateau(args.patience), float("inf"), []
     rates = (args.lr, args.lr_unfrozen)
     if saved:
         checkpoint.restore(args.resume, lambda: model.load_state_dict(saved["model"]))
         phase, plateau.best, plateau.bad_epochs = saved["phase"], saved["phase_best"], saved["bad_epochs"]
         best = saved["best"]
         log = saved["log"]
-    if steps[phase] == "frozen encoder" and not args.patience:
+    if phase_names[phase] == "frozen encoder" and not args.patience:
         raise InputError("--patience 0: without a plateau the pretrained encoder would stay frozen; give at least 1")
-    network, optimizer = start_phase(model, steps[phase], rates[phase], device, args.compile)
+    network, optimizer = start_phase(model, phase_names[phase], rates[phase], device, args.compile)
     if saved:
         checkpoint.restore(args.resume, lambda: optimizer.load_state_dict(saved["optimizer"]))
         checkpoint.set_rng_state(saved["rng"], device)
@@ -284,13 +285,14 @@ def main():
 
     for epoch in range(len(log) + 1, args.epochs + 1):
         if plateau.reached:
-            if phase + 1 == len(steps):
+            if phase + 1 == len(phase_names):
                 break
             if rank == 0:
-                print(f"phase {phase + 2}    {steps[phase + 1]}, lr {rates[phase + 1]:g}: with a {steps[phase]} no "
-                      f"better validation loss for {plateau.bad_epochs} epochs", flush=True)  # fmt: skip
+                print(f"phase {phase + 2}    {phase_names[phase + 1]}, lr {rates[phase + 1]:g}: with a "
+                      f"{phase_names[phase]} no better validation loss for {plateau.bad_epochs} epochs",
+                      flush=True)  # fmt: skip
             phase, plateau = phase + 1, Plateau(args.patience)
-            network, optimizer = start_phase(model, steps[phase], rates[phase], device, args.compile)
+            network, optimizer = start_phase(model, phase_names[phase], rates[phase], device, args.compile)
         started = time.perf_counter()
         batches.epoch = train_set.epoch = epoch
         trained = train_epoch(network, train_loader, optimizer, device, amp, epoch)
@@ -300,7 +302,7 @@ def main():
         best = min(best, validated["loss"])
         log.append({
             "epoch": epoch,
-            "phase": steps[phase],
+            "phase": phase_names[phase],
             **trained,
             "val_loss": validated["loss"],
             "val_jaccard": validated["jaccard"],
@@ -323,11 +325,11 @@ def main():
               "{val_jaccard:.4f}  Hausdorff {val_hausdorff:.1f} px  lr {lr:g}  {seconds:.0f} s".format(**log[-1]),
               " best" if improved else "", flush=True)  # fmt: skip
     if rank == 0:
-        if plateau.reached and phase + 1 == len(steps):
+        if plateau.reached and phase + 1 == len(phase_names):
             print(
                 f"stopped    {plateau.bad_epochs} epochs without a better validation loss (--patience {args.patience})"
             )
-        elif phase + 1 < len(steps):
+        elif phase + 1 < len(phase_names):
             why = "the plateau came with the last" if plateau.reached else f"no plateau within {args.epochs} epochs"
             print(f"note       {why}, so the encoder was never unfrozen; to go on: --resume {out / 'last.pt'} "
                   "--epochs N")  # fmt: skip

@@ -26,7 +26,7 @@ from common.cli import InputError
 from common.device import autocast, for_inference, pick_amp, pick_device
 from common.images import OwnPhotos, read_photo
 from lrn_headtorso.checkpoints import load_model
-from lrn_headtorso.dataset import normalise
+from lrn_headtorso.dataset import normalize
 from lrn_headtorso.matting import composite, foreground_colours, refine
 
 BAND = 0.025  # half width of the band along the contour that may be soft, by the photo's longer side: ours
@@ -41,7 +41,7 @@ def predict(model: nn.Module, photo: Image.Image, size: int, device: torch.devic
     W, H = photo.size
     small = np.array(photo.resize((size, size), Image.Resampling.BILINEAR))
     with autocast(device, amp):
-        probability = model(normalise(torch.from_numpy(small).permute(2, 0, 1)[None], device))[-1]
+        probability = model(normalize(torch.from_numpy(small).permute(2, 0, 1)[None], device))[-1]
     return F.interpolate(probability, size=(H, W), mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
 
 

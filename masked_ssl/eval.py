@@ -125,8 +125,8 @@ def load_model(path: Path, device: torch.device) -> tuple[Network, dict]:
     return model.to(device, memory_format=torch.channels_last).eval(), saved
 
 
-def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str]:
-    """The faces to evaluate on, the checkpoint's test split unless told otherwise, and where they come from."""
+def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str, str]:
+    """The faces to evaluate on (the checkpoint's test split unless told otherwise), where they come from, layout."""
     was = saved["args"]
     if args.data:
         data = dataset.locate(args.data)
@@ -151,7 +151,8 @@ def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str]:
             )
     arrays = dataset.load(faces, was["size"], classes, args.cache, f"{args.split} faces")
     words = f"{data.words}, {args.split}, {len(faces)} faces"
-    return FaceLabels(arrays, list(range(len(faces))), [face.photo.name for face in faces], classes), words
+    faces = FaceLabels(arrays, list(range(len(faces))), [face.photo.name for face in faces], classes)
+    return faces, words, data.layout
 
 
 # ---- Pictures ------------------------------------------------------------------------------------------------------
@@ -266,16 +267,17 @@ def main(argv=None):
         if classes != first:
             raise InputError(f"{path}: has {len(classes)} classes, the others {len(first)}; compare like with like")
         amp = pick_amp(args.amp or saved["args"]["amp"], device)
-        data, words = select(args, saved, path)
-        like = like or (saved["args"]["size"], data.names)
-        if args.out and (saved["args"]["size"], data.names) != like:
+        data, words, layout = select(args, saved, path)
+        facts = saved["args"]["size"], words, data.names
+        if facts != (like := like or facts):
             raise InputError(
-                f"{path}: has another --size, or other {args.split} faces, than {args.checkpoints[0]}, and cannot be "
-                "drawn beside it; leave --out out for the table alone"
+                f"{path}: has another --size, or other {args.split} faces, than {args.checkpoints[0]}, and cannot "
+                "stand beside it; evaluate them apart"
             )
         make_folder(out)
         batches = loader(data, EvalBatches(len(data), saved["args"]["batch_size"]), args.workers)
         name = f"{path.resolve().parent.name}/{path.stem}"
+        name = str(path) if name in summaries else name
         summaries[name] = {
             "checkpoint": str(path),
             "epoch": saved["epoch"],
@@ -286,7 +288,6 @@ def main(argv=None):
             "data": words,
             **summarize(evaluate(model, batches, device, amp, len(classes)), classes),
         }
-        layout = saved["layout"]
         print(f"\n{path}, epoch {saved['epoch']}, {len(saved['learned'])} labels, {saved['args']['size']} px, from "
               f"{saved['weights']}\n{words}")  # fmt: skip
         print_table(table(summaries[name], layout))

@@ -218,6 +218,7 @@ def main(argv=None):
     seeds = sorted(set(args.seeds))
     out = make_folder(args.out)
     machine = ["--workers", str(shared.workers), "--device", shared.device, "--cache", str(shared.cache)]
+    train.fill_defaults(shared, data.generated)
     settings = {name: cli.jsonable(value) for name, value in vars(shared).items() if name not in VARIES}
     check_settings(out, settings, marks)
     print("where this is stopped, the same command goes on", flush=True)

@@ -92,7 +92,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
     add("--encoder-lr", type=number(float, 0, above=True), metavar="X",
         help=f"for the encoder (default {ENCODER_LR:g} of --lr)")
     add("--schedule", choices=["cosine", "constant"], default="cosine", help="of the learning rates over all epochs")
-    cli.add_run_arguments(parser)
+    cli.add_run_arguments(parser, limit_help=" of each of train, val and test")
     args = parser.parse_args(argv)
     check_run_arguments(parser, args)
     given = cli.given_arguments(parser, argv)
@@ -158,6 +158,14 @@ def train_epoch(
     return {"loss": torch.stack(losses).mean().item(), "cross_entropy": cross_entropy, "dice": dice}
 
 
+def fill_defaults(args: Namespace, generated: bool) -> None:
+    """Give the arguments that were not typed the values for painted faces or for real data, in place."""
+    for name, value in (GENERATED if generated else DEFAULTS).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    args.encoder_lr = args.encoder_lr or ENCODER_LR * args.lr
+
+
 def repeats(n: int, batch_size: int, epochs: int, min_steps: int) -> int:
     """How often an epoch shows each of n labels, so that all epochs together have at least min_steps steps."""
     return max(1, math.ceil(min_steps * batch_size / (epochs * n)))
@@ -181,10 +189,7 @@ def main(argv=None):
     # labels
     with distributed.first_process_first():
         data = dataset.locate(args.data and Path(args.data), args.layout, args.limit)
-        for name, value in (GENERATED if data.generated else DEFAULTS).items():
-            if getattr(args, name) is None:
-                setattr(args, name, value)
-        args.encoder_lr = args.encoder_lr or ENCODER_LR * args.lr
+        fill_defaults(args, data.generated)
         classes = classes_of(data.layout, args.classes)
         chosen = splits.take_fraction(data.parts["train"], args.fraction, args.seed)
         used = {**data.parts, "train": chosen}

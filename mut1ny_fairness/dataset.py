@@ -143,12 +143,18 @@ def fingerprint_of(samples: list[Sample]) -> str:
 def read_label(path: Path, photo: Image.Image) -> tuple[np.ndarray, int]:
     """A label image in Mut1ny's colours -> H x W classes and the number of pixels that are in none of the colours."""
     image = read_photo(path)
-    if photo.width * image.height != photo.height * image.width:
-        raise InputError(
-            f"{path}: is {image.width} x {image.height} px, another shape than its photo of {photo.width} x "
-            f"{photo.height}; give both the same width to height"
-        )
+    check_shape(path, image.size, photo)
     return to_classes(np.asarray(image))
+
+
+def check_shape(path: Path, size: tuple[int, int], photo: Image.Image) -> None:
+    """Raise InputError unless a label of `size` (width, height) is as wide to its height as the photo."""
+    width, height = size
+    if photo.width * height != photo.height * width:
+        raise InputError(
+            f"{path}: is {width} x {height} px, another shape than its photo of {photo.width} x {photo.height}; give "
+            "both the same width to height"
+        )
 
 
 def decode(sample: Sample, size: int) -> dict[str, np.ndarray]:
@@ -164,6 +170,7 @@ def decode(sample: Sample, size: int) -> dict[str, np.ndarray]:
         masks = {part: read_mask(path) for part, path in sample.masks.items() if part in PAINTED}
         shape = next((mask.shape for mask in masks.values()), (photo.height, photo.width))
         for part, mask in masks.items():
+            check_shape(sample.masks[part], mask.shape[::-1], photo)
             if mask.shape != shape:
                 raise InputError(f"{sample.masks[part]}: has another size than the face's other masks; resize it")
         label, off = celebamask_to_mut1ny(masks, shape), 0

@@ -4,9 +4,9 @@
     python mut1ny_fairness/eval.py best.pt --data OTHER_FACES --split all     on other faces
     python mut1ny_fairness/eval.py best.pt --bgr                              why the paper's hair may be turquoise
 
-Writes results.json to best-test/ beside each checkpoint and final.csv, per_class.csv, confusion.png, samples.png (with
---bgr also turquoise.png) to the first one's, or all below --out. Pixels are pooled: counted over the whole set, divided
-once.
+Writes results.json (with --bgr also results-bgr.json) to best-test/ beside each checkpoint and final.csv,
+per_class.csv, confusion.png, samples.png (with --bgr also turquoise.png) to the first one's, or all below --out. Pixels
+are pooled: counted over the whole set, divided once.
 """
 
 import math
@@ -265,11 +265,14 @@ def main():
                 "--split all on images that neither was trained on"
             )
     titles = titles_of(paths, [checkpoint for _, checkpoint in loaded])
-    results, outputs, columns, names = {}, {}, [], []
+    results, outputs, columns, names, same_faces = {}, {}, [], [], None
     for path, folder, title, (model, checkpoint) in zip(paths, outs, titles, loaded, strict=True):
         saved = checkpoint["args"]
         amp = pick_amp(args.amp or saved["amp"], device)
         data, source = select(args, checkpoint, path)
+        faces = dataset.fingerprint_of(data.samples)
+        if faces != (same_faces := same_faces or faces):
+            raise InputError(f"{path} and {paths[0]} have other images; evaluate them apart, or both with --data")
         make_folder(folder)
         facts = {"checkpoint": str(path), "title": title, "epoch": checkpoint["epoch"]}
         facts |= {"weights": checkpoint["weights"], "data": source, "split": args.split, "n": len(data)}
@@ -305,8 +308,10 @@ def main():
     draw_confusion(out / "confusion.png", {name: result["confusion"] for name, result in results.items()})
     rows = [list(row) for row in zip(photos, truths, *columns, strict=True)]
     pictures.save_grid(out / "samples.png", rows, column_titles=["photo", "label", *names], legend=LEGEND, cell=1.9)
+    results = "results.json, results-bgr.json" if args.bgr else "results.json"
+    print(f"\n{results} -> {', '.join(map(str, outs))}")
     turquoise = ", turquoise.png" if args.bgr else ""
-    print(f"\nresults.json, final.csv, per_class.csv, confusion.png, samples.png{turquoise} -> {out}")
+    print(f"final.csv, per_class.csv, confusion.png, samples.png{turquoise} -> {out}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ groups.csv has a row for each photo: `image`, the column(s) of --by, and where t
 Mut1ny's colours), `person`, `emotion`. Paths are relative to its folder. Who belongs to which group is read from that
 file, as people have said it of themselves; nothing here guesses it from a photo.
 
-Writes grid.png, and where there are labels scores.csv, gaps.csv, differences.csv, scores.png, null.png, fairness.json.
+Writes grid.png, and where there are labels scores.csv, gaps.csv, differences.csv, scores.png, null.png, fairness.json;
+with --simulate power.csv and power.png.
 """
 
 import sys
@@ -167,21 +168,23 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help="best.pt of one or more runs")
     add("--groups", type=Path, metavar="FILE", help="groups.csv")
     add("--by", nargs="+", default=["group"], metavar="COLUMN", help="one or two columns (default group: Sec. V)")
-    add("--columns", default="emotion", metavar="COLUMN", help="of the grid (default emotion: Sec. V, table II)")
+    add("--columns", metavar="COLUMN", help="of the grid (default: emotion if there is one: Sec. V, table II)")
     add("--classes", metavar="A,B", help="score only these (default: all in the labels but the background)")
     add("--crop", nargs=4, type=number(float, 0, 1), default=[0.0, 0.0, 1.0, 1.0], metavar=("L", "T", "R", "B"),
         help="the part of every photo to use, in fractions of its sides: frame the faces as the training photos do "
         "(default: the whole photo)")
     add("--bootstrap", type=number(int, 100), default=2000, metavar="N", help="resamples of the people (2000: ours)")
-    add("--permutations", type=number(int, 100), default=5000, metavar="N", help="of the null (5000: ours)")
+    add("--permutations", type=number(int, 100), default=5000, metavar="N",
+        help="of the null (5000: ours; --simulate always takes 499)")
     add("--seed", type=number(int, 0), default=0, metavar="N", help="of the grid's photos and of the statistics")
     add("--simulate", action="store_true", help="show what few photos can find, without any photo or checkpoint (ours)")
     add("--sd", type=number(float, 0, above=True), default=0.06, metavar="X",
         help="of --simulate: standard deviation of the score between people (0.06: ours, a round guess)")
-    add("--out", type=Path, metavar="DIR", help="default: fairness-BY beside the first checkpoint")
+    add("--out", type=Path, metavar="DIR",
+        help="default: fairness-BY beside the first checkpoint; with --simulate runs/simulate here")
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args(argv)
-    args.by, args.columns = [name.lower() for name in args.by], args.columns.lower()
+    args.by, args.columns = [name.lower() for name in args.by], args.columns and args.columns.lower()
     if len(args.by) > 2 or len(set(args.by)) < len(args.by):
         parser.error(f"--by {' '.join(args.by)}: give one column or two different ones")
     left, top, right, bottom = args.crop
@@ -203,7 +206,10 @@ def main():
         print("note: no column person, so every photo counts as another person's; where it is not, p is too small")
     device = pick_device(args.device)
     labelled = [photo for photo in photos if photo.label is not None]
-    grid = group_pictures.choose_grid(photos, args.by, args.columns if args.columns in columns else None, args.seed)
+    if args.columns and args.columns not in columns:
+        raise InputError(f"--columns {args.columns}: {args.groups} has no such column; it has {', '.join(columns)}")
+    across = args.columns or ("emotion" if "emotion" in columns else None)
+    grid = group_pictures.choose_grid(photos, args.by, across, args.seed)
     shown = [photo for row in grid.cells for photo in row if photo is not None]
     needed = labelled + [photo for photo in shown if photo.label is None]
     loaded = [load_model(path, device) for path in args.checkpoints]

@@ -3,7 +3,7 @@
     Mut1ny/
       training.xml                          pairs: <srcimg name="samples\\..."/> <labelimg name="labels\\..."/>
       samples/femalealison1_.../NAME.png    images; a person may have several folders
-      labels/femalealison1/NAME.png         label images in the vendor's colours; one folder for each person,
+      labels/femalealison1/NAME.png         label images in the vendor's colours; one folder or two a person,
       labels/multiperson, labels/real       one for several people in a picture, one for photographs
 
     python mut1ny_fairness/prepare.py --data Mut1ny                   the paper's steps
@@ -48,7 +48,7 @@ COLUMNS = ("image", "label", "folder", "person", "category", "hash")
 class Pair(NamedTuple):
     image: str  # relative to the data folder, with slashes
     label: str
-    folder: str  # of the label: one for each person
+    folder: str  # of the label
     person: str  # empty if unknown
     category: str
 
@@ -304,7 +304,9 @@ def draw_dropped(
 def main():
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add("--data", type=Path, metavar="PATH", help="Mut1ny's folder (default: data/mut1ny here, else generated)")
+    add(
+        "--data", type=Path, metavar="PATH", help="Mut1ny's folder (default: data/mut1ny here, else generated pictures)"
+    )
     add("--distance", type=number(int, 0, 63), default=0, metavar="N",
         help="drop images whose hashes differ in at most N of 64 bits (0, identical: Sec. III-C.4)")  # fmt: skip
     add("--seed", type=number(int, 0), default=0, metavar="N", help="of the subsample (default 0: ours)")
@@ -316,7 +318,7 @@ def main():
         raise InputError(f"{root}: CelebAMask-HQ needs no preparing; give it to train.py as it is")
     print(f"data       {source}")
     if args.manifest:
-        make_folder(args.manifest.resolve().parent)
+        make_folder(args.manifest.resolve().parent, "--manifest")
     prepare(root, args.manifest or root / "manifest.csv", args.seed, args.distance, args.out)
     print(f"{', '.join(sorted(path.name for path in args.out.iterdir()))} -> {args.out}")
 

@@ -280,6 +280,8 @@ def main():
     for epoch in range(len(log) + 1, args.epochs + 1):
         started = time.perf_counter()
         batches.epoch = epoch
+        if rank > 0:  # dropout of its own; the first process draws on, as it would alone
+            torch.manual_seed(args.seed + 1000 * epoch + rank)
         trained = train_epoch(network, train_loader, optimizer, device, amp, args, epoch)
         distributed.copy_from_first(model)
         tested = evaluate(model, test_loader, device, amp, args.target, args.bgr)

@@ -212,11 +212,17 @@ def main():
     twice = [str(path) for path, out in zip(args.checkpoints, outs, strict=True) if outs.count(out) > 1]
     if twice:
         raise InputError(f"{' and '.join(twice)}: would write to the same folder; evaluate them one by one")
-    summaries = {}
+    summaries, like = {}, None
     for path, out in zip(args.checkpoints, outs, strict=True):
         model, checkpoint = load_model(path, device)
         amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
         data, folder, source = select(args.data, split, checkpoint, path, args.cache)
+        facts = checkpoint["args"]["size"], folder, [data.name(i) for i in range(len(data))]
+        if facts != (like := like or facts):
+            raise InputError(
+                f"{path}: has another --size, or other {split} faces, than {args.checkpoints[0]}, and cannot stand "
+                "beside it; evaluate them apart"
+            )
         make_folder(out)
         batches = loader(data, EvalBatches(len(data), checkpoint["args"]["batch_size"]), args.workers)
         summary = {

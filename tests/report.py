@@ -115,7 +115,9 @@ def main():
     collecting = commands.add_parser("collect", help="write results/NAME.json from a run folder, a JSON or a CSV file")
     collecting.add_argument("run", type=Path)
     collecting.add_argument("out", type=Path)
-    collecting.add_argument("--evaluation", type=Path, help="eval.py's folder (default: best-val or best-test)")
+    collecting.add_argument(
+        "--evaluation", type=Path, help="eval.py's folder (default: best-test, or best-val where a paper has no other)"
+    )
     collecting.add_argument("--data", required=True, help="the data and its split in words")
     collecting.add_argument("--device", required=True, help="the machine in words")
     collecting.add_argument("--command", dest="typed", help="of a JSON or CSV file: what wrote it")
@@ -128,7 +130,7 @@ def main():
             record = {"command": args.typed, "data": args.data, "device": args.device, "minutes": args.minutes}
             record["results"] = _without_paths(found)
         else:
-            found = [args.run / name for name in ("best-val", "best-test") if (args.run / name).is_dir()]
+            found = [args.run / name for name in ("best-test", "best-val") if (args.run / name).is_dir()]
             record = collect(args.run, args.evaluation or next(iter(found), None), args.data, args.device)
         args.out.parent.mkdir(exist_ok=True)
         args.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -30,12 +30,11 @@ def _lrn_jaccard(run: dict) -> float:
 
 
 def _ssl_gain(run: dict) -> str:
-    miou = {}
-    for r in run["results"]["runs"]:
-        miou.setdefault(r["labels"], {}).setdefault(r["method"], []).append(100 * r["miou"])
-    means = {labels: [statistics.mean(values) for values in of.values()] for labels, of in sorted(miou.items())}
-    words = "; ".join(f"{labels} labels: {a:.1f} without, {b:.1f} with" for labels, (a, b) in means.items())
-    return f"mIoU with {words}"
+    runs, methods, words = run["results"]["runs"], list(run["results"]["methods"])[:2], []
+    for fraction in sorted({r["fraction"] for r in runs}):
+        of = [[100 * r["miou"] for r in runs if (r["fraction"], r["method"]) == (fraction, m)] for m in methods]
+        words.append("{:.1f} without, {:.1f} with {:g} %".format(*map(statistics.mean, of), 100 * fraction))
+    return f"mIoU {'; '.join(words)} of the labels"
 
 
 # what it does, the paper's number, ours, from which results

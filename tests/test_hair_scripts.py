@@ -285,6 +285,9 @@ def test_other_scripts_refuse_in_one_line(call, trained, faces, tmp_path):
     assert "give one of the two" in one_line_error(
         call(eval, trained / "best.pt", "--pairs", tmp_path, "--data", faces)
     )
+    assert "--pairs and --split" in one_line_error(
+        call(eval, trained / "best.pt", "--pairs", tmp_path, "--split", "all")
+    )
     assert "nothing: no such checkpoint" in one_line_error(call(eval, tmp_path / "nothing"))
 
 

@@ -13,7 +13,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from common.cli import InputError
 from common.metrics import contour
 from lrn_headtorso.checkpoints import load_encoder
-from lrn_headtorso.dataset import normalise
+from lrn_headtorso.dataset import normalize
 from lrn_headtorso.eval import score, summed_bce
 from lrn_headtorso.model import LRN, VGG16, RefinementUnit, UNet, up
 from lrn_headtorso.train import Plateau, phases, start_phase, train_epoch
@@ -178,7 +178,7 @@ def test_gradients_reach_every_parameter():
 
 def test_images_are_normalised_for_vgg():
     images = torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 1, 1)  # 1 3 1 2
-    black, white = normalise(images, CPU)[0].permute(2, 1, 0)[:, 0]
+    black, white = normalize(images, CPU)[0].permute(2, 1, 0)[:, 0]
     torch.testing.assert_close(black, torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]))
     torch.testing.assert_close(white, torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))
 

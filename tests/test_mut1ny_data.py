@@ -358,6 +358,15 @@ def test_celebamask_hq_is_painted_on_the_fly(faces, tmp_path):
     assert found.any() and not (found & ~nose).any()
 
 
+def test_part_masks_of_another_shape_than_the_photo_are_refused(tmp_path):
+    Image.new("RGB", (40, 20)).save(tmp_path / "photo.jpg")
+    for part in ("skin", "nose"):  # alike, so that nothing is wrong between them
+        Image.new("L", (30, 20)).save(tmp_path / f"{part}.png")
+    sample = Sample("a", tmp_path / "photo.jpg", None, {p: tmp_path / f"{p}.png" for p in ("skin", "nose")}, "", "")
+    with pytest.raises(InputError, match=r"skin\.png: is 30 x 20 px, another shape than its photo of 40 x 20"):
+        dataset.decode(sample, 16)
+
+
 def test_labels_off_the_palette_are_counted_and_other_shapes_refused(tmp_path):
     Image.new("RGB", (40, 20), (90, 90, 90)).save(tmp_path / "photo.png")
     label = np.zeros((20, 40, 3), np.uint8)

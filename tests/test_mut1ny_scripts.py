@@ -269,6 +269,7 @@ def test_the_simulation_runs_alone_and_in_seconds(call, tmp_path):
         (("{best}", "--groups", "lost.csv"), "lost.csv: No such file"),
         (("{best}", "--groups", "{groups}", "--by", "skin"), "has no column skin"),
         (("{best}", "--groups", "{groups}", "--by", "group", "group"), "two different ones"),
+        (("{best}", "--groups", "{groups}", "--columns", "mood"), "--columns mood"),
         (("{best}", "--groups", "{groups}", "--classes", "chin"), "no class 'chin'"),
         (("{best}", "--groups", "{groups}", "--crop", "0.5", "0", "0.5", "1"), "keeps nothing"),
         (("{best}", "--groups", "{groups}", "--bootstrap", "5"), "argument --bootstrap"),

@@ -88,6 +88,16 @@ def test_eval_of_two_checkpoints_side_by_side_on_other_faces(call, trained, face
     assert (tmp_path / "both" / "comparison.csv").exists()
 
 
+def test_eval_refuses_to_set_side_by_side_what_saw_other_pictures(call, trained, tmp_path):
+    saved = torch.load(trained / "best.pt", weights_only=True)
+    saved["args"]["size"] *= 2
+    (tmp_path / "larger").mkdir()
+    torch.save(saved, tmp_path / "larger" / "best.pt")
+    paths = trained / "best.pt", tmp_path / "larger" / "best.pt"
+    error = one_line_error(call(evaluation, *paths, "--out", tmp_path / "both", "--device", "cpu"))
+    assert "larger/best.pt: has another --size" in error
+
+
 def test_predict_keeps_size_and_orientation(call, trained, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()

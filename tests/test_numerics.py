@@ -82,7 +82,7 @@ def test_a_metric_of_bf16_is_that_of_the_same_numbers_in_float32(name, logits):
 
 AUTOCASTS = [p for p in ROOT.glob("*/*.py") if "with autocast(device" in p.read_text() and p.parent.name != "tests"]
 NETWORKS = {"model", "network", "encoder", "decoder"}
-AROUND = {"scale", "normalize", "normalise", "hide", "from_numpy", "permute", "float", "argmax", "byte", "cpu", "numpy"}
+AROUND = {"scale", "normalize", "hide", "from_numpy", "permute", "float", "argmax", "byte", "cpu", "numpy"}
 
 
 @pytest.mark.parametrize("path", AUTOCASTS, ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -273,6 +273,7 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
     results = json.loads((out / "results.json").read_text())
     found = {(r["method"], r["fraction"], r["seed"]): r for r in results["runs"]}
     assert len(found) == 8 and {r["labels"] for r in results["runs"]} == {3, 10}
+    assert results["settings"]["encoder_lr"] == pytest.approx(0.0003)  # what was not typed is recorded too
     assert found["random", 1.0, 0]["weights"].startswith("random")
     assert found["pretrain", 1.0, 0]["weights"].startswith("encoder of")
     rows = list(csv.reader(open(out / "table.csv")))

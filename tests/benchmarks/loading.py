@@ -56,7 +56,7 @@ class PerFile(Dataset):
 
 
 def cached(faces: list[FaceFiles], folder: Path, size: int, target: str, cache: Path) -> Dataset:
-    """Our data set of the same faces, decoded: its cache is built if need be."""
+    """Our data set of as many of the faces (of real labels others: those of its split), decoded into a cache."""
     if target == "masks":
         arrays, listed = nu.load(folder, size, cache, len(faces))
         return nu.FaceParts(arrays, list(range(len(listed))), listed)

@@ -23,7 +23,7 @@ from common.faces import write_celebamask
 from common.losses import dice_loss
 from common.metrics import multilabel_counts
 from hair_transfer.model import DeepLabV3
-from lrn_headtorso.dataset import normalise
+from lrn_headtorso.dataset import normalize as normalize_lrn
 from lrn_headtorso.eval import summed_bce
 from lrn_headtorso.model import LRN, UNet
 from masked_ssl.dataset import normalize
@@ -110,11 +110,11 @@ CASES = {
         f"{TORCHVISION} deeplabv3_resnet101", _torchvision_deeplab, lambda out, y: _squared_error(out["out"], y),
     ),
     "unet": Case(
-        "U-Net VGG16, head and torso", 224, 4, UNet, normalise, _sum_of_bce, _alphas,
+        "U-Net VGG16, head and torso", 224, 4, UNet, normalize_lrn, _sum_of_bce, _alphas,
         f"{SMP} Unet VGG16", lambda: _smp("Unet", "vgg16", 1), _bce_of_logits,
     ),
     "lrn": Case(
-        "LRN VGG16, head and torso", 224, 4, LRN, normalise, _sum_of_bce, _alphas,
+        "LRN VGG16, head and torso", 224, 4, LRN, normalize_lrn, _sum_of_bce, _alphas,
         f"{SMP} Unet VGG16", lambda: _smp("Unet", "vgg16", 1), _bce_of_logits,
     ),
     "pspnet-truncated": Case(

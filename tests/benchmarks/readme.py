@@ -31,7 +31,7 @@ def number(x: float) -> str:
 
 
 def part_table(rows: list[Row], part: str) -> list[list[str]]:
-    """One line a row of `part`, and the geometric mean of each peer that has several rows and of all peers."""
+    """One line a row of `part`; where networks are compared, geometric means over the peers and over ours as theirs."""
     rows = [row for row in rows if row.part == part]
     if not rows:
         return []
