@@ -71,19 +71,24 @@ def add_machine_arguments(
 
 
 def add_run_arguments(
-    parser: argparse.ArgumentParser, *, batch_norm: bool = True, limit: int | None = None, limit_help: str = ""
+    parser: argparse.ArgumentParser,
+    *,
+    batch_norm: bool = True,
+    limit: int | None = None,
+    limit_help: str = "",
+    seed: int = 0,
+    seed_help: str = "",
 ) -> argparse._ArgumentGroup:
     """The arguments of a training run that do not come from a paper: the same in every folder's train.py.
 
-    `batch_norm`: whether the network has any; `limit`: the default of --limit, None for all images; `limit_help`: of
-    what these are the first, or where the default comes from.
+    `batch_norm`: whether the network has any; `limit`, `seed`: the defaults of --limit (None: all images) and --seed;
+    `limit_help`, `seed_help`: where these come from, or of what the images are the first.
     """
     group = add_machine_arguments(parser, amp="auto")
     help = f"use only the first N images{limit_help} (default: {limit or 'all'})"
     group.add_argument("--limit", type=number(int, 1), default=limit, metavar="N", help=help)
-    group.add_argument(
-        "--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seeds everything (default %(default)s)"
-    )
+    help = f"seeds everything (default: {seed}{seed_help})"
+    group.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=seed, metavar="N", help=help)
     group.add_argument("--deterministic", action="store_true", help="deterministic kernels, slower on CUDA")
     group.add_argument("--compile", action="store_true", help="torch.compile the network: minutes at first, for CUDA")
     if batch_norm:

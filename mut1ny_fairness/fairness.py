@@ -30,6 +30,7 @@ from common.checkpoint import make_folder
 from common.cli import InputError, number
 from common.device import for_inference, pick_amp, pick_device
 from common.images import read_photo
+from common.metrics import confusion_matrix, counts_from_confusion
 from common.tables import print_table, write_csv
 from mut1ny_fairness import dataset, group_pictures, group_stats
 from mut1ny_fairness.eval import load_model, predict, titles_of
@@ -89,10 +90,8 @@ def predict_photos(
 
 def count(predicted: np.ndarray, true: np.ndarray, classes: list[int]) -> np.ndarray:
     """Two H x W arrays of classes -> C x 3: TP, FP, FN of each of `classes`."""
-    n = len(CLASSES)
-    matrix = np.bincount(true.astype(int).ravel() * n + predicted.ravel(), minlength=n * n).reshape(n, n)
-    tp = matrix.diagonal()
-    return np.stack([tp, matrix.sum(0) - tp, matrix.sum(1) - tp], axis=1)[classes].astype(np.float64)
+    matrix = confusion_matrix(torch.from_numpy(predicted), torch.from_numpy(true), len(CLASSES))
+    return counts_from_confusion(matrix)[classes, :3].double().numpy()
 
 
 # ---- Scores, gaps, differences -------------------------------------------------------------------------------------

@@ -79,8 +79,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
         help="4: ours (the public template's; the paper says \"a specific batch size\"); of all processes together")
     add("--lr", type=number(float, 0, above=True), default=1e-4, metavar="X",
         help="of Adam, 0.0001: ours (the public template's; the paper names no optimiser)")
-    cli.add_run_arguments(parser)
-    parser.set_defaults(seed=100)  # the public template's
+    cli.add_run_arguments(parser, seed=100, seed_help=", the public template's")
     args = parser.parse_args(argv)
     given = cli.given_arguments(parser, argv)
     if args.resume and args.out:

@@ -68,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, set[s
         "(default 10, with mirrored images 20: Sec. 3.4, 4)")
     add("--weights", default="auto", metavar="W",
         help="of the ResNet-50: imagenet (Sec. 3.3), none, a file, or auto: ImageNet where it can be had, else random")
-    cli.add_run_arguments(parser, limit=dataset.N_FACES, limit_help=", as many as the paper has (Sec. 3.1)")
+    cli.add_run_arguments(parser, limit=dataset.N_FACES, limit_help=", as many as in Sec. 3.1")
     args = parser.parse_args(argv)
     if args.resume and args.out:
         parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")

@@ -50,13 +50,15 @@ def collect(run: Path, evaluation: Path | None, data: str, device: str) -> dict:
 
 
 def clean_command(command: str) -> str:
-    """A run's command as a reader would type it: PATH for the data, nothing that only concerns the machine."""
+    """A run's command as a reader would type it: PATH or MORE_PHOTOS for data, nothing that concerns the machine."""
     words = shlex.split(command)
     script = "/".join(Path(words[0]).parts[-2:])
     kept, values = [], iter(words[1:])
     for word in values:
         if word in OF_THE_MACHINE:
             next(values)
+        elif word.startswith("/") and kept[-1] in ("--photos", "MORE_PHOTOS"):
+            kept += ["MORE_PHOTOS"] * (kept[-1] == "--photos")
         elif word.startswith("/"):
             in_runs = Path(script).parent / "runs" / "/".join(Path(word).parts[-2:])  # where it would lie without --out
             kept.append("PATH" if kept[-1] in ("--data", "PATH") else in_runs.as_posix())

@@ -249,6 +249,22 @@ def ssl_pretraining(results: dict[str, dict]) -> Rows:
     return [["epoch", "loss", "error where hidden"], *lines]
 
 
+def ssl_rates(results: dict[str, dict]) -> Rows:
+    """Test mIoU with 32 labels and seed 0, without and with step 1, at several learning rates; and another region."""
+    rows = [["learning rate, FP decoder", "encoder", "without step 1", "with", "with, `--region whole`, 4 epochs"]]
+    whole = results["train-whole"]["log"][-1]["test_miou"]
+    for name, decoder, encoder in (
+        ("rates-1e-4", "1e-4", "1e-4"),
+        ("rates-1e-3", "1e-3", "1e-3"),
+        ("fractions", "1e-2", "1e-3"),
+    ):
+        found = results[name]["results"]
+        runs = {(run["method"], run["fraction"], run["seed"]): run for run in found["runs"]}
+        scores = [f"{100 * runs[method, 0.05, 0]['miou']:.2f}" for method in found["methods"]]
+        rows.append([decoder, encoder, *scores, f"{whole:.2f}" if name == "fractions" else ""])
+    return rows
+
+
 def ssl_classes(results: dict[str, dict]) -> Rows:
     """F1 of each class without and with the pretraining, for each fraction of the labels: means over the seeds."""
     found = results["fractions"]["results"]
@@ -294,5 +310,10 @@ TABLES: dict[str, dict[str, Callable[[dict[str, dict]], Rows]]] = {
         "gaps": mut1ny_gaps,
         "power": mut1ny_power,
     },
-    "masked_ssl": {"pretraining": ssl_pretraining, "fractions": ssl_fractions, "classes": ssl_classes},
+    "masked_ssl": {
+        "pretraining": ssl_pretraining,
+        "fractions": ssl_fractions,
+        "classes": ssl_classes,
+        "rates": ssl_rates,
+    },
 }
