@@ -90,7 +90,7 @@ def predict_photos(
 
 def count(predicted: np.ndarray, true: np.ndarray, classes: list[int]) -> np.ndarray:
     """Two H x W arrays of classes -> C x 3: TP, FP, FN of each of `classes`."""
-    matrix = confusion_matrix(torch.from_numpy(predicted), torch.from_numpy(true), len(CLASSES))
+    matrix = confusion_matrix(torch.tensor(predicted), torch.tensor(true), len(CLASSES))
     return counts_from_confusion(matrix)[classes, :3].double().numpy()
 
 
