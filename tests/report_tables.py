@@ -6,7 +6,7 @@ report.py writes them into the READMEs; where a script prints the same table, it
 import statistics
 from collections.abc import Callable
 
-from report_front import front
+from report_front import Rows, front
 
 from hair_transfer import eval as hair
 from lrn_headtorso import eval as lrn
@@ -15,8 +15,6 @@ from mut1ny_fairness import eval as mut1ny
 from mut1ny_fairness import group_tables
 from mut1ny_fairness.group_pictures import HEADLINE
 from nu_deeplabv3plus import eval as nu
-
-Rows = list[list[str]]
 
 
 class NotMeasured(Exception):
