@@ -185,8 +185,12 @@ def _remove_drafts(folder: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def new_run_folder(out: Path | None, runs: Path, name: str) -> Path:
-    """`out`, or the first free of runs/name, runs/name-2, ...; raises InputError if `out` already holds a run."""
+def new_run_folder(out: Path | None, runs: Path, name: str, generated: bool = False) -> Path:
+    """`out`, or the first free of runs/name, runs/name-2, ...; raises InputError if `out` already holds a run.
+
+    A run on generated faces is called name-generated, so that it does not take the name of one on real photos.
+    """
+    name += "-generated" * generated
     folder, number = out or runs / name, 2
     if out is None:
         make_folder(runs)
@@ -196,6 +200,8 @@ def new_run_folder(out: Path | None, runs: Path, name: str) -> Path:
             break
         except FileExistsError:  # of an earlier run, or of one that starts at this moment
             folder, number = runs / f"{name}-{number}", number + 1
+        except OSError as error:
+            raise InputError(f"{folder}: {error.strerror}; give --out a folder that can be written") from None
     if (folder / "last.pt").exists():
         raise InputError(
             f"{folder} already holds a run; go on with --resume {folder / 'last.pt'} or give another --out"

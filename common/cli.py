@@ -173,7 +173,8 @@ def go_on_with(last: Path) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call main(). Bad input becomes one line and exit code 2; Ctrl-C and SIGTERM one line and 130 and 143.
+    """Call main(). Bad input, and memory that does not suffice, become one line and exit code 2; Ctrl-C and SIGTERM one
+    line and 130 and 143.
 
     So does, with exit code 1, that another process of torchrun has died: its own lines say why.
     """

@@ -75,6 +75,15 @@ def autocast(device: torch.device, amp: bool) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)
 
 
+def memory_format(device: torch.device, amp: bool) -> torch.memory_format:
+    """The layout of a network's weights in which its convolutions are fastest; the images that it is given may be NCHW.
+
+    channels_last for the matrix units of GPUs and for bf16. Float32 on a CPU is up to 1.4 times faster contiguous
+    (tests/benchmarks), and MPS knows contiguous tensors best.
+    """
+    return torch.channels_last if device.type == "cuda" or (device.type == "cpu" and amp) else torch.contiguous_format
+
+
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """`x` on the device. CUDA does not wait for a copy from pinned memory; on MPS its source could be gone by then."""
     return x.to(device, non_blocking=device.type != "mps")
@@ -92,7 +101,8 @@ def for_inference(model: nn.Module, amp: bool) -> nn.Module:
     Each batch norm is folded into the convolution that is registered right before it, which in our models is the one
     whose output it takes. With `amp` the weights become bfloat16 once, which autocast would do in every forward pass.
     """
-    model = copy.deepcopy(model).eval()
+    device = next(model.parameters()).device
+    model = copy.deepcopy(model).to(memory_format=memory_format(device, amp)).eval()
     for module in list(model.modules()):
         layers = list(module.named_children())
         for (conv_name, conv), (norm_name, norm) in zip(layers, layers[1:]):

@@ -32,10 +32,11 @@ from tqdm import tqdm
 
 from common import celebamask, cli, pictures
 from common.cache import Arrays, cache_key, open_cache
+from common.celebamask import PARTS
 from common.checkpoint import make_folder
 from common.cli import InputError
 from common.device import to_device
-from common.faces import PARTS, write_celebamask
+from common.faces import write_celebamask
 from common.images import list_photos, read_mask, read_photo
 
 HERE = Path(__file__).resolve().parent
@@ -135,7 +136,7 @@ def split(faces: list[Face], seed: int) -> tuple[list[Face], list[Face]]:
 
 
 def decode(face: Face, size: int) -> dict[str, np.ndarray]:
-    """image: size x size x 3 uint8, antialiased; mask: size x size / 8 uint8, nearest, eight pixels a byte.
+    """images: size x size x 3 uint8, antialiased; masks: size x size / 8 uint8, nearest, eight pixels a byte.
 
     A photo that is not square is cut to the square in its middle. Raises InputError, naming the file, for what cannot
     be used.
@@ -194,7 +195,7 @@ class HairMasks(Dataset):
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images to float32 on the device with ImageNet's mean and standard deviation."""
-    return (to_device(images, device).float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
+    return (to_device(images, device).contiguous().float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 
 # ---- python hair_transfer/dataset.py: verify, describe, draw -------------------------------------------------------
@@ -211,7 +212,7 @@ def verify(faces: list[Face], size: int) -> Report:
     """Decode every face, with all cores, and say what is there and what cannot be used."""
     usable, share, sizes, problems = [], [], Counter(), []
 
-    def attempt(face: Face):
+    def attempt(face: Face) -> tuple[float, tuple[int, int]] | tuple[None, str]:
         try:
             covered = np.unpackbits(decode(face, size)["masks"], axis=-1).mean()
             with Image.open(face.photo) as photo:

@@ -6,9 +6,10 @@
     python hair_transfer/eval.py best.pt --data OTHER_FACES --split all       on other faces of CelebAMask-HQ's layout
     python hair_transfer/eval.py best.pt --pairs FOLDER                       on FOLDER/photos and FOLDER/masks
 
-Writes results.json to best-test/ beside each checkpoint and table.csv, figure3.png, errors.png to the first one's; with
---out all below that folder. Pixels are pooled: counted over the whole set, divided once. The paper's AUROC is, it
-seems, a mean over batches as its template's is; ours of that kind stands apart.
+Writes results.json to best-test/ beside each checkpoint (with --split all best-all/, with --pairs best-pairs/) and
+table.csv, figure3.png, errors.png to the first one's; with --out all below that folder. Pixels are pooled: counted over
+the whole set, divided once. The paper's AUROC is, it seems, a mean over batches as its template's is; ours of that kind
+stands apart.
 """
 
 import math
@@ -21,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -58,7 +58,7 @@ ERRORS = {"found": (70, 160, 90), "missed": (250, 200, 40), "too much": (220, 40
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: bool) -> dict[str, float]:
+def evaluate(model: DeepLabV3, batches: DataLoader, device: torch.device, amp: bool) -> dict[str, float]:
     """The scores of `model` over a set (see Tally); under torchrun each image is seen by one process, once."""
     model = for_inference(model, amp)
     tally = Tally(device)
@@ -76,7 +76,7 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: b
 
 @torch.inference_mode()
 def predict_faces(
-    model: nn.Module, data: HairMasks, chosen: list[int], device: torch.device, amp: bool
+    model: DeepLabV3, data: HairMasks, chosen: list[int], device: torch.device, amp: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The chosen faces -> photos N x H x W x 3 uint8, true masks N x H x W bool, outputs N x H x W float32 in 0..1."""
     model = for_inference(model, amp)
@@ -101,7 +101,7 @@ def load_model(path: Path, device: torch.device) -> tuple[DeepLabV3, dict]:
     args = checkpoint["args"]
     model = DeepLabV3(output=args["output"], aux=args["aux"] > 0)
     restore(path, lambda: model.load_state_dict(checkpoint["model"]))
-    return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
+    return model.to(device).eval(), checkpoint
 
 
 def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[HairMasks, str]:
@@ -154,12 +154,6 @@ def table(results: dict[str, dict]) -> list[list[str]]:
     return rows
 
 
-def write_results(path: Path, result: dict, part: str) -> None:
-    """results.json: names to numbers, and the same by class for the one class there is."""
-    by_class = {name: result[name] for name in ("iou", "precision", "recall")} | {"f1": result["f1_05"]}
-    write_json(path, result | {"per_class": {part: by_class}})
-
-
 # ---- Pictures ------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +168,9 @@ def draw_figure_3(path: Path, names: list[str], photos: np.ndarray, outputs: lis
     pictures.save_grid(path, rows, column_titles=[names[0], "photo", *names[1:]], cell=2.2)
 
 
-def draw_errors(path: Path, names: list[str], photos: list[np.ndarray], masks: list[np.ndarray], outputs: list) -> None:
+def draw_errors(
+    path: Path, names: list[str], photos: list[np.ndarray], masks: list[np.ndarray], outputs: list[np.ndarray]
+) -> None:
     """Each face once per model: what it found of the mask, what it missed, what it took for hair (at 0.5)."""
     palette = np.array([(0, 0, 0), *ERRORS.values()], np.uint8)
     columns = []
@@ -200,7 +196,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--pairs", type=Path, metavar="DIR",
         help="evaluate on DIR/photos/NAME.jpg and DIR/masks/NAME.png instead, the square in the middle of each")
     add("--error-map", action="store_true", help="also draw errors.png: found, missed, too much")
-    add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt")
+    add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-test")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     cli.add_machine_arguments(parser)
     args = parser.parse_args(argv)
@@ -244,7 +240,9 @@ def main():
             "n": len(data),
             **evaluate(model, batches, device, amp),
         }
-        write_results(out / "results.json", results[name], saved["part"])
+        by_class = {score: results[name][score] for score in ("iou", "precision", "recall")}
+        by_class["f1"] = results[name]["f1_05"]
+        write_json(out / "results.json", results[name] | {"per_class": {saved["part"]: by_class}})
         print(f"{name}: epoch {checkpoint['epoch']}, {saved['size']} px, from {checkpoint['weights']}")
         if known := sum(fingerprint([face.photo]) in checkpoint.get("trained_on", ()) for face in data.faces):
             print(f"{name}: WAS TRAINED ON {known} OF THESE {len(data)} FACES")

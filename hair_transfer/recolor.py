@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageColor
 from scipy import ndimage
-from torch import nn
 
 from common import cli, pictures
 from common.checkpoint import make_folder
@@ -27,7 +26,7 @@ from common.device import autocast, for_inference, pick_amp, pick_device
 from common.images import OwnPhotos
 from hair_transfer.dataset import normalize
 from hair_transfer.eval import grey, load_model
-from hair_transfer.model import upsample
+from hair_transfer.model import DeepLabV3, upsample
 
 # Hair's colours, which CSS does not name or names otherwise ("brown" is a brick red there); any CSS name works too
 COLOURS = {
@@ -40,8 +39,10 @@ RADIUS = 0.015  # of the guided filter's window, as a part of the longer side
 EPS = 1e-4  # of the guided filter: the contrast (a variance) from which on it sees an edge
 REACH = 0.03  # of the longer side: nothing that is further from hair is dyed
 SURE = 0.5  # probability from which a pixel is hair for certain
+HAZE, FULL = 0.15, 0.85  # refined values that count as 0 and as 1: the filter leaves a haze, and gaps in what is hair
 LIFT = 0.65  # of the way from the hair's lightness to the colour's; the rest of its own lightness stays
 STEEPEST = 0.4  # exponent of the curve at least: black hair has too little texture to be lifted further
+DARKEST, LIGHTEST = 4, 96  # of hair and colour, as the curve takes them: beyond it has no slope
 TOE = 3  # added to lightness before the curve, which would else leave black specks in what it makes light
 OWN_CHROMA, MOST = 0.3, 12  # of the hair's own variation in chroma that stays, and how far from its middle it counts
 COLOURFUL = 40  # chroma from which on a colour keeps that much of it; grey keeps none, or it would look tinted
@@ -78,7 +79,7 @@ def lab_to_srgb(lab: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, photo: Image.Image, size: int, device: torch.device, amp: bool) -> np.ndarray:
+def predict(model: DeepLabV3, photo: Image.Image, size: int, device: torch.device, amp: bool) -> np.ndarray:
     """An RGB photo of W x H -> H x W float32, the output in 0..1.
 
     The photo is resized to fit into size x size and padded to a square by repeating its edge, so that faces keep their
@@ -130,7 +131,7 @@ def refine(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
     hair = resize(b, W, H)
     for c in range(3):
         hair += resize(a[..., c], W, H) * (image[..., c] / np.float32(255))
-    hair = np.clip((hair - 0.15) / 0.7, 0, 1)  # the fit leaves a haze on what is not hair, and gaps in what is
+    hair = np.clip((hair - HAZE) / (FULL - HAZE), 0, 1)
     window = 2 * max(1, int(REACH * max(H, W) / 2)) + 1  # half the reach to either side
     near = ndimage.maximum_filter(probability >= SURE, window).astype(np.float32)
     hair *= ndimage.uniform_filter(near, window, mode="nearest")  # fades out, where a plain cut would show
@@ -162,7 +163,7 @@ def recolor(image: np.ndarray, hair: np.ndarray, color: tuple[int, int, int], st
     sure = hair[dyed] >= min(SURE, hair.max())
     middle = np.median(lab[sure], axis=0)
 
-    old, aim = np.clip([middle[0], target[0]], 4, 96)
+    old, aim = np.clip([middle[0], target[0]], DARKEST, LIGHTEST)
     curve = (np.array([old, old + LIFT * (aim - old), *lab[:, 0].clip(0, 100)]) + TOE) / (100 + TOE)
     gamma = max(np.log(curve[1]) / np.log(curve[0]), STEEPEST)
     light = (100 + TOE) * curve[2:] ** gamma - TOE

@@ -58,8 +58,8 @@ def edge(mask: Tensor) -> Tensor:
     return mask & (beside + above > 0)
 
 
-def within(mask: Tensor, radius: int) -> Tensor:
-    """B x 1 x H x W bool -> the same: pixels that lie at most `radius` pixels from one of the mask."""
+def dilate(mask: Tensor, radius: int) -> Tensor:
+    """B x 1 x H x W bool -> the same, dilated: all pixels that lie at most `radius` pixels from one of the mask."""
     steps = torch.arange(-radius, radius + 1, device=mask.device)
     disc = (steps[:, None] ** 2 + steps**2 <= radius**2).float()
     return F.conv2d(mask.float(), disc[None, None], padding=radius) > 0.5
@@ -69,11 +69,11 @@ def edge_counts(prediction: Tensor, truth: Tensor) -> Tensor:
     """Two B x 1 x H x W bool -> 4 int64: predicted edge pixels near a true one, and all of them; true ones near a
     predicted one, and all of them."""
     predicted, true = edge(prediction), edge(truth)
-    near_true, near_predicted = within(true, BAND), within(predicted, BAND)
+    near_true, near_predicted = dilate(true, BAND), dilate(predicted, BAND)
     return torch.stack([(predicted & near_true).sum(), predicted.sum(), (true & near_predicted).sum(), true.sum()])
 
 
-def edge_f1(counts: list[int]) -> float:
+def boundary_f1(counts: list[int]) -> float:
     """edge_counts() -> boundary F1; nan without any edge, 0 if only one side has one."""
     precise, predicted, recalled, true = counts
     if not predicted or not true:
@@ -130,5 +130,5 @@ class Tally:
             "iou": float(at["iou"][1]),
             "precision": float(at["precision"][1]),
             "recall": float(at["recall"][1]),
-            "boundary_f1": edge_f1(sum_over_processes(self.edges).tolist()),
+            "boundary_f1": boundary_f1(sum_over_processes(self.edges).tolist()),
         }

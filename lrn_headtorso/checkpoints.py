@@ -25,7 +25,7 @@ def load_model(path: Path, device: torch.device) -> tuple[LRN | UNet, dict]:
     checkpoint = load_checkpoint(path, PAPER)
     model = make_model(checkpoint["args"])
     restore(path, lambda: model.load_state_dict(checkpoint["model"]))
-    return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
+    return model.to(device).eval(), checkpoint
 
 
 def load_encoder(model: LRN | UNet, choice: str) -> tuple[str | None, str]:

@@ -193,16 +193,16 @@ def warp(stack: Tensor, affine: np.ndarray) -> Tensor:
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images to float32 on the device, as VGG-16 knows them: [0, 1], less the mean, by the standard deviation."""
-    return (to_device(images, device).float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
+    return (to_device(images, device).contiguous().float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 
 class HeadTorso(Dataset):
     """dataset[[i, j, ...]] -> images B x 3 x size x size and alphas B x 1 x size x size, both uint8.
 
     A whole batch is one gather from the memory-mapped cache. With `augment`, picture and mask are flipped, zoomed and
-    rotated as one stack of channels; with `backgrounds`, half of the people are then put on another picture (the
-    paper's first next step, Sec. 5). Everything random depends on seed, epoch and picture alone, so neither the number
-    of loader processes nor a resumed run changes a sample. Set `epoch` before each pass.
+    rotated as one stack of channels; with `backgrounds`, half of the people are then put on another picture (one of the
+    paper's next steps, Sec. 5). Everything random depends on seed, epoch and picture alone, so neither the number of
+    loader processes nor a resumed run changes a sample. Set `epoch` before each pass.
     """
 
     def __init__(
@@ -286,7 +286,8 @@ def draw_samples(pairs: list[Pair], size: int, backgrounds: Path | None, out: Pa
         behind = {"images": np.stack([read_background(path, size) for path in list_photos(backgrounds)[:20]])}
     data = HeadTorso(cache, [pair.name for pair in pairs], augment=True, backgrounds=behind)
     first, rows = list(range(min(3, len(pairs)))), []
-    for data.epoch in range(1, 7):
+    for epoch in range(1, 7):
+        data.epoch = epoch
         images, alphas = data[first]
         photos = images.permute(0, 2, 3, 1).numpy()
         rows.append([picture for both in zip(photos, alphas[:, 0].numpy(), strict=True) for picture in both])

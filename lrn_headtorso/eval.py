@@ -71,8 +71,8 @@ def score(predicted: np.ndarray, true: np.ndarray) -> tuple[float, ...]:
     """Two H x W bool masks -> SCORES without the loss.
 
     missed: share of the person that is left out; holes: of it what the prediction surrounds, the patches that the paper
-    sees in the U-Net's; added: pixels too many, by the person's. An empty prediction has
-    Jaccard 0 and the picture's diagonal as its distance (common/metrics.py); shares of an empty truth are 0.
+    sees in the U-Net's; added: pixels too many, as a share of the person's. An empty prediction has Jaccard 0 and the
+    picture's diagonal as its distance (common/metrics.py); shares of an empty truth are 0.
     """
     size = max(1, int(true.sum()))
     return (
@@ -130,7 +130,10 @@ class Run(NamedTuple):
 def select(
     data: Path | None, split: str, checkpoint: dict, path: Path, cache: Path
 ) -> tuple[HeadTorso, list[str], Path, str]:
-    """The pictures to evaluate on (the checkpoint's data and split unless told otherwise), their names and folder."""
+    """The pictures to evaluate on, the checkpoint's data and split unless told otherwise.
+
+    -> the data set, the pictures' names, their folder, and where they come from in words.
+    """
     args = checkpoint["args"]
     folder, source, _ = dataset.locate(data or (args["data"] and Path(args["data"])))
     pairs = {pair.name: pair for pair in dataset.list_pairs(folder).pairs}
@@ -197,7 +200,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--data", type=Path, metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: the checkpoint's)")
     add("--split", choices=["test", "val", "all"], default="test",
         help="test: the checkpoint's 48 (Sec. 3); val: those of its plateau rule; all: every picture")
-    add("--worst", action="store_true", 
+    add("--worst", action="store_true",
         help="figure 2 and the six maps of the pictures with the first checkpoint's lowest Jaccard index")
     add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
@@ -278,7 +281,7 @@ def main():
     name = first.method.split(" (")[0]
     titles = [f"{name}\n{100 * first.scores['jaccard'][i]:.1f} %" for i in chosen]
     draw_predictions(out / "figure2.png", columns, titles)
-    print(f"results.json, table1.csv, figure2.png -> {out}")
+    print(f"results.json, table1.csv, figure2.png, maps-*.png -> {out}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from common import checkpoint, cli, distributed, pictures
 from common.cache import fingerprint
 from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
-from common.device import adam, autocast, pick_amp, pick_device, seed_everything, to_device
+from common.device import adam, autocast, memory_format, pick_amp, pick_device, seed_everything, to_device
 from common.images import list_photos
 from lrn_headtorso import dataset
 from lrn_headtorso.backgrounds import load_backgrounds
@@ -219,7 +219,7 @@ def main():
     if not saved:
         with distributed.first_process_first():
             pretrained, weights = load_encoder(model, args.weights)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=memory_format(device, amp))
 
     # training (Sec. 2.3)
     phase_names, phase, plateau, best, log = phases(pretrained), 0, Plateau(args.patience), float("inf"), []
@@ -262,7 +262,7 @@ def main():
         if args.resume:
             out = checkpoint.resumed_run_folder(args.resume, log)
         else:
-            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", run_name(args, pretrained))
+            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", run_name(args, pretrained), generated)
         unmatched = len(listing.photos_alone), len(listing.cutouts_alone)
         print(f"command    {' '.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")

@@ -4,9 +4,9 @@
     python lrn_headtorso/whiten.py lrn_headtorso/runs/lrn/best.pt FOLDER --out white
     python lrn_headtorso/whiten.py best.pt portrait.jpg --background "#2060a0"      or skyblue, transparent, beach.jpg
 
-Writes NAME.png at the photo's own size. The network sees 224 x 224 px; at the photo's size a guided filter moves the
-contour to the photo's own edges, and near it the old background's colour is taken out of the person's. Farther inside,
-every pixel stays as it was.
+Writes NAME.png at the photo's own size. The network sees it at the size that it was trained at (224 x 224 px: Sec. 3);
+at the photo's size a guided filter moves the contour to the photo's own edges, and near it the old background's colour
+is taken out of the person's. Farther inside, every pixel stays as it was.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Faces with one exclusive label map each, in LaPa's or CelebAMask-HQ's own layout, and photos without labels.
+"""Faces with one exclusive label map each, in LaPa's or CelebAMask-HQ's own layout (photos without labels: pool.py).
 
     LaPa/                                                    11 classes; lapa.py says more
       {train,val,test}/images/NAME.jpg, labels/NAME.png
@@ -77,7 +77,7 @@ def locate(data: Path | None, layout: str = "celebamask", limit: int | None = No
     folder = data or next((path for path in own if path.is_dir()), None)
     words, generated = str(data or f"data/{folder.name if folder else ''} of this folder"), folder is None
     if folder is None:
-        folder, words = _painted(layout), f"{N_GENERATED} GENERATED faces (no --data, and {HERE.name}/data is empty)"
+        folder, words = _painted(layout), f"{N_GENERATED} GENERATED faces (no --data, no data set in {HERE.name}/data)"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give --data LaPa's or CelebAMask-HQ's")
     if (folder / "LaPa").is_dir():
@@ -110,12 +110,11 @@ def decode(face: Face, size: int, classes: tuple[str, ...]) -> dict[str, np.ndar
     Raises InputError, naming the file, for what cannot be used.
     """
     photo = read_photo(face.photo)
-    if face.labels[:1] and face.labels[0][0] == "":
+    if "" in dict(face.labels):  # LaPa's label map
         label = lapa.read_label(face.labels[0][1], (photo.height, photo.width))
     else:
         label = merge(face, photo, classes)
-    h, w = fitted(photo.size, size)
-    top, left = (size - h) // 2, (size - w) // 2
+    top, left, h, w = fitted(photo.size, size)
     labels = np.full((size, size), IGNORED, np.uint8)
     labels[top : top + h, left : left + w] = Image.fromarray(label).resize((w, h), Image.Resampling.NEAREST)
     return {"images": square(photo, size), "labels": labels}
@@ -140,25 +139,29 @@ def merge(face: Face, photo: Image.Image, classes: tuple[str, ...]) -> np.ndarra
     return label
 
 
-def fitted(photo_size: tuple[int, int], size: int) -> tuple[int, int]:
-    """h, w of a photo of (W, H) scaled to fit into size x size."""
+def fitted(photo_size: tuple[int, int], size: int) -> tuple[int, int, int, int]:
+    """top, left, h, w of a photo of (W, H) scaled to fit into size x size, in its middle."""
     W, H = photo_size
-    return max(1, round(H * size / max(W, H))), max(1, round(W * size / max(W, H)))
+    h, w = max(1, round(H * size / max(W, H))), max(1, round(W * size / max(W, H)))
+    return (size - h) // 2, (size - w) // 2, h, w
 
 
 def square(photo: Image.Image, size: int) -> np.ndarray:
     """size x size x 3 uint8: the photo scaled to fit, in the middle, its edge repeated around it."""
-    h, w = fitted(photo.size, size)
-    top, left = (size - h) // 2, (size - w) // 2
+    top, left, h, w = fitted(photo.size, size)
     scaled = np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))  # Pillow widens the kernel when it shrinks
     return np.pad(scaled, ((top, size - h - top), (left, size - w - left), (0, 0)), mode="edge")
 
 
+def files(faces: list[Face]) -> list[Path]:
+    """All files of the faces: photos, label maps, masks."""
+    return [path for face in faces for path in (face.photo, *(path for _, path in face.labels))]
+
+
 def load(faces: list[Face], size: int, classes: tuple[str, ...], cache: Path, what: str = "faces") -> Arrays:
     """The decoded faces, memory-mapped; builds their cache if it is not there. Raises InputError for unusable files."""
-    files = [path for face in faces for path in (face.photo, *(path for _, path in face.labels))]
     fields = {"images": ((size, size, 3), "uint8"), "labels": ((size, size), "uint8")}
-    key = cache_key(files, "masked_ssl", size, classes, CACHE_VERSION)
+    key = cache_key(files(faces), "masked_ssl", size, classes, CACHE_VERSION)
     return open_cache(cache, key, len(faces), fields, lambda i: decode(faces[i], size, classes), f"decoding {what}")
 
 
@@ -203,7 +206,7 @@ class FaceLabels(Dataset):
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images to float32 on the device with ImageNet's mean and standard deviation."""
-    return (to_device(images, device).float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
+    return (to_device(images, device).contiguous().float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 
 def denormalize(images: Tensor) -> np.ndarray:

@@ -5,9 +5,9 @@
     python masked_ssl/eval.py last.pt --data OTHER_FACES --split all                     on other faces
 
 Writes results.json, table.csv, figure4.png, figure5.png (the 16 activation maps) and faces/ to best-test/ beside each
-checkpoint (with --data best-test-FOLDER/), or to folders in --out, and of several with --out also comparison.csv and
-both networks' figure4.png and figure5.png. One confusion matrix over all pixels of the set, at the size
-that the network was trained at; pixels beyond a photo's edge do not count.
+checkpoint (with --data best-test-FOLDER/), or to --out; several checkpoints get a folder each in --out, and with them
+comparison.csv and both networks' figure4.png and figure5.png. One confusion matrix over all pixels of the set, at the
+size that the network was trained at; pixels beyond a photo's edge do not count.
 """
 
 import sys
@@ -48,9 +48,6 @@ BEST_PUBLISHED = {
     "lapa": "mean F1 94.0 (FaRL), 93.0 (SegFace)",
     "celebamask": "mean F1 89.6 (FaRL); hair 96.2 (FaRL), 96.0 (SegFace), 94.5 (DML-CSR)",
 }
-PAPER_NOTES = {  # what the paper says of single classes (Discussions)
-    ("celebamask", "neck_l"): "poor without pretraining, found with it",
-}
 
 
 @torch.inference_mode()
@@ -88,16 +85,15 @@ def summarize(matrix: Tensor, classes: tuple[str, ...]) -> dict:
     }
 
 
-def table(summary: dict, layout: str) -> list[list[str]]:
-    """A header and one row per class and mean: F1 and IoU in %, share of the pixels, the paper's words."""
+def table(summary: dict) -> list[list[str]]:
+    """A header and one row per class and mean: F1 and IoU in %, share of the pixels."""
     pixels = sum(row["support"] for row in summary["per_class"].values())
-    rows = [["class", "F1", "IoU", "pixels, %", "paper"]]
+    rows = [["class", "F1", "IoU", "pixels, %"]]
     for name, ours in summary["per_class"].items():
         numbers = ["absent" if ours[m] is None else f"{100 * ours[m]:.2f}" for m in ("f1", "iou")]
-        note = PAPER_NOTES.get((layout, name), "")
-        rows.append([name, *numbers, f"{100 * ours['support'] / pixels:.3f}", note])
-    rows.append(["mean, foreground", *(f"{100 * summary[m]:.2f}" for m in ("f1", "miou_foreground")), "", ""])
-    rows.append(["mean, all classes", "", f"{100 * summary['miou']:.2f}", "", ""])
+        rows.append([name, *numbers, f"{100 * ours['support'] / pixels:.3f}"])
+    rows.append(["mean, foreground", *(f"{100 * summary[m]:.2f}" for m in ("f1", "miou_foreground")), ""])
+    rows.append(["mean, all classes", "", f"{100 * summary['miou']:.2f}", ""])
     return rows
 
 
@@ -122,7 +118,7 @@ def load_model(path: Path, device: torch.device) -> tuple[Network, dict]:
         raise InputError(f"{path}: a checkpoint of pretrain.py, which has learned no classes; give one of train.py")
     model = Network(len(saved["classes"]))
     restore(path, lambda: model.load_state_dict(saved["model"]))
-    return model.to(device, memory_format=torch.channels_last).eval(), saved
+    return model.to(device).eval(), saved
 
 
 def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str, str]:
@@ -140,7 +136,7 @@ def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str, s
         )
     faces = [f for part in data.parts.values() for f in part] if args.split == "all" else data.parts[args.split]
     if args.split in ("val", "test"):
-        if args.data is None and fingerprint(face.photo for face in faces) != saved["fingerprint"][args.split]:
+        if args.data is None and fingerprint(dataset.files(faces)) != saved["fingerprint"][args.split]:
             raise InputError(f"{data.folder}: its {args.split} faces are no longer those of {path}; put them back")
         learned = set(saved["learned"])
         seen = [face.photo.name for face in faces if identity(face.photo) in learned]
@@ -249,7 +245,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # fmt: on
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     device = pick_device(args.device)
     where = args.split + (f"-{args.data.resolve().name}" if args.data else "")
@@ -269,7 +265,8 @@ def main(argv=None):
         amp = pick_amp(args.amp or saved["args"]["amp"], device)
         data, words, layout = select(args, saved, path)
         facts = saved["args"]["size"], words, data.names
-        if facts != (like := like or facts):
+        like = like or facts
+        if facts != like:
             raise InputError(
                 f"{path}: has another --size, or other {args.split} faces, than {args.checkpoints[0]}, and cannot "
                 "stand beside it; evaluate them apart"
@@ -290,8 +287,8 @@ def main(argv=None):
         }
         print(f"\n{path}, epoch {saved['epoch']}, {len(saved['learned'])} labels, {saved['args']['size']} px, from "
               f"{saved['weights']}\n{words}")  # fmt: skip
-        print_table(table(summaries[name], layout))
-        write_csv(out / "table.csv", table(summaries[name], layout))
+        print_table(table(summaries[name]))
+        write_csv(out / "table.csv", table(summaries[name]))
         write_json(out / "results.json", summaries[name])
         chosen = choose_faces(data, classes)
         photos, truth, drawn[name], maps[name] = predict_faces(model, data, chosen, device, amp)

@@ -208,7 +208,7 @@ def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[fl
     pictures.save_figure(path, figure)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args, rest, shared = parse_args(argv)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("start this script without torchrun; on several GPUs give each its own --seeds and --out")
@@ -243,6 +243,7 @@ def main(argv=None):
         "runs": [
             {"method": method, "fraction": fraction, "seed": seed}
             | {name: run[name] for name in ("labels", *SCORES, "miou_at_best_val", "weights", "data", "per_class")}
+            | {"log": run["log"]}
             for (method, fraction, seed), run in runs.items()
         ],
     })  # fmt: skip

@@ -5,7 +5,7 @@
       UNet++, whose nodes x_d_l stand at resolution l (0: 1/16 ... 4: 1/1) and come from the ResNet's stage d:
 
         2048 - x_0_0 - x_0_1 - x_0_2 - x_0_3 - x_0_4 --- B x 16 x H x W   "n x H x W", figure 5 shows them
-        1024 --|-----  x_1_1 - x_1_2 - x_1_3                every node enlarges the node before it and
+        1024 --|-----  x_1_1 - x_1_2 - x_1_3                every node up-samples the node before it and
          512 ----------|------ x_2_2 - x_2_3                concatenates all nodes below it at its own
          256 ------------------|------ x_3_3                resolution, and the ResNet's map of that size
           64 --------------------------|
@@ -102,7 +102,7 @@ class ResNet50(nn.Module):
 
 
 class Node(nn.Module):
-    """B x C_in x h x w and skips B x C_i x 2h x 2w -> B x C_out x 2h x 2w: enlarge (nearest), concat, twice 3x3."""
+    """B x C_in x h x w and skips B x C_i x 2h x 2w -> B x C_out x 2h x 2w: up-sample (nearest), concat, twice 3x3."""
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int):
         super().__init__()

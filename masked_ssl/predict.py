@@ -34,17 +34,16 @@ def predict(model: nn.Module, photo: Image.Image, size: int, device: torch.devic
     The photo is fitted into size x size as in training; the logits are brought back to its own size bilinearly, one
     class at a time, because 19 float maps of a large photo are gigabytes.
     """
-    h, w = fitted(photo.size, size)
-    top, left = (size - h) // 2, (size - w) // 2
+    top, left, h, w = fitted(photo.size, size)
     image = torch.from_numpy(square(photo, size)).permute(2, 0, 1)[None]
     with autocast(device, amp):
         logits = model(normalize(image, device)).float()[:, :, top : top + h, left : left + w]
-    best, label = None, torch.zeros(photo.height, photo.width, dtype=torch.uint8)
+    best = torch.full((photo.height, photo.width), -torch.inf, device=device)
+    label = torch.zeros(best.shape, dtype=torch.uint8)
     for c in range(logits.shape[1]):
-        enlarged = F.interpolate(logits[:, c : c + 1], size=label.shape, mode="bilinear", align_corners=False)[0, 0]
-        best = torch.full_like(enlarged, -torch.inf) if best is None else best
-        label[(enlarged > best).cpu()] = c
-        best = torch.maximum(best, enlarged)
+        upsampled = F.interpolate(logits[:, c : c + 1], size=best.shape, mode="bilinear", align_corners=False)[0, 0]
+        label[(upsampled > best).cpu()] = c
+        best = torch.maximum(best, upsampled)
     return label.numpy()
 
 
@@ -60,7 +59,7 @@ def write_prediction(out: Path, name: str, photo: Image.Image, label: np.ndarray
     )
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run of train.py")
     parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")

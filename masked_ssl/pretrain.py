@@ -31,7 +31,7 @@ from common import checkpoint, cli, distributed, pictures
 from common.cache import fingerprint
 from common.cli import InputError, number
 from common.data import TrainBatches, check_finite, loader
-from common.device import autocast, pick_amp, pick_device, seed_everything, to_device
+from common.device import autocast, memory_format, pick_amp, pick_device, seed_everything, to_device
 from masked_ssl import dataset, pool
 from masked_ssl.dataset import Data, denormalize, normalize
 from masked_ssl.masking import MAX_RATIO, error_where_hidden, find_region, hide, paste, patch_sides, reconstruction_loss
@@ -177,7 +177,7 @@ def draw_samples(
     pictures.save_grid(path, rows, row_titles=list(shown), cell=1.7)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args, given = parse_args(argv)
     saved = None
     if args.resume:
@@ -212,7 +212,7 @@ def main(argv=None):
     if not saved:
         with distributed.first_process_first():
             start, weights = load_backbone(network, args.init)
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=memory_format(device, amp))
 
     # training
     optimizer, log = adamw(network, args.lr, args.lr), []
@@ -246,8 +246,10 @@ def main(argv=None):
         }
 
     if rank == 0:
-        out = checkpoint.resumed_run_folder(args.resume, log) if args.resume else None
-        out = out or checkpoint.new_run_folder(args.out, dataset.HERE / "runs", "pretrain")
+        if args.resume:
+            out = checkpoint.resumed_run_folder(args.resume, log)
+        else:
+            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", "pretrain", generated)
         low, high = patch_sides(args.size)
         print(f"command    {' '.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
@@ -286,7 +288,10 @@ def main(argv=None):
         if saved and saved["epoch"] >= args.epochs:
             print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
         flags = ["--init", str(out / "pretrain.pt"), "--size", str(args.size)]
-        flags += ["--data", args.data] if args.data else ["--layout", args.layout] if generated else []
+        if args.data or data is None:  # --photos alone: which labels to learn from is not known
+            flags += ["--data", args.data or "DATA"]
+        elif generated:
+            flags += ["--layout", args.layout]
         finetune = Path(sys.argv[0]).with_name("train.py")
         print(f"next       {shlex.join(['python', str(finetune), *flags])}")
     distributed.stop()

@@ -33,7 +33,7 @@ from common import checkpoint, cli, distributed, pictures
 from common.cache import fingerprint
 from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
-from common.device import autocast, pick_amp, pick_device, seed_everything, to_device
+from common.device import autocast, memory_format, pick_amp, pick_device, seed_everything, to_device
 from masked_ssl import dataset, splits
 from masked_ssl.classes import classes_of
 from masked_ssl.dataset import IGNORED, FaceLabels, normalize
@@ -171,7 +171,7 @@ def repeats(n: int, batch_size: int, epochs: int, min_steps: int) -> int:
     return max(1, math.ceil(min_steps * batch_size / (epochs * n)))
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args, given = parse_args(argv)
     saved = None
     if args.resume:
@@ -194,7 +194,7 @@ def main(argv=None):
         chosen = splits.take_fraction(data.parts["train"], args.fraction, args.seed)
         used = {**data.parts, "train": chosen}
         split = {part: [face.name for face in faces] for part, faces in used.items()}
-        fingerprints = {part: fingerprint(face.photo for face in faces) for part, faces in used.items()}
+        fingerprints = {part: fingerprint(dataset.files(faces)) for part, faces in used.items()}
         learned = [identity(face.photo) for face in chosen]
         if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprints):
             raise InputError(f"--data {data.folder}: not the faces of {args.resume}; give the folder as it was")
@@ -221,17 +221,17 @@ def main(argv=None):
 
     # model (CNN Architectures, Fine-Tuning Process)
     network = Network(len(classes), args.checkpointing)
-    start, weights = (saved["start"], saved["weights"]) if saved else ("", "")
+    weights = saved["weights"] if saved else ""
     if not saved:
         with distributed.first_process_first():
-            start, weights = start_from(network, args, data)
-    network.to(device, memory_format=torch.channels_last)
+            kind, weights = start_from(network, args, data)
+    network.to(device, memory_format=memory_format(device, amp))
 
     # training
     optimizer, log, best = adamw(network, args.encoder_lr, args.lr), [], -1.0
     if saved:
-        for name, part in (("model", network), ("optimizer", optimizer)):
-            checkpoint.restore(args.resume, lambda part=part, name=name: part.load_state_dict(saved[name]))
+        for name, target in (("model", network), ("optimizer", optimizer)):
+            checkpoint.restore(args.resume, lambda: target.load_state_dict(saved[name]))
         log, best = saved["log"], saved["best"]
         checkpoint.set_rng_state(saved["rng"], device)
     wrapped = distributed.wrap(network, device, args.sync_batch_norm, args.compile)
@@ -249,8 +249,6 @@ def main(argv=None):
             "log": log,
             "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
             "classes": list(classes),
-            "layout": data.layout,
-            "start": start,
             "weights": weights,
             "repeat": repeat,
             "split": split,
@@ -260,9 +258,10 @@ def main(argv=None):
         }
 
     if rank == 0:
-        out = checkpoint.resumed_run_folder(args.resume, log) if args.resume else None
-        kind = args.init if args.init in STARTS[1:] else "pretrained" if weights.startswith("encoder of") else start
-        out = out or checkpoint.new_run_folder(args.out, dataset.HERE / "runs", kind)
+        if args.resume:
+            out = checkpoint.resumed_run_folder(args.resume, log)
+        else:
+            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", kind, data.generated)
         print(f"command    {' '.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
         print(f"data       {data.words}: {len(chosen)} of {len(data.parts['train'])} train, {len(names['val'])} val, "

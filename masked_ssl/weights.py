@@ -76,18 +76,18 @@ def newest_pretraining() -> Path | None:
     return max(RUNS.glob("pretrain*/pretrain.pt"), key=lambda path: path.stat().st_mtime, default=None)
 
 
-def load_encoder(network: Network, path: Path, saved: dict) -> tuple[str, str]:
-    """Carry the whole encoder from step 1 to step 2 -> what step 1 started from, and where the weights come from."""
+def load_encoder(network: Network, path: Path, saved: dict) -> str:
+    """Carry the whole encoder from step 1 to step 2 -> where the weights come from, in words."""
     if not saved["log"]:
         raise InputError(f"{path}: has not finished an epoch yet; let pretrain.py finish one")
     restore(path, lambda: network.encoder.load_state_dict(saved["encoder"], strict=True))
     words = f"encoder of {path}: {saved['epoch']} epochs at {saved['args']['size']} px on {len(saved['pool'])} photos"
     words += f" of {saved['source']}"
-    return saved["start"], f"{words}, itself from {saved['weights']}"
+    return f"{words}, itself from {saved['weights']}"
 
 
 def start_from(network: Network, args: Namespace, data: Data) -> tuple[str, str]:
-    """Fill the network as --init says -> what it began with (imagenet or random), and where its weights come from.
+    """Fill the network as --init says -> imagenet, random or pretrained, and where its weights come from, in words.
 
     Raises InputError for an encoder that has seen test photos in step 1: its scores would not count.
     """
@@ -110,7 +110,7 @@ def start_from(network: Network, args: Namespace, data: Data) -> tuple[str, str]
             f"--init {path}: was pretrained on {len(tested)} of the test photos of {data.folder}, such as {tested[0]}; "
             "pretrain with --data, which keeps them out"
         )
-    return load_encoder(network, path, saved)
+    return "pretrained", load_encoder(network, path, saved)
 
 
 def adamw(network: Network, encoder_lr: float, decoder_lr: float) -> torch.optim.AdamW:

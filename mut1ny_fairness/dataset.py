@@ -4,7 +4,7 @@
       Mut1ny's folder with the manifest.csv that prepare.py writes (without one, prepare.py's steps are run first);
       CelebAMask-HQ (CelebA-HQ-img/, CelebAMask-HQ-mask-anno/): its part masks are painted in Mut1ny's colours. It has
       no teeth and no facial hair, and does not say who is who.
-    Without --data: data/mut1ny in this folder if it is there, else generated pictures in Mut1ny's layout.
+    Without --data: data/mut1ny or data/CelebAMask-HQ in this folder, else generated pictures in Mut1ny's layout.
 
     python mut1ny_fairness/dataset.py --data PATH     verify and describe a folder, count the classes, draw samples
     python mut1ny_fairness/dataset.py                 the same without --data
@@ -217,7 +217,7 @@ class LabelledFaces(Dataset):
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images to float32 on the device with ImageNet's mean and standard deviation."""
-    return (to_device(images, device).float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
+    return (to_device(images, device).contiguous().float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 
 # ---- python mut1ny_fairness/dataset.py: verify, describe, draw -------------------------------------------------------
@@ -270,7 +270,7 @@ def main():
     add("--data", type=Path, metavar="PATH", help="Mut1ny's or CelebAMask-HQ's folder (default: as in train.py)")
     add("--manifest", type=Path, metavar="FILE", help="default: manifest.csv in the data folder")
     add("--size", type=cli.number(int, 16), default=SIZE, metavar="N", help="image side (256: Sec. III-D)")
-    add("--seed", type=cli.number(int, 0), default=0, metavar="N", help="which samples are drawn")
+    add("--seed", type=cli.number(int, 0), default=0, metavar="N", help="which samples are drawn (default 0: ours)")
     add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N images only")
     add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")
     args = parser.parse_args()

@@ -37,8 +37,8 @@ class ASPP(nn.Module):
 class DeepLabV3(nn.Module):
     """B x 3 x H x W normalised images -> B x num_outputs x H x W in float32, without an activation.
 
-    With `aux` a network in training mode returns that and the auxiliary head's, on layer3 (the paper's has none that
-    the loss would use: README).
+    With `aux` a network in training mode returns that and the auxiliary head's, on layer3. Off by default: ours, as in
+    the public template; the paper does not say.
     """
 
     def __init__(self, *, num_outputs: int = 3, aux: bool = False, rates: tuple[int, ...] = (12, 24, 36)):

@@ -28,10 +28,7 @@ from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
 from common.device import autocast, for_inference, pick_amp, pick_device, to_device
 from common.distributed import world
-from common.metrics import (
-    counts_from_confusion,
-    scores_from_counts,
-)
+from common.metrics import counts_from_confusion, scores_from_counts
 from common.tables import print_table, write_csv
 from mut1ny_fairness import dataset
 from mut1ny_fairness.dataset import LEGEND, LabelledFaces, normalize
@@ -110,7 +107,7 @@ def load_model(path: Path, device: torch.device) -> tuple[nn.Module, dict]:
     checkpoint.pop("optimizer", None)  # twice the size of the model, and of no use here
     model = build_model(checkpoint["args"])
     restore(path, lambda: model.load_state_dict(checkpoint["model"]))
-    return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
+    return model.to(device).eval(), checkpoint
 
 
 def title_of(args: dict) -> str:
@@ -131,7 +128,9 @@ def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[LabelledFaces
     """The images to evaluate on, the checkpoint's test split unless told otherwise, and where they come from."""
     saved = checkpoint["args"]
     data = args.data or (saved["data"] and Path(saved["data"]))
-    manifest = args.manifest or (saved["manifest"] and args.data is None and Path(saved["manifest"])) or None
+    manifest = args.manifest
+    if manifest is None and args.data is None and saved["manifest"]:
+        manifest = Path(saved["manifest"])
     samples, source = dataset.list_samples(data, manifest)
     if args.split == "all":
         samples = samples[: saved["limit"] if args.data is None else None]
@@ -210,7 +209,9 @@ def sample_columns(output: Tensor, target: str, title: str) -> tuple[list[str], 
     return [f"{title}\nas it is", f"{title}\nnearest class"], [[as_picture(x) for x in output], classes]
 
 
-def draw_turquoise(path: Path, photos: list, truths: list, outputs: dict[str, tuple[Tensor, str]]) -> None:
+def draw_turquoise(
+    path: Path, photos: list[np.ndarray], truths: list[np.ndarray], outputs: dict[str, tuple[Tensor, str]]
+) -> None:
     """Photo, truth, and of each run the output in both channel orders."""
     titles, columns = ["photo", "label"], [photos, truths]
     for title, (output, target) in outputs.items():
@@ -229,15 +230,16 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", type=Path, metavar="PATH", help="Mut1ny's or CelebAMask-HQ's folder (default: the checkpoint's)")
-    add("--manifest", type=Path, metavar="FILE", 
+    add("--manifest", type=Path, metavar="FILE",
         help="default: the checkpoint's where --data is not given, else manifest.csv in the data folder (written if it "
         "is not there)")
     add("--split", choices=["test", "val", "train", "all"], default="test",
-        help="test: the checkpoint's 20 %% (Sec. III-D); val: the same, for the paper has no third part; train: the "
-        "rest; all: every image of the manifest")
+        help="test: the checkpoint's (Sec. III-D; that it is 20 %% is ours); val: the same, for the paper has no third "
+        "part; train: the rest; all: every image of --data, or as many of the checkpoint's data as its --limit")
     add("--bgr", action="store_true",
         help="also read the outputs in the other channel order, in which yellow hair is turquoise (ours)")
-    add("--out", type=Path, metavar="DIR", help="default: best-test beside the first checkpoint")
+    add("--out", type=Path, metavar="DIR",
+        help="default: best-test beside each best.pt; tables and pictures to the first one's")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded images (default: data/cache here)")
     cli.add_machine_arguments(parser)
     args = parser.parse_args(argv)
@@ -265,13 +267,14 @@ def main():
                 "--split all on images that neither was trained on"
             )
     titles = titles_of(paths, [checkpoint for _, checkpoint in loaded])
-    results, outputs, columns, names, same_faces = {}, {}, [], [], None
+    results, outputs, columns, names, first_faces = {}, {}, [], [], None
     for path, folder, title, (model, checkpoint) in zip(paths, outs, titles, loaded, strict=True):
         saved = checkpoint["args"]
         amp = pick_amp(args.amp or saved["amp"], device)
         data, source = select(args, checkpoint, path)
         faces = dataset.fingerprint_of(data.samples)
-        if faces != (same_faces := same_faces or faces):
+        first_faces = first_faces or faces
+        if faces != first_faces:
             raise InputError(f"{path} and {paths[0]} have other images; evaluate them apart, or both with --data")
         make_folder(folder)
         facts = {"checkpoint": str(path), "title": title, "epoch": checkpoint["epoch"]}
@@ -308,8 +311,8 @@ def main():
     draw_confusion(out / "confusion.png", {name: result["confusion"] for name, result in results.items()})
     rows = [list(row) for row in zip(photos, truths, *columns, strict=True)]
     pictures.save_grid(out / "samples.png", rows, column_titles=["photo", "label", *names], legend=LEGEND, cell=1.9)
-    results = "results.json, results-bgr.json" if args.bgr else "results.json"
-    print(f"\n{results} -> {', '.join(map(str, outs))}")
+    written = "results.json, results-bgr.json" if args.bgr else "results.json"
+    print(f"\n{written} -> {', '.join(map(str, outs))}")
     turquoise = ", turquoise.png" if args.bgr else ""
     print(f"final.csv, per_class.csv, confusion.png, samples.png{turquoise} -> {out}")
 

@@ -116,14 +116,14 @@ def analyse(counts: np.ndarray, groups: Groups, args: Namespace) -> dict:
     person = np.unique(groups.person[kept], return_inverse=True)[1]
     rng = np.random.default_rng([args.seed, 1])
     columns = [column[kept] for column in groups.columns]
-    dealt = group_stats.permuted_groups(person, columns, new_number[groups.table], args.permutations, rng)
-    nulls = group_stats.permutation_null(counts[kept], dealt, len(ranked))
+    permuted = group_stats.permuted_groups(person, columns, new_number[groups.table], args.permutations, rng)
+    nulls = group_stats.permutation_null(counts[kept], permuted, len(ranked))
     overall = group_stats.weighted_scores(counts[kept], np.ones((1, kept.sum())))
     for score in SCORES:
         values = observed[score][ranked]
-        if np.isnan(values).any():  # a group whose photos neither have nor are said to have any of the classes
+        if np.isnan(values).any():  # a group without any of the classes in truth and prediction
             continue
-        best, worst = ranked[np.nanargmax(values)], ranked[np.nanargmin(values)]
+        best, worst = ranked[values.argmax()], ranked[values.argmin()]
         low, high = group_stats.interval(resampled[score][:, best] - resampled[score][:, worst])
         size = float(group_stats.gap(values))
         result["gaps"][score] = {
@@ -175,7 +175,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--bootstrap", type=number(int, 100), default=2000, metavar="N", help="resamples of the people (2000: ours)")
     add("--permutations", type=number(int, 100), default=5000, metavar="N",
         help="of the null (5000: ours; --simulate always takes 499)")
-    add("--seed", type=number(int, 0), default=0, metavar="N", help="of the grid's photos and of the statistics")
+    add("--seed", type=number(int, 0), default=0, metavar="N",
+        help="of the grid's photos and of the statistics (default 0: ours)")
     add("--simulate", action="store_true", help="show what few photos can find, without any photo or checkpoint (ours)")
     add("--sd", type=number(float, 0, above=True), default=0.06, metavar="X",
         help="of --simulate: standard deviation of the score between people (0.06: ours, a round guess)")
@@ -249,14 +250,16 @@ def main():
     names = ", ".join(CLASSES[c] for c in classes)
     print(f"{args.groups}: {len(labelled)} photos with a label, of {groups.person.max() + 1} people; scored: {names}\n")
     table = score_table(groups, results, classes)
-    last = 4 + len(SCORES)
-    print_table([row[:4] + [row[4], row[6]] + row[last : last + len(classes)] + row[-1:] for row in table], left=2)
+    of_class = 4 + len(SCORES)  # four columns, SCORES (of which IoU per image and pooled are shown), IoU of each class
+    iou = [4 + SCORES.index(name) for name in ("iou_image", "iou_pooled")]
+    shown = [*range(4), *iou, *range(of_class, of_class + len(classes)), -1]
+    print_table([[row[c] for c in shown] for row in table], left=2)
     print()
     write_results(out, groups, results, classes, args, args.checkpoints)
     if groups.ranked.sum() < 2:
         print(f"no gap: fewer than two groups have {MIN_RANKED} people with a labelled photo")
     elif not all(group_pictures.HEADLINE in result["gaps"] for result in results.values()):
-        print("no gap: the photos of a group neither have nor are said to have any of the scored classes")
+        print("no gap: a group has none of the scored classes, in truth or prediction")
     else:
         print_table(gap_table(results), left=4)
         group_pictures.draw_nulls(out / "null.png", results)

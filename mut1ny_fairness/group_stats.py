@@ -31,8 +31,8 @@ def weighted_scores(counts: np.ndarray, weights: np.ndarray) -> dict[str, np.nda
     """n x C x 3 counts, ... x n weights -> each of SCORES (...) and each of CLASS_SCORES (... x C).
 
     pooled: pixels are summed over the images, divided once per class, and averaged over the classes. image: each image
-    has its mean over the classes that it shows or is said to show, and these are averaged; of a class, the mean over
-    the images that show it or are said to.
+    has its mean over the classes that are in its truth or its prediction, and these are averaged; of a class, the mean
+    over the images with it in either.
     """
     n, C, _ = counts.shape
     class_iou, class_f1 = ratios((weights @ counts.reshape(n, -1)).reshape(*weights.shape[:-1], C, 3))

@@ -80,7 +80,7 @@ def difference_table(groups: Groups, results: dict[str, dict]) -> list[list[str]
 def write_results(
     out: Path, groups: Groups, results: dict[str, dict], classes: list[int], args: Namespace, paths: list[Path]
 ) -> None:
-    """scores.csv, gaps.csv, differences.csv (two models) and fairness.json, which holds all their numbers."""
+    """scores.csv, gaps.csv, differences.csv (two or more models) and fairness.json, which holds all their numbers."""
     for name in ("differences.csv", "null.png"):  # of another run: not every run makes these
         (out / name).unlink(missing_ok=True)
     write_csv(out / "scores.csv", score_table(groups, results, classes))

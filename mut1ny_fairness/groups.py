@@ -40,7 +40,7 @@ def read_groups(path: Path, by: list[str]) -> tuple[list[Photo], list[str]]:
     head = text.split("\n", 1)[0]
     separator = max(",;\t", key=head.count)
     try:
-        lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=separator)]
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     except csv.Error as error:
         raise InputError(f"--groups {path}: cannot be read as CSV ({error}); save it again") from None
     columns = [name.strip().lower() for name in lines[0]] if lines else []
@@ -48,11 +48,11 @@ def read_groups(path: Path, by: list[str]) -> tuple[list[Photo], list[str]]:
         if name not in columns:
             raise InputError(f"--groups {path}: has no column {name}; its columns are {', '.join(columns) or 'none'}")
     photos, seen = [], {}
-    for number_, cells in enumerate(lines[1:], start=2):
+    for line_number, cells in enumerate(lines[1:], start=2):
         row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
         if not any(row.values()):
             continue
-        where = f"{path}, line {number_}"
+        where = f"{path}, line {line_number}"
         if len(cells) > len(columns) or not row.get("image"):
             raise InputError(f"{where}: has {'too many cells' if row.get('image') else 'no image'}; correct it")
         image = inside(path.parent, row["image"], where)
@@ -62,7 +62,7 @@ def read_groups(path: Path, by: list[str]) -> tuple[list[Photo], list[str]]:
                 raise InputError(f"{where}: {file} does not exist; correct the path or remove the line")
         if image in seen:
             raise InputError(f"{where}: {row['image']} stands in line {seen[image]} already; remove one of them")
-        seen[image] = number_
+        seen[image] = line_number
         photos.append(Photo(image, label, row.get("person") or str(image), row))
     if not photos:
         raise InputError(f"--groups {path}: has no rows; add one for each photo")
@@ -101,8 +101,8 @@ def find_groups(photos: list[Photo], by: list[str]) -> Groups:
     found = sorted(set(keys))
     of_image = np.array([found.index(key) for key in keys])
     people = sorted({photo.person for photo in photos})
-    number_of = {name: i for i, name in enumerate(people)}
-    person = np.array([number_of[photo.person] for photo in photos])
+    line_numberof = {name: i for i, name in enumerate(people)}
+    person = np.array([line_numberof[photo.person] for photo in photos])
     sizes = [len(set(person[of_image == g])) for g in range(len(found))]
     ranked = np.array([n >= MIN_RANKED and NOT_GIVEN not in key for n, key in zip(sizes, found, strict=True)])
     table = np.full([len(v) for v in values], -1)

@@ -59,9 +59,15 @@ def to_classes(rgb: np.ndarray) -> tuple[np.ndarray, int]:
     return label, int((PALETTE[label] != rgb).any(-1).sum())
 
 
+def _colours(bgr: bool, device: torch.device) -> Tensor:
+    """11 x 3 in 0..1, in the order RGB or BGR."""
+    colours = PALETTE[:, ::-1].copy() if bgr else PALETTE
+    return to_device(torch.from_numpy(colours), device).float() / 255
+
+
 def nearest_class(output: Tensor) -> Tensor:
     """B x 3 x H x W colours in 0..1 (what lies beyond is cut off) -> B x H x W, the class of the nearest colour."""
-    colours = to_device(torch.from_numpy(PALETTE.astype(np.float32)), output.device) / 255  # 11 3
+    colours = _colours(False, output.device)  # 11 3
     kernel = -2 * colours[:, :, None, None]
     return F.conv2d(output.float().clamp(0, 1), kernel, (colours**2).sum(1)).argmin(1)
 
@@ -74,11 +80,6 @@ def outputs_of(target: str) -> int:
     return 3 if target == "rgb" else len(CLASSES)
 
 
-def _colours(bgr: bool, device: torch.device) -> Tensor:
-    colours = PALETTE[:, ::-1].copy() if bgr else PALETTE
-    return to_device(torch.from_numpy(colours), device).float() / 255
-
-
 def true_channels(label: Tensor, bgr: bool = False) -> Tensor:
     """B x H x W classes -> B x 3 x H x W, label / 255: the paper's target. bgr: the label file read as OpenCV does."""
     return _colours(bgr, label.device)[label.long()].permute(0, 3, 1, 2)
@@ -89,7 +90,7 @@ def loss_of(output: Tensor, label: Tensor, target: str, bgr: bool = False) -> Te
     if target == "rgb":
         return F.mse_loss(output.float(), true_channels(label, bgr))
     if bgr:  # read in the wrong order, the file's yellow is turquoise, and the hair in it is ears
-        label = nearest_class(_colours(True, label.device).T[None, :, :, None])[0, :, 0][label.long()]
+        label = nearest_class(true_channels(label, bgr=True))
     return F.cross_entropy(output.float(), label.long())
 
 

@@ -64,7 +64,7 @@ def locate(data: Path | None) -> tuple[Path, str]:
     for name in ("mut1ny", "CelebAMask-HQ"):
         if (HERE / "data" / name).is_dir():
             return HERE / "data" / name, f"data/{name} of this folder"
-    return write_mut1ny(HERE / "data" / "generated"), f"GENERATED (no --data and no {HERE.name}/data/mut1ny)"
+    return write_mut1ny(HERE / "data" / "generated"), f"GENERATED (no --data, no data/mut1ny in {HERE.name})"
 
 
 def inside(root: Path, name: str, where: Path) -> Path:
@@ -100,16 +100,17 @@ def read_pairs(root: Path) -> tuple[list[Pair], list[str]]:
     """The pairs of a Mut1ny folder, sorted, and lines on what is odd about it. Raises InputError if there are none."""
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the one with training.xml, samples/ and labels/ in it")
-    notes, named = [], None
-    if (root / "training.xml").is_file():
-        named, note = _pairs_of_xml(root / "training.xml")
+    notes, named, source = [], None, root / "training.xml"
+    if source.is_file():
+        named, note = _pairs_of_xml(source)
         notes += [note] if note else []
     if named is None:
         named, note = _pairs_of_folders(root)
         notes.append(note)
+        source = root
     pairs, missing, unknown = [], [], []
     for image, label in named:
-        paths = inside(root, image, root / "training.xml"), inside(root, label, root / "training.xml")
+        paths = inside(root, image, source), inside(root, label, source)
         folder = paths[1].parent.name
         category, person = who(folder)
         lost = [path for path in paths if not path.is_file()]
@@ -304,9 +305,9 @@ def draw_dropped(
 def main():
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add(
-        "--data", type=Path, metavar="PATH", help="Mut1ny's folder (default: data/mut1ny here, else generated pictures)"
-    )
+    add("--data", type=Path, metavar="PATH",
+        help="Mut1ny's folder (default: data/mut1ny here; if neither that nor data/CelebAMask-HQ is there, generated "
+        "pictures)")  # fmt: skip
     add("--distance", type=number(int, 0, 63), default=0, metavar="N",
         help="drop images whose hashes differ in at most N of 64 bits (0, identical: Sec. III-C.4)")  # fmt: skip
     add("--seed", type=number(int, 0), default=0, metavar="N", help="of the subsample (default 0: ours)")

@@ -91,7 +91,7 @@ class ResNet101(nn.Module):
         layer3 = self.layer3(layer2)
         return layer3, self.layer4(layer3)
 
-    def load_pretrained(self, state_dict: dict[str, Tensor]) -> None:
+    def load_torchvision(self, state_dict: dict[str, Tensor]) -> None:
         """Fill it from torchvision's ResNet-101 or from the backbone of its DeepLabV3; heads are left out.
 
         Raises RuntimeError if a key is missing, left over, or of another shape.
@@ -103,7 +103,7 @@ class ResNet101(nn.Module):
 
 
 def auxiliary_head(num_outputs: int) -> nn.Sequential:
-    """layer3 -> B x num_outputs x h x w: a second answer that only training listens to."""
+    """layer3 B x 1024 x h x w -> B x num_outputs x h x w: an output that only the training loss uses."""
     return nn.Sequential(*conv_bn_relu(1024, 256, 3), nn.Dropout(0.1), nn.Conv2d(256, num_outputs, 1))
 
 

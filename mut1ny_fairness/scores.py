@@ -4,13 +4,7 @@ import torch
 from torch import Tensor
 
 from common.distributed import sum_over_processes
-from common.metrics import (
-    confusion_matrix,
-    counts_from_confusion,
-    mean_of_present,
-    multilabel_counts,
-    scores_from_counts,
-)
+from common.metrics import confusion_matrix, counts_from_confusion, multilabel_counts, scores_from_counts
 from mut1ny_fairness.palette import (
     CLASSES,
     PREDICTED_ABOVE,
@@ -72,6 +66,6 @@ class Tally:
             "loss": loss / n,
             **{name: float(paper[name][0]) for name in ("accuracy", "f1", "iou", "precision", "recall")},
             "class_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
-            **{f"class_{m}": mean_of_present(classes[m][present])[0] for m in ("iou", "f1", "precision", "recall")},
+            **{f"class_{m}": float(classes[m][present].mean()) for m in ("iou", "f1", "precision", "recall")},
             "confusion": confusion,
         }

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from common import checkpoint, cli, distributed, pictures
 from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
-from common.device import adam, autocast, pick_amp, pick_device, seed_everything, to_device
+from common.device import adam, autocast, memory_format, pick_amp, pick_device, seed_everything, to_device
 from common.weights import load_pretrained
 from mut1ny_fairness import dataset
 from mut1ny_fairness.dataset import LEGEND, LabelledFaces, normalize
@@ -114,7 +114,7 @@ def load_weights(model: nn.Module, args: Namespace) -> str:
     if state_dict is None:
         return source
     try:
-        model.backbone.load_pretrained(state_dict)
+        model.backbone.load_torchvision(state_dict)
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip()[:100]
         raise InputError(
@@ -180,7 +180,7 @@ def draw_curves(path: Path, log: list[dict], title: str) -> None:
 def draw_samples(
     path: Path, data: LabelledFaces, model: nn.Module, device: torch.device, amp: bool, args: Namespace
 ) -> None:
-    """Test images with their label and the network's answer."""
+    """Test images with their label and the network's output."""
     images, labels = data[list(range(min(4, len(data))))]
     titles, columns = sample_columns(predict(model, images, device, amp), args.target, "output")
     truths = [to_colours(label) for label in labels.numpy()]
@@ -228,7 +228,7 @@ def main():
     if not saved:
         with distributed.first_process_first():
             weights = load_weights(model, args)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=memory_format(device, amp))
 
     # training (Sec. III-D)
     optimizer = adam(model, args.lr)
@@ -261,7 +261,7 @@ def main():
             out = checkpoint.resumed_run_folder(args.resume, log)
         else:
             name = f"{args.model}{'-truncated' * args.truncated}-{args.target}{'-bgr' * args.bgr}"
-            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name)
+            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name, "GENERATED" in source)
         off = train_set.off_palette + test_set.off_palette
         print(f"command    {' '.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")

@@ -33,11 +33,11 @@ from tqdm import tqdm
 
 from common import celebamask, cli, pictures
 from common.cache import Arrays, cache_key, open_cache
-from common.celebamask import FLIP_PAIRS, FaceFiles
+from common.celebamask import FLIP_PAIRS, PARTS, FaceFiles
 from common.checkpoint import make_folder
 from common.cli import InputError
 from common.data import split_in_two
-from common.faces import PARTS, write_celebamask
+from common.faces import write_celebamask
 from common.images import read_mask, read_photo
 
 HERE = Path(__file__).resolve().parent
@@ -86,7 +86,7 @@ def locate(data: Path | None) -> tuple[Path, str]:
 
 
 def decode(face: FaceFiles, size: int, mask_shape: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
-    """image: size x size x 3 uint8, antialiased; masks: 18 x size x size / 8 uint8, nearest, eight pixels a byte.
+    """images: size x size x 3 uint8, antialiased; masks: 18 x size x size / 8 uint8, nearest, eight pixels a byte.
 
     `mask_shape`: H, W that every mask file must have. Raises InputError, naming the file, for what cannot be used.
     """
@@ -124,10 +124,10 @@ class FaceParts(Dataset):
     """
 
     def __init__(
-        self, cache: dict[str, np.ndarray], positions: list[int], faces: list[FaceFiles], augment: str = "none"
+        self, arrays: dict[str, np.ndarray], positions: list[int], faces: list[FaceFiles], augment: str = "none"
     ):
-        self.cache, self.positions, self.augment = cache, np.array(positions, dtype=np.int64), augment
-        self.names = [face.photo.name for face in faces]
+        self.arrays, self.positions, self.augment = arrays, np.array(positions, dtype=np.int64), augment
+        self.photos = [face.photo for face in faces]
         self.swapped = np.arange(len(PARTS))
         for left, right in FLIP_PAIRS:
             self.swapped[[left, right]] = right, left
@@ -138,13 +138,13 @@ class FaceParts(Dataset):
     def name(self, i: int) -> str:
         """For messages: `1234.jpg`, or `1234.jpg mirrored`."""
         n = len(self.positions)
-        return self.names[self.positions[i % n]] + (" mirrored" if i >= n else "")
+        return self.photos[self.positions[i % n]].name + (" mirrored" if i >= n else "")
 
     def __getitem__(self, batch: list[int]) -> tuple[Tensor, Tensor]:
         batch = np.asarray(batch)
         positions = self.positions[batch % len(self.positions)]
-        images = self.cache["images"][positions]  # B H W 3
-        masks = np.unpackbits(self.cache["masks"][positions], axis=-1)  # B 18 H W
+        images = self.arrays["images"][positions]  # B H W 3
+        masks = np.unpackbits(self.arrays["masks"][positions], axis=-1)  # B 18 H W
         mirrored = batch >= len(self.positions)
         if mirrored.any():
             images[mirrored] = images[mirrored, :, ::-1]

@@ -49,14 +49,14 @@ TABLE_1 = {
     "ear_r": (0.3522, 0.6528, 0.4333, 0.5209), "neck_l": (0.0327, 0.4979, 0.0338, 0.0633),
     "neck": (0.7785, 0.8849, 0.8661, 0.8754), "cloth": (0.6780, 0.8667, 0.7569, 0.8081),
 }  # fmt: skip
-PAPER_MEAN = (0.7255, 0.8654, 0.8134, 0.8386)  # IoU: mean of the 16 rows without hat and necklace; the others: of none
+PAPER_MEAN = (0.7255, 0.8654, 0.8134, 0.8386)  # IoU: mean of the 16 rows without hat and necklace; the others are not
 NOT_IN_PAPER_MEAN = ("hat", "neck_l")
 IN_PAPER_MEAN = np.array([part not in NOT_IN_PAPER_MEAN for part in PARTS])
 
 
 def scale(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images to float32 in [0, 1] on the device, and nothing more (Sec. 3.2): no mean, no standard deviation."""
-    return to_device(images, device).float() / 255
+    return to_device(images, device).contiguous().float() / 255
 
 
 @torch.inference_mode()
@@ -77,7 +77,7 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: b
         losses.append(dice_loss(logits, masks))
         counts.append(multilabel_counts(logits > 0, masks)[None])  # sigmoid > 0.5
     check_finite(losses, batches, "validation")
-    counts = torch.cat(counts)  # batches 18 4
+    counts = torch.cat(counts)  # batches 18 4; the empty first one is there because a process may have no batch
     iou, f1 = batch_convention(counts)
     n, loss = torch.tensor(float(len(losses)), device=device), sum(losses, torch.zeros((), device=device))
     n, loss, iou, f1 = sum_over_processes(torch.stack([n, loss, iou.sum(), f1.sum()])).tolist()
@@ -92,7 +92,8 @@ def summarize(result: dict) -> dict:
         for name, rows in (("18", slice(None)), ("present", scores["support"] > 0), ("16", IN_PAPER_MEAN)):
             mean, left_out = mean_of_present(scores[metric][rows])
             summary[f"{metric}_{name}"] = None if np.isnan(mean) else mean
-            summary[f"{metric}_{name}_left_out"] = left_out
+            if name != "present":
+                summary[f"{metric}_{name}_left_out"] = left_out
     summary["parts_present"] = int((scores["support"] > 0).sum())
     summary["per_class"] = {
         part: {m: None if np.isnan(scores[m][c]) else float(scores[m][c]) for m in METRICS}
@@ -102,12 +103,16 @@ def summarize(result: dict) -> dict:
     return summary
 
 
+def cell(score: float | None) -> str:
+    return "absent" if score is None else f"{score:.4f}"
+
+
 def table(summary: dict) -> list[list[str]]:
     """Table 1: a header and rows of part, ours x 4, support in pixels, the paper's x 4."""
     rows = [["part", *METRICS, "support", *(f"paper {m}" for m in METRICS)]]
     for part in PARTS:
         ours = summary["per_class"][part]
-        numbers = ["absent" if ours[m] is None else f"{ours[m]:.4f}" for m in METRICS]
+        numbers = [cell(ours[m]) for m in METRICS]
         rows.append([part, *numbers, str(ours["support"]), *(f"{x:.4f}" for x in TABLE_1[part])])
     paper = np.array(list(TABLE_1.values()))
     present = f"mean, {summary['parts_present']} present parts"
@@ -116,9 +121,8 @@ def table(summary: dict) -> list[list[str]]:
         (present, "present", []),
         ("mean, 16 parts", "16", paper[IN_PAPER_MEAN].mean(0)),
     ):
-        ours = [summary[f"{m}_{suffix}"] for m in METRICS]
-        numbers = ["absent" if x is None else f"{x:.4f}" for x in ours]
-        absent = summary[f"iou_{suffix}_left_out"]
+        numbers = [cell(summary[f"{m}_{suffix}"]) for m in METRICS]
+        absent = summary.get(f"iou_{suffix}_left_out")
         name = f"{name}, {absent} absent" if absent else name
         rows.append([name, *numbers, "", *(f"{x:.4f}" for x in theirs)] + [""] * (len(METRICS) - len(theirs)))
     rows.append(["mean as printed", *[""] * 5, *(f"{x:.4f}" for x in PAPER_MEAN)])
@@ -130,7 +134,7 @@ def load_model(path: Path, device: torch.device) -> tuple[DeepLabV3Plus, dict]:
     checkpoint = load_checkpoint(path, PAPER)
     model = DeepLabV3Plus(num_classes=len(PARTS))
     restore(path, lambda: model.load_state_dict(checkpoint["model"]))
-    return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
+    return model.to(device).eval(), checkpoint
 
 
 def select(data: Path | None, split: str, checkpoint: dict, path: Path, cache: Path) -> tuple[FaceParts, Path, str]:
@@ -189,6 +193,7 @@ def draw_overlays(path: Path, photos: np.ndarray, true: np.ndarray, predicted: n
 
 # fmt: off
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
@@ -212,17 +217,24 @@ def main():
     twice = [str(path) for path, out in zip(args.checkpoints, outs, strict=True) if outs.count(out) > 1]
     if twice:
         raise InputError(f"{' and '.join(twice)}: would write to the same folder; evaluate them one by one")
-    summaries, like = {}, None
-    for path, out in zip(args.checkpoints, outs, strict=True):
-        model, checkpoint = load_model(path, device)
-        amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
-        data, folder, source = select(args.data, split, checkpoint, path, args.cache)
-        facts = checkpoint["args"]["size"], folder, [data.name(i) for i in range(len(data))]
-        if facts != (like := like or facts):
+    loaded = [load_model(path, device) for path in args.checkpoints]
+    selected = [
+        select(args.data, split, checkpoint, path, args.cache)
+        for path, (_, checkpoint) in zip(args.checkpoints, loaded, strict=True)
+    ]
+    seen = [fingerprint(data.photos[i] for i in data.positions) for data, *_ in selected]
+    facts = [(checkpoint["args"]["size"], faces) for (_, checkpoint), faces in zip(loaded, seen, strict=True)]
+    for path, of_path in zip(args.checkpoints, facts, strict=True):
+        if of_path != facts[0]:
             raise InputError(
                 f"{path}: has another --size, or other {split} faces, than {args.checkpoints[0]}, and cannot stand "
                 "beside it; evaluate them apart"
             )
+    summaries = {}
+    for path, out, (model, checkpoint), (data, folder, source) in zip(
+        args.checkpoints, outs, loaded, selected, strict=True
+    ):
+        amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
         make_folder(out)
         batches = loader(data, EvalBatches(len(data), checkpoint["args"]["batch_size"]), args.workers)
         summary = {
@@ -242,24 +254,18 @@ def main():
         write_csv(out / "table1.csv", table(summary))
         write_json(out / "results.json", summary)
         chosen = choose_faces(len(data), checkpoint["args"]["seed"])
-        faces = photos, true, predicted = predict_faces(model, data, chosen, device, amp)
-        for figure, i in zip((6, 7), range(len(chosen)), strict=False):
-            draw_masks(out / f"figure{figure}.png", data.name(chosen[i]), photos[i], true[i], predicted[i])
-        draw_overlays(out / "figure8.png", *(array[-3:] for array in faces))
+        photos, true, predicted = predict_faces(model, data, chosen, device, amp)
+        for i, face in enumerate(chosen[:2]):
+            draw_masks(out / f"figure{6 + i}.png", data.name(face), photos[i], true[i], predicted[i])
+        draw_overlays(out / "figure8.png", photos[-3:], true[-3:], predicted[-3:])
         summaries[str(path)] = summary
     if len(summaries) > 1:
         print("\nIoU side by side")
         rows = [["part", *summaries]]
         for part in PARTS:
-            ious = [s["per_class"][part]["iou"] for s in summaries.values()]
-            rows.append([part, *("absent" if iou is None else f"{iou:.4f}" for iou in ious)])
+            rows.append([part, *(cell(s["per_class"][part]["iou"]) for s in summaries.values())])
         for suffix in ("18", "present", "16"):
-            rows.append(
-                [
-                    f"mean, {suffix}",
-                    *("absent" if (iou := s[f"iou_{suffix}"]) is None else f"{iou:.4f}" for s in summaries.values()),
-                ]
-            )
+            rows.append([f"mean, {suffix}", *(cell(s[f"iou_{suffix}"]) for s in summaries.values())])
         print_table(rows)
         if args.out:
             write_csv(args.out / "comparison.csv", rows)

@@ -171,14 +171,17 @@ def main():
             path.write_bytes(damaged(whole[name], rng))
             try:
                 KINDS[name][1](path)
-                outcomes["read"] += 1
+                outcome = "read"
             except InputError as error:
-                assert "\n" not in str(error) and str(folder) in str(error), error
-                outcomes["refused in one line"] += 1
+                outcome = "refused in one line" if str(folder) in str(error) else f"refused without its name: {error}"
             except Exception:
                 kept = shutil.copy(path, Path.cwd() / f"fuzz-{args.seed}-{i}-{name}")
                 print(f"file {i}, {name}, kept as {kept}:", file=sys.stderr)
                 raise
+            if "without" in outcome:
+                kept = shutil.copy(path, Path.cwd() / f"fuzz-{args.seed}-{i}-{name}")
+                raise SystemExit(f"file {i}, kept as {kept}: {outcome}")
+            outcomes[outcome] += 1
             path.unlink()
     counts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(outcomes.items()))
     print(f"{args.count} damaged files of {len(KINDS)} kinds: {counts}; seed {args.seed}, "

@@ -6,7 +6,7 @@
         --command "python mut1ny_fairness/fairness.py ..." --minutes 2 --data "..." --device "..."
     python tests/report.py              write the tables between <!-- table: NAME --> and <!-- /table --> anew
 
-Nobody types a measured number: test_readme.py fails where a README's tables are not what this script writes.
+Nobody types a table: test_readme.py fails where a README's tables are not what this script writes.
 """
 
 import argparse
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from report_front import FRONT  # noqa: E402
 from report_tables import TABLES, NotMeasured, Results, Rows  # noqa: E402
 
-OF_THE_MACHINE = ("--out", "--cache", "--workers", "--resume")  # flags that do not change a result
+OF_THE_MACHINE = ("--cache", "--workers", "--resume")  # flags that do not change a result
 
 
 def collect(run: Path, evaluation: Path | None, data: str, device: str) -> dict:
@@ -57,6 +57,8 @@ def clean_command(command: str) -> str:
     for word in values:
         if word in OF_THE_MACHINE:
             next(values)
+        elif word == "--out":  # where later commands find the run
+            kept += ["--out", (Path(script).parent / "runs" / Path(next(values)).name).as_posix()]
         elif word.startswith("/") and kept[-1] in ("--photos", "MORE_PHOTOS"):
             kept += ["MORE_PHOTOS"] * (kept[-1] == "--photos")
         elif word.startswith("/"):

@@ -130,18 +130,19 @@ def lrn_table_1(results: dict[str, dict]) -> Rows:
 
 def lrn_differences(results: dict[str, dict]) -> Rows:
     """Two runs on the same test pictures, one by one: mean difference and its 95 % interval, 1.96 s / sqrt(n)."""
-    rows = [["", "minus", "Jaccard, points", "better in", "Hausdorff, px", "better in"]]
+    rows = [["", "minus", "Jaccard, points", "better in", "Hausdorff, px", "better in", "missed", "holes", "added"]]
     for first, second in LRN_PAIRS:
         if first not in results or second not in results:
             continue
         (a,), (b,) = (results[name]["results"].values() for name in (first, second))
         row = [f"`{first}`", f"`{second}`"]
-        for score, factor, sign in (("jaccard", 100, 1), ("hausdorff", 1, -1)):
-            pictures = {name: (a["pictures"][name][score], b["pictures"][name][score]) for name in a["pictures"]}
-            differences = [factor * (x - y) for x, y in pictures.values()]
+        for score, better in (("jaccard", 1), ("hausdorff", -1), ("missed", None), ("holes", None), ("added", None)):
+            factor = 1 if score == "hausdorff" else 100
+            differences = [factor * (a["pictures"][n][score] - b["pictures"][n][score]) for n in a["pictures"]]
             half = 1.96 * statistics.stdev(differences) / len(differences) ** 0.5
-            wins = sum(sign * d > 0 for d in differences)
-            row += [f"{statistics.mean(differences):+.2f} ± {half:.2f}", f"{wins} of {len(differences)}"]
+            row.append(f"{statistics.mean(differences):+.2f} ± {half:.2f}")
+            if better:
+                row.append(f"{sum(better * d > 0 for d in differences)} of {len(differences)}")
         rows.append(row)
     if len(rows) == 1:
         raise NotMeasured

@@ -7,12 +7,14 @@ import threading
 import numpy as np
 import pytest
 import torch
-from benchmarks import contest, loading, metrics, networks, parity, readme, run, scale, throughput
+import torch.nn.functional as F
+from benchmarks import contest, emulated_bf16, loading, metrics, networks, parity, readme, run, scale, throughput
 from benchmarks.contest import Row
 
 from common.celebamask import list_celebamask
 
-PACKAGES = {"torchmetrics": "torchmetrics", "scikit-learn": "sklearn", "MONAI": "monai", "scikit-image": "skimage",
+PACKAGES = {"torchmetrics": "torchmetrics", metrics.UNCHECKED: "torchmetrics", "scikit-learn": "sklearn",
+            "MONAI": "monai", "scikit-image": "skimage",
             "segmentation_models_pytorch": "segmentation_models_pytorch"}  # fmt: skip
 ROWS = [
     Row("training", "a network, 8 px", "a peer", "s", 0.5, 1.0, 3, machine="a machine"),
@@ -29,7 +31,8 @@ def test_contenders_take_turns_and_the_first_round_does_not_count():
     runs = {name: lambda name=name: calls.append(name) or float(len(calls)) for name in "ab"}
     assert contest.in_turns(runs, rounds=2, budget=100) == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
     assert calls == list("ababab")
-    assert contest.in_turns(runs, rounds=9, budget=0) == {"a": [9.0], "b": [10.0]}  # all that the budget allows
+    calls.clear()
+    assert contest.in_turns(runs, rounds=9, budget=0) == {"a": [3.0, 5.0, 7.0], "b": [4.0, 6.0, 8.0]}  # no fewer
 
 
 def serve(prepare):
@@ -70,13 +73,17 @@ def test_rows_are_written_and_read_back(tmp_path):
     assert [row.ratio for row in ROWS] == [2, 0.5, 9]
 
 
-def test_one_part_replaces_its_own_rows_alone(tmp_path, monkeypatch, capsys):
-    run.write_rows(tmp_path / "r.csv", ROWS)
+def test_one_part_replaces_its_own_rows_of_this_machine_alone(tmp_path, monkeypatch, capsys):
+    here = [row._replace(machine=contest.machine()) for row in ROWS]
+    elsewhere = ROWS[2]
+    run.write_rows(tmp_path / "r.csv", [*here, elsewhere])
     again = ROWS[2]._replace(ours=1.0, machine="")
     monkeypatch.setattr(run, "measure", lambda part, quick, data: iter([again]))
     run.main(["--only", "metrics", "--csv", str(tmp_path / "r.csv")])
-    assert run.read_rows(tmp_path / "r.csv") == [*ROWS[:2], again._replace(machine=contest.machine())]
-    assert "18.00" in capsys.readouterr().out
+    expected = [*here[:2], elsewhere, again._replace(machine=contest.machine())]
+    assert run.read_rows(tmp_path / "r.csv") == expected
+    printed = capsys.readouterr().out
+    assert "18.00" in printed and "9.00" not in printed
 
 
 def test_the_tables_of_the_readme_are_those_of_the_measurements():
@@ -88,9 +95,26 @@ def test_the_tables_of_the_readme_are_those_of_the_measurements():
 def test_the_readme_is_filled_in(tmp_path):
     run.write_rows(tmp_path / "results.csv", ROWS)
     text = readme.render((readme.HERE / "README.md").read_text(), tmp_path)
-    assert "| a network, 8 px | a peer | 0.5 | 1 | 2.00 |" in text and "a machine" in text
-    assert "| **geometric mean** | **the peers** |  |  | **0.50** |" in text
+    assert "| a network, 8 px | a peer | 0.5 | 1 | 2.00 | 3 |" in text and "a machine" in text
+    assert "| **geometric mean** | **the peers** |  |  | **0.50** |  |" in text
     assert readme.mean_ratio([ROWS[0], ROWS[2]]) == pytest.approx(18**0.5)
+
+
+def test_machines_stand_apart_in_a_table():
+    other = ROWS[0]._replace(ours=0.25, machine="another machine")
+    lines = readme.part_table([ROWS[0], other], "training")
+    assert [line[0] for line in lines] == [
+        "what", "**a machine**", "a network, 8 px", "**geometric mean**",
+        "**another machine**", "a network, 8 px", "**geometric mean**",
+    ]  # fmt: skip
+    assert [line[4] for line in lines if "mean" in line[0]] == ["**2.00**", "**4.00**"]
+
+
+def test_of_all_the_helps_the_slowest_is_shown():
+    helps = [Row("start-up", f"{x}.py --help", "target", "s", s, 2.0, 2) for x, s in (("a", 1.5), ("b", 2.5))]
+    step = Row("start-up", "first step", "target", "s", 5.0, 10.0, 2)
+    lines = readme.part_table([*helps, step], "start-up")
+    assert [line[0] for line in lines[1:]] == ["b.py --help, the slowest of 2 scripts", "first step"]
 
 
 # ---- What is measured ----------------------------------------------------------------------------------------------
@@ -109,11 +133,11 @@ def test_a_training_step_and_inference_run(options, monkeypatch):
 def test_the_target_of_a_case_fits_its_loss(name):
     case = networks.CASES[name]
     logits = torch.zeros(2, {"nu": 18, "unetplusplus": 19}.get(name, 3 if "pspnet" in name else 1), 16, 16)
-    output = [torch.sigmoid(logits)] if name in ("lrn", "unet") else logits
-    assert case.loss(output, case.target(2, 16)).ndim == 0
+    output, target = [torch.sigmoid(logits)] if name in ("lrn", "unet") else logits, case.target(2, 16)
+    assert case.loss(output, target).ndim == 0
     if case.peer_loss:
         peers = {"out": logits} if name == "hair" else logits
-        assert case.peer_loss(peers, case.target(2, 16)) == pytest.approx(case.loss(output, case.target(2, 16)), abs=1)
+        assert case.peer_loss(peers, target) == pytest.approx(case.loss(output, target))
 
 
 def test_the_order_of_the_classifier_changes_nothing_but_rounding():
@@ -186,16 +210,50 @@ def test_parity_is_judged_by_the_spread_of_the_seeds():
     assert parity.verdict([0.5], [0.5]) == parity.verdict([0.5, 0.6], []) == "too few runs"
 
 
-def test_the_commands_of_parity_are_ones_that_the_scripts_take(monkeypatch, tmp_path):
+@pytest.mark.parametrize("native", [True, False], ids=["bf16 instructions", "none"])
+def test_the_commands_of_parity_are_ones_that_the_scripts_take(native, monkeypatch, tmp_path):
     monkeypatch.setattr(parity, "HERE", tmp_path)
+    monkeypatch.setattr(parity, "has_native_bf16", lambda device: native)
     for folder in parity.TRAININGS:
         module = importlib.import_module(f"{folder}.train")
         for precision in parity.PRECISIONS:
             train, evaluate = parity.commands(folder, "/faces", precision, 1)
+            emulated = str(tmp_path / "emulated_bf16.py")
+            assert (train[1] == evaluate[1] == emulated) == (precision == "bf16" and not native)
+            train, evaluate = ([word for word in command if word != emulated] for command in (train, evaluate))
             args, _ = module.parse_args(train[2:])
             assert (args.seed, args.amp) == (1, parity.PRECISIONS[precision])
             assert evaluate[2] == str(args.out / "last.pt")
     last = parity.run_of("hair_transfer", "bf16", 1) / "last.pt"
     last.parent.mkdir(parents=True)
     last.touch()
-    assert parity.commands("hair_transfer", "/faces", "bf16", 1)[0][2:] == ["--resume", str(last)]
+    assert parity.commands("hair_transfer", "/faces", "bf16", 1)[0][-2:] == ["--resume", str(last)]
+
+
+def test_emulated_bf16_is_the_rounded_result_of_rounded_operands(monkeypatch):
+    """Output and gradients of a convolution against float64: nearly all the same bits, the others next to them.
+
+    Had the operands not been rounded, a good part of the values would differ.
+    """
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(8, 16, 3, stride=2, padding=2, dilation=2)
+    images, upstream = torch.randn(2, 8, 12, 12, requires_grad=True), torch.randn(2, 16, 6, 6).bfloat16()
+
+    def differing(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+        assert torch.allclose(ours.float(), theirs.float(), rtol=2**-7, atol=1e-6)
+        return (ours != theirs).float().mean().item()
+
+    exact = [x.detach().bfloat16().double().requires_grad_() for x in (images, conv.weight, conv.bias)]
+    expected = F.conv2d(*exact, stride=2, padding=2, dilation=2)
+    expected.backward(upstream.double())
+    plain = conv(images)
+    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", torch.nn.Conv2d._conv_forward)
+    emulated_bf16.emulate()
+    assert torch.equal(conv(images), plain)  # without autocast nothing changes
+    with torch.autocast("cpu", torch.bfloat16):
+        output = conv(images)
+    output.backward(upstream)
+    assert output.dtype == torch.bfloat16 and differing(output, expected.bfloat16()) < 0.02
+    for ours, theirs in zip((images, conv.weight, conv.bias), exact, strict=True):
+        assert differing(ours.grad, theirs.grad.bfloat16().float()) < 0.02
+    assert (plain.bfloat16() != expected.bfloat16()).float().mean() > 0.1

@@ -244,7 +244,8 @@ def test_run_folders_are_numbered(tmp_path):
     names = [new_run_folder(None, tmp_path / "runs", "flip").name for _ in range(3)]
     assert names == ["flip", "flip-2", "flip-3"]
     assert new_run_folder(None, tmp_path / "runs", "none").name == "none"
-    assert sorted(os.listdir(tmp_path / "runs")) == ["flip", "flip-2", "flip-3", "none"]
+    assert new_run_folder(None, tmp_path / "runs", "flip", generated=True).name == "flip-generated"
+    assert sorted(os.listdir(tmp_path / "runs")) == ["flip", "flip-2", "flip-3", "flip-generated", "none"]
 
 
 def test_a_given_run_folder_is_made_and_taken(tmp_path):

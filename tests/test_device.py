@@ -18,6 +18,7 @@ from common.device import (
     autocast,
     for_inference,
     has_native_bf16,
+    memory_format,
     pick_amp,
     pick_device,
     seed_everything,
@@ -161,13 +162,29 @@ def trained_a_little() -> Small:
     return model
 
 
+def test_bf16_and_gpus_want_channels_last():
+    cuda, mps = torch.device("cuda"), torch.device("mps")
+    found = {(str(d), amp): memory_format(d, amp) for d in (CPU, cuda, mps) for amp in (False, True)}
+    last = {where for where, layout in found.items() if layout == torch.channels_last}
+    assert last == {("cpu", True), ("cuda", False), ("cuda", True)}
+
+
+def test_the_layout_of_the_weights_is_that_of_everything_behind_them():
+    """The images may be in the other one: this is what lets normalize() ignore it."""
+    x = torch.rand(2, 3, 9, 9)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = trained_a_little().to(memory_format=layout).eval()(x)
+        assert found.shape[1] > 1 and found.is_contiguous(memory_format=layout)
+
+
 def test_the_network_for_inference_has_no_batch_norm_and_computes_the_same():
     model, x = trained_a_little(), torch.randn(2, 3, 9, 9)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = for_inference(model, amp=False)
     assert model.training and not found.training
     assert not [m for m in found.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert found.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert found.conv1.weight.is_contiguous()
+    assert for_inference(model, amp=True).conv1.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found(x), model.eval()(x), atol=1e-5, rtol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

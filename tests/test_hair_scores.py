@@ -14,12 +14,12 @@ from hair_transfer.scores import (
     BAND,
     Tally,
     auroc_from_sums,
+    boundary_f1,
+    dilate,
     edge,
     edge_counts,
-    edge_f1,
     rank_histogram,
     rank_sums,
-    within,
 )
 
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def test_edges_and_their_band_equal_scipys(seed):
     expected = mask[0, 0].numpy() & ~ndimage.binary_erosion(mask[0, 0].numpy(), cross, border_value=1)
     assert (edge(mask)[0, 0].numpy() == expected).all() and expected.any()
     distance = ndimage.distance_transform_edt(~expected)
-    assert (within(edge(mask), BAND)[0, 0].numpy() == (distance <= BAND)).all()
+    assert (dilate(edge(mask), BAND)[0, 0].numpy() == (distance <= BAND)).all()
 
 
 def test_the_frame_of_the_picture_is_no_edge():
@@ -116,12 +116,12 @@ def test_an_edge_may_be_three_pixels_off(shift, expected):
     truth, prediction = torch.zeros(2, 1, 1, 32, 32, dtype=torch.bool)
     truth[..., :10] = True
     prediction[..., : 10 + shift] = True
-    assert edge_f1(edge_counts(prediction, truth).tolist()) == expected
+    assert boundary_f1(edge_counts(prediction, truth).tolist()) == expected
 
 
 def test_boundary_f1_by_hand():
-    assert edge_f1([3, 4, 1, 2]) == pytest.approx(2 * 0.75 * 0.5 / 1.25)
-    assert edge_f1([0, 0, 0, 5]) == 0 and math.isnan(edge_f1([0, 0, 0, 0]))
+    assert boundary_f1([3, 4, 1, 2]) == pytest.approx(2 * 0.75 * 0.5 / 1.25)
+    assert boundary_f1([0, 0, 0, 5]) == 0 and math.isnan(boundary_f1([0, 0, 0, 0]))
 
 
 # ---- A pass over a set ---------------------------------------------------------------------------------------------

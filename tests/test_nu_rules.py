@@ -87,7 +87,7 @@ def test_four_bad_epochs_do_nothing():
 
 
 def test_less_than_a_ten_thousandth_better_is_not_better():
-    # each epoch beats the one before by 0.00005, so every second one beats the best by about 0.0001, never by more
+    # all are below 0.5, none by 0.0001
     assert rates([0.5, 0.49995, 0.49993, 0.49992, 0.49991, 0.49991]) == pytest.approx([1e-3] * 5 + [1e-4])
     # the best stays 0.5 while nothing beats it by 0.0001: a slow fall is an improvement in the end
     assert rates([0.5, 0.49996, 0.49992, 0.49988, 0.49984, 0.4998]) == pytest.approx([1e-3] * 6)

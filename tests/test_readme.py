@@ -34,7 +34,8 @@ def test_a_result_without_a_score_is_no_missing_run(monkeypatch):
 
 def test_a_commands_paths_and_machine_flags_are_left_out():
     command = "/home/me/repo/folder/train.py --data '/my data/faces' --epochs 3 --cache /tmp/c --out /tmp/o --seed 1"
-    assert report.clean_command(command) == "python folder/train.py --data PATH --epochs 3 --seed 1"
+    expected = "python folder/train.py --data PATH --epochs 3 --out folder/runs/o --seed 1"
+    assert report.clean_command(command) == expected
     command = "folder/pretrain.py --data /d/a --photos /d/b /d/c --size 64"
     assert report.clean_command(command) == "python folder/pretrain.py --data PATH --photos MORE_PHOTOS --size 64"
 

@@ -63,7 +63,7 @@ def test_a_photo_that_is_not_square_keeps_its_shape(tmp_path):
     Image.fromarray(picture).save(photo)
     Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) // 4, (20, 1))).save(label)
     sample = decode(Face("a", photo, (("", label),), "a"), 40, LAPA)
-    assert fitted((40, 20), 40) == (20, 40) and fitted((10, 40), 20) == (20, 5)
+    assert fitted((40, 20), 40) == (10, 0, 20, 40) and fitted((10, 40), 20) == (0, 7, 20, 5)
     assert (sample["labels"][:10] == IGNORED).all() and (sample["labels"][30:] == IGNORED).all()
     assert (sample["labels"][10:30] == np.arange(40) // 4).all()
     assert (sample["images"][:11] == 10).all() and (sample["images"][29:] == 200).all()

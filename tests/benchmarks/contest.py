@@ -95,14 +95,14 @@ def timed(action: Callable[[], object]) -> float:
 def in_turns(runs: dict[str, Callable[[], float]], rounds: int, budget: float) -> dict[str, list[float]]:
     """Call all of `runs` (each returns its seconds) in turns, `rounds` times after a first one that is not counted.
 
-    Stops after the round in which `budget` seconds are used up, but not before one that counts.
+    Stops after the round in which `budget` seconds are used up, but not before three that count.
     """
     seconds = {name: [] for name in runs}
     started = time.perf_counter()
     for number in range(rounds + 1):
         for name, run in runs.items():
             seconds[name].append(run())
-        if number and time.perf_counter() - started > budget:
+        if number >= 3 and time.perf_counter() - started > budget:
             break
     return {name: found[1:] for name, found in seconds.items()}
 

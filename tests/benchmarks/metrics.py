@@ -1,6 +1,7 @@
 """Scores of a batch: common/metrics.py against torchmetrics, scikit-learn, MONAI, scikit-image and smp's.
 
-Every peer is asked for the same pooled values, in the way that its own documentation has for a batch of masks.
+Every peer is asked for the same pooled values, in the way that its own documentation has for a batch of masks, which it
+finds in the type that it wants.
 """
 
 import warnings
@@ -14,6 +15,7 @@ from torch import Tensor
 from common.metrics import auroc, confusion_matrix, hausdorff, multilabel_counts
 
 Peers = dict[str, Callable[[], np.ndarray]]
+UNCHECKED = "torchmetrics, validate_args=False"
 
 
 def _masks(batch: int, size: int) -> tuple[Tensor, Tensor]:
@@ -26,34 +28,36 @@ def _masks(batch: int, size: int) -> tuple[Tensor, Tensor]:
 def multilabel(batch: int, size: int) -> tuple[Callable[[], np.ndarray], Peers]:
     """TP, FP, FN of 18 masks, pooled over a batch: 18 x 3."""
     logits, truth = _masks(batch, size)
-    binary, target = logits > 0, truth.long()
+    binary = logits > 0
+    as_int, as_long, as_float = ([x.to(kind).contiguous() for x in (binary, truth)]
+                                 for kind in (torch.int32, torch.int64, torch.float32))  # fmt: skip
+    rows = [x.movedim(1, -1).reshape(-1, 18).numpy() for x in (truth, binary.byte())]
 
-    def torchmetrics() -> np.ndarray:
+    def torchmetrics(checked: bool = True) -> np.ndarray:
         from torchmetrics.functional.classification import multilabel_stat_scores
 
-        counts = multilabel_stat_scores(binary.int(), target, num_labels=18, average=None)
+        counts = multilabel_stat_scores(*as_int, num_labels=18, average=None, validate_args=checked)
         return counts[:, [0, 1, 3]].numpy()
 
     def scikit_learn() -> np.ndarray:
         from sklearn.metrics import multilabel_confusion_matrix
 
-        rows = [x.movedim(1, -1).reshape(-1, 18).numpy() for x in (truth, binary.byte())]
         matrix = multilabel_confusion_matrix(*rows)  # 18 2 2: (TN, FP), (FN, TP)
         return np.stack([matrix[:, 1, 1], matrix[:, 0, 1], matrix[:, 1, 0]], axis=1)
 
     def monai() -> np.ndarray:
         from monai.metrics import get_confusion_matrix
 
-        return get_confusion_matrix(binary.float(), target.float()).sum(0)[:, [0, 1, 3]].numpy()
+        return get_confusion_matrix(*as_float).sum(0)[:, [0, 1, 3]].numpy()
 
     def smp() -> np.ndarray:
         from segmentation_models_pytorch.metrics import get_stats
 
-        tp, fp, fn, _ = get_stats(binary.long(), target, mode="multilabel")
+        tp, fp, fn, _ = get_stats(*as_long, mode="multilabel")
         return torch.stack([tp.sum(0), fp.sum(0), fn.sum(0)], dim=1).numpy()
 
-    peers = {"torchmetrics": torchmetrics, "scikit-learn": scikit_learn, "MONAI": monai,
-             "segmentation_models_pytorch": smp}  # fmt: skip
+    peers = {"torchmetrics": torchmetrics, UNCHECKED: lambda: torchmetrics(checked=False), "scikit-learn": scikit_learn,
+             "MONAI": monai, "segmentation_models_pytorch": smp}  # fmt: skip
     return lambda: multilabel_counts(binary, truth)[:, :3].numpy(), peers
 
 
@@ -68,10 +72,10 @@ def multiclass(batch: int, size: int) -> tuple[Callable[[], np.ndarray], Peers]:
         tp = np.diagonal(matrix)
         return np.stack([tp, matrix.sum(0) - tp, matrix.sum(1) - tp], axis=1)
 
-    def torchmetrics() -> np.ndarray:
+    def torchmetrics(checked: bool = True) -> np.ndarray:
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-        return from_matrix(multiclass_confusion_matrix(predicted, target, num_classes=19))
+        return from_matrix(multiclass_confusion_matrix(predicted, target, num_classes=19, validate_args=checked))
 
     def scikit_learn() -> np.ndarray:
         from sklearn.metrics import confusion_matrix as theirs
@@ -91,8 +95,8 @@ def multiclass(batch: int, size: int) -> tuple[Callable[[], np.ndarray], Peers]:
         tp, fp, fn, _ = get_stats(predicted, target, mode="multiclass", num_classes=19)
         return torch.stack([tp.sum(0), fp.sum(0), fn.sum(0)], dim=1).numpy()
 
-    peers = {"torchmetrics": torchmetrics, "scikit-learn": scikit_learn, "MONAI": monai,
-             "segmentation_models_pytorch": smp}  # fmt: skip
+    peers = {"torchmetrics": torchmetrics, UNCHECKED: lambda: torchmetrics(checked=False), "scikit-learn": scikit_learn,
+             "MONAI": monai, "segmentation_models_pytorch": smp}  # fmt: skip
     return lambda: from_matrix(confusion_matrix(predicted, truth, 19)), peers
 
 
@@ -101,10 +105,10 @@ def area(batch: int, size: int) -> tuple[Callable[[], np.ndarray], Peers]:
     truth = (torch.rand(batch, 1, size, size) < 0.3).long()
     scores = torch.sigmoid(torch.randn(truth.shape) + 2 * truth)
 
-    def torchmetrics() -> np.ndarray:
+    def torchmetrics(checked: bool = True) -> np.ndarray:
         from torchmetrics.functional.classification import binary_auroc
 
-        return binary_auroc(scores, truth).numpy()
+        return binary_auroc(scores, truth, validate_args=checked).numpy()
 
     def scikit_learn() -> np.ndarray:
         from sklearn.metrics import roc_auc_score
@@ -116,7 +120,8 @@ def area(batch: int, size: int) -> tuple[Callable[[], np.ndarray], Peers]:
 
         return np.float64(compute_roc_auc(scores.flatten(), truth.flatten()))
 
-    peers = {"torchmetrics": torchmetrics, "scikit-learn": scikit_learn, "MONAI": monai}
+    peers = {"torchmetrics": torchmetrics, UNCHECKED: lambda: torchmetrics(checked=False), "scikit-learn": scikit_learn,
+             "MONAI": monai}  # fmt: skip
     return lambda: np.float64(auroc(scores, truth)), peers
 
 

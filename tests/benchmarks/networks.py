@@ -18,7 +18,7 @@ from benchmarks.loading import cached
 from torch import Tensor, nn
 
 from common.celebamask import list_celebamask
-from common.device import adam, autocast, for_inference, keep_freed_memory, pick_amp
+from common.device import adam, autocast, for_inference, has_native_bf16, keep_freed_memory, memory_format, pick_amp
 from common.faces import write_celebamask
 from common.losses import dice_loss
 from common.metrics import multilabel_counts
@@ -115,7 +115,7 @@ CASES = {
     ),
     "lrn": Case(
         "LRN VGG16, head and torso", 224, 4, LRN, normalize_lrn, _sum_of_bce, _alphas,
-        f"{SMP} Unet VGG16", lambda: _smp("Unet", "vgg16", 1), _bce_of_logits,
+        f"{SMP} Unet VGG16 (another network)", lambda: _smp("Unet", "vgg16", 1), _bce_of_logits,
     ),
     "pspnet-truncated": Case(
         "PSPNet R101 cut after layer2, 3 outputs", 256, 4, lambda: PSPNet(aux=False, truncated=True), normalize,
@@ -136,7 +136,7 @@ class Options(NamedTuple):
     """How a network is run; the defaults are ours."""
 
     bf16: bool = True  # where the processor computes it natively
-    channels_last: bool = True
+    own_layout: bool = True  # common/device.py:memory_format; False: the other one
     fused_adam: bool = True
     keep_memory: bool = True
     folded: bool = True  # inference only, as the next two
@@ -145,17 +145,20 @@ class Options(NamedTuple):
     model: Callable[[], nn.Module] | None = None  # instead of the case's
 
 
-AS_THEIRS = Options(*7 * [False])
+AS_THEIRS = Options(bf16=False, fused_adam=False, keep_memory=False, folded=False, inference_mode=False)
 
 
-def _images(case: Case, batch: int, size: int, options: Options, ours: bool) -> Callable[[], Tensor]:
-    """Ours start from the loader's bytes; the peer's are float32 and contiguous beforehand, which costs it nothing."""
+def _amp_and_layout(options: Options) -> tuple[bool, torch.memory_format]:
+    amp = pick_amp("auto" if options.bf16 else "off", CPU)
+    layouts = [memory_format(CPU, amp), memory_format(CPU, not amp)]
+    return amp, layouts[0 if options.own_layout else 1]
+
+
+def _images(case: Case, batch: int, size: int, as_theirs: bool) -> Callable[[], Tensor]:
+    """Ours start from the loader's bytes; the peer's are float32 beforehand, which costs it nothing."""
     images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    if not ours or options == AS_THEIRS:
-        ready = case.prepare(images, CPU).contiguous()
-        return lambda: ready
-    layout = torch.channels_last if options.channels_last else torch.contiguous_format
-    return lambda: case.prepare(images, CPU).contiguous(memory_format=layout)
+    ready = case.prepare(images, CPU)
+    return (lambda: ready) if as_theirs else (lambda: case.prepare(images, CPU))
 
 
 def prepare_training(name: str, ours: bool, options: Options, size: int, batch: int) -> Callable[[], None]:
@@ -164,13 +167,11 @@ def prepare_training(name: str, ours: bool, options: Options, size: int, batch: 
     if options.keep_memory:
         keep_freed_memory()
     torch.manual_seed(0)
-    model = (options.model or case.ours)() if ours else case.make_peer()
-    if options.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    amp, layout = _amp_and_layout(options)
+    model = ((options.model or case.ours)() if ours else case.make_peer()).to(memory_format=layout)
     optimizer = adam(model, 1e-4) if options.fused_adam else torch.optim.Adam(model.parameters(), lr=1e-4)
     loss_of_output = case.loss if ours or case.peer_loss is None else case.peer_loss
-    images, target = _images(case, batch, size, options, ours), case.target(batch, size)
-    amp = pick_amp("auto" if options.bf16 else "off", CPU)
+    images, target = _images(case, batch, size, options == AS_THEIRS), case.target(batch, size)
     model.train()
 
     def step() -> None:
@@ -190,13 +191,12 @@ def prepare_inference(name: str, ours: bool, options: Options, size: int, batch:
     if options.keep_memory:
         keep_freed_memory()
     torch.manual_seed(0)
+    amp, layout = _amp_and_layout(options)
     model = ((options.model or case.ours)() if ours else case.make_peer()).eval()
-    if options.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    amp = pick_amp("auto" if options.bf16 else "off", CPU)
     if options.folded:
         model = for_inference(model, amp and options.cast_once)
-    images = _images(case, batch, size, options, ours)
+    model = model.to(memory_format=layout)
+    images = _images(case, batch, size, options == AS_THEIRS)
 
     def forward() -> None:
         with torch.inference_mode() if options.inference_mode else torch.no_grad(), autocast(CPU, amp):
@@ -311,26 +311,27 @@ def small_integers(quick: bool) -> Iterator[Row]:
 
 def optimisations(quick: bool) -> Iterator[Row]:
     """Rows of ours with everything against ours without one thing."""
+    bf16 = has_native_bf16(CPU)
     train = {
-        "without bf16": Options(bf16=False),
-        "without channels_last": Options(channels_last=False),
+        **({"without bf16": Options(bf16=False)} if bf16 else {}),
+        "contiguous" if bf16 else "channels_last": Options(own_layout=False),
         "without the fused optimiser": Options(fused_adam=False),
         "freed memory given back": Options(keep_memory=False),
         "1x1 classifier behind the up-sampling": Options(model=ClassifierLast),
     }
     forward = {
-        "without bf16": Options(bf16=False),
-        "without channels_last": Options(channels_last=False),
+        **({"without bf16": Options(bf16=False), "weights cast each time": Options(cast_once=False)} if bf16 else {}),
+        "contiguous" if bf16 else "channels_last": Options(own_layout=False),
         "freed memory given back": Options(keep_memory=False),
-        "batch norm not folded, weights cast each time": Options(folded=False),
-        "weights cast each time": Options(cast_once=False),
+        f"batch norm not folded{', weights cast each time' if bf16 else ''}": Options(folded=False),
         "no_grad instead of inference_mode": Options(inference_mode=False),
         "1x1 classifier behind the up-sampling": Options(model=ClassifierLast),
     }
-    memory = {"freed memory given back": Options(keep_memory=False)}
+    memory = {name: train[name] for name in ("contiguous" if bf16 else "channels_last", "freed memory given back")}
     for name, prepare, kind, variants in (
         ("nu", prepare_training, "training step", train),
         ("nu", prepare_inference, "inference", forward),
+        ("lrn", prepare_training, "training step", memory),
         ("unetplusplus", prepare_training, "training step", memory),
     ):
         case = CASES[name]

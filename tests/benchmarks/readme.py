@@ -3,7 +3,7 @@
     python tests/benchmarks/readme.py
 
 Each stands between <!-- table: NAME --> and <!-- /table -->; test_benchmarks.py fails where one is not what this script
-writes. Nobody types a measured number.
+writes. Nobody types a table.
 """
 
 import csv
@@ -31,34 +31,52 @@ def number(x: float) -> str:
 
 
 def part_table(rows: list[Row], part: str) -> list[list[str]]:
-    """One line a row of `part`; where networks are compared, geometric means over the peers and over ours as theirs."""
+    """One line a row of `part`, machine by machine; of networks also geometric means, of --help the slowest alone."""
     rows = [row for row in rows if row.part == part]
     if not rows:
         return []
     with_difference = any(row.difference is not None for row in rows)
-    header = ["what", "against", f"ours, {rows[0].unit}", f"theirs, {rows[0].unit}", "ratio"]
+    header = ["what", "against", f"ours, {rows[0].unit}", f"theirs, {rows[0].unit}", "ratio", "runs"]
     lines = [header + ["largest difference"] * with_difference]
-    for row in rows:
-        cells = [row.what, row.peer, number(row.ours), number(row.theirs), f"{row.ratio:.2f}"]
-        difference = "" if row.difference is None else f"{row.difference:.1g}"
-        lines.append(cells + [difference] * with_difference)
-    if part in ("training", "inference", "memory"):
-        own = [row for row in rows if row.peer.startswith("our network")]
-        others = [row for row in rows if row not in own]
-        for title, chosen in (("the peers", others), ("our networks, run as theirs", own)):
-            if chosen:
-                lines.append(["**geometric mean**", f"**{title}**", "", "", f"**{mean_ratio(chosen):.2f}**"])
+    machines = dict.fromkeys(row.machine for row in rows)
+    for machine in machines:
+        chosen = _slowest_help([row for row in rows if row.machine == machine])
+        if len(machines) > 1:
+            lines.append([f"**{machine}**", *[""] * (len(lines[0]) - 1)])
+        for row in chosen:
+            cells = [row.what, row.peer, number(row.ours), number(row.theirs), f"{row.ratio:.2f}", str(row.repeats)]
+            difference = "" if row.difference is None else f"{row.difference:.1g}"
+            lines.append(cells + [difference] * with_difference)
+        if part in ("training", "inference", "memory"):
+            own = [row for row in chosen if row.peer.startswith("our network")]
+            others = [row for row in chosen if row not in own and "another network" not in row.peer]
+            for title, mean_of in (("the peers", others), ("our networks, run as theirs", own)):
+                if mean_of:
+                    mean = f"**{mean_ratio(mean_of):.2f}**"
+                    lines.append(["**geometric mean**", f"**{title}**", "", "", mean, ""])
     return lines
 
 
-def csv_table(path: Path) -> list[list[str]]:
-    """A CSV as it is, short of its column `machine`."""
+def _slowest_help(rows: list[Row]) -> list[Row]:
+    """The rows, those of the scripts' --help become one: the slowest; the CSV has them all."""
+    helps = [row for row in rows if row.what.endswith("--help")]
+    if not helps:
+        return rows
+    slowest = max(helps, key=lambda row: row.ours)
+    what = f"{slowest.what}, the slowest of {len(helps)} scripts"
+    return [slowest._replace(what=what), *(row for row in rows if row not in helps)]
+
+
+def csv_table(path: Path) -> str:
+    """A CSV as it is, its column `machine` in a line above."""
     if not path.exists():
-        return []
+        return NOT_YET
     with open(path, newline="") as file:
         rows = list(csv.reader(file))
-    keep = [i for i, name in enumerate(rows[0]) if name != "machine"]
-    return [[row[i] for i in keep] for row in rows]
+    column = rows[0].index("machine")
+    machines = sorted({row[column] for row in rows[1:]})
+    table = markdown([row[:column] + row[column + 1 :] for row in rows])
+    return f"{'; '.join(machines)}:\n\n{table}"
 
 
 def markdown(lines: list[list[str]]) -> str:
@@ -73,7 +91,7 @@ def render(text: str, folder: Path = HERE) -> str:
     machines = sorted({row.machine for row in rows})
     parts = ("training", "memory", "inference", "optimisations", "loading", "metrics", "start-up")
     tables = {part: markdown(part_table(rows, part)) for part in parts}
-    tables |= {name: markdown(csv_table(folder / f"{name}.csv")) for name in ("scale", "parity")}
+    tables |= {name: csv_table(folder / f"{name}.csv") for name in ("scale", "parity")}
     tables["machine"] = "; ".join(machines) or NOT_YET
     for name, table in tables.items():
         mark = rf"(<!-- table: {name} -->\n).*?(<!-- /table -->)"

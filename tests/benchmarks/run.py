@@ -2,7 +2,7 @@
 
     pip install -r tests/benchmarks/requirements.txt        the peers, beside the project's own requirements
     python tests/benchmarks/run.py                          about 20 minutes on two cores that do nothing else
-    python tests/benchmarks/run.py --only training          one part; the others' rows in the CSV stay
+    python tests/benchmarks/run.py --only training          one part; other parts' and machines' rows in the CSV stay
     python tests/benchmarks/run.py --only loading --data CelebAMask-HQ      on real faces instead of generated ones
     python tests/benchmarks/run.py --quick --csv try.csv    tiny sizes: shows that everything runs, measures nothing
     python tests/benchmarks/readme.py                       the tables of README.md anew, from results.csv
@@ -92,7 +92,7 @@ def main(argv=None):
         parser.error("--quick measures nothing; give --csv FILE, so that results.csv stays what it is")
     here, started = machine(), time.perf_counter()
     for part in args.only:
-        before = [row for row in read_rows(args.csv) if row.part not in ROWS_OF[part]]
+        before = [row for row in read_rows(args.csv) if row.part not in ROWS_OF[part] or row.machine != here]
         rows = []
         for row in measure(part, args.quick, args.data):
             rows.append(row._replace(machine=here))
@@ -100,7 +100,8 @@ def main(argv=None):
             print(f"{seconds:6.0f} s  {row.part}: {row.what}; {row.peer}: {row.ratio:.2f}", flush=True)
             write_rows(args.csv, before + rows)
     print(f"\n{here}\n")
-    print_table(show([row for row in read_rows(args.csv) if any(row.part in ROWS_OF[p] for p in args.only)]), left=3)
+    measured = [row for row in read_rows(args.csv) if row.machine == here]
+    print_table(show([row for row in measured if any(row.part in ROWS_OF[p] for p in args.only)]), left=3)
 
 
 if __name__ == "__main__":

@@ -25,12 +25,11 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
 import numpy as np
-import torch
 from benchmarks.contest import machine, peak_mb
 
 from common.celebamask import list_celebamask
 from common.data import TrainBatches
-from common.device import adam, autocast, pick_amp, pick_device
+from common.device import adam, autocast, memory_format, pick_amp, pick_device
 from common.faces import write_celebamask
 from common.losses import dice_loss
 from common.metrics import multilabel_counts
@@ -103,7 +102,8 @@ def measure(pipe: Connection, folder: Path, n: int, cache: Path, size: int, step
 def step_seconds(data: dataset.FaceParts, batches: list[list[int]], steps: int) -> float:
     """Median of so many training steps of DeepLabV3+ as train.py makes them, loading included."""
     device = pick_device("cpu")
-    amp, model = pick_amp("auto", device), DeepLabV3Plus().to(memory_format=torch.channels_last).train()
+    amp = pick_amp("auto", device)
+    model = DeepLabV3Plus().to(memory_format=memory_format(device, amp)).train()
     optimizer, seconds = adam(model, 1e-4), []
     for batch in itertools.islice(itertools.cycle(batches[:-1]), steps + 5):
         started = time.perf_counter()

@@ -23,7 +23,7 @@ from benchmarks.networks import CASES
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.celebamask import list_celebamask
-from common.device import adam, autocast, pick_amp, pick_device
+from common.device import adam, autocast, memory_format, pick_amp, pick_device
 from common.faces import write_celebamask
 from common.tables import print_table
 
@@ -31,6 +31,8 @@ from common.tables import print_table
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    if device.type == "mps":
+        torch.mps.synchronize()
 
 
 def matrix_peak(device: torch.device, amp: bool, n: int, repeats: int = 10) -> float:
@@ -50,7 +52,7 @@ def steps(name: str, device: torch.device, amp: bool, size: int, batch: int, com
     """Seconds and floating-point operations of a training step; the first three steps do not count."""
     case = CASES[name]
     torch.manual_seed(0)
-    model = case.ours().to(device, memory_format=torch.channels_last).train()
+    model = case.ours().to(device, memory_format=memory_format(device, amp)).train()
     optimizer = adam(model, 1e-4)
     images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     images = images.pin_memory() if device.type == "cuda" else images
