@@ -4,7 +4,7 @@
       photos/NAME.jpg      photos; also in subfolders, and LFW's own lfw/First_Last/First_Last_0001.jpg
       cutouts/NAME.png     RGBA cut-outs, alpha = mask; also NAME-removebg-preview.png; or black and white masks
 
-The paper takes 298 photos of Labelled Faces in the Wild (http://vis-www.cs.umass.edu/lfw, 250 x 250 px, research use),
+The paper takes 298 photos of Labelled Faces in the Wild (README: where a copy is; 250 x 250 px, research use),
 has remove.bg cut the people out, and gives neither the list nor the masks away. --data also takes a CelebAMask-HQ
 folder, where the union of all parts is the person (non-commercial research and education only). Put the data into
 data/headtorso in this folder or give its path:

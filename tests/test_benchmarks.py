@@ -26,13 +26,18 @@ ROWS = [
 # ---- Taking turns --------------------------------------------------------------------------------------------------
 
 
-def test_contenders_take_turns_and_the_first_round_does_not_count():
+def test_contenders_take_turns_and_the_first_round_does_not_count(monkeypatch):
     calls = []
     runs = {name: lambda name=name: calls.append(name) or float(len(calls)) for name in "ab"}
     assert contest.in_turns(runs, rounds=2, budget=100) == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
     assert calls == list("ababab")
     calls.clear()
-    assert contest.in_turns(runs, rounds=9, budget=0) == {"a": [3.0, 5.0, 7.0], "b": [4.0, 6.0, 8.0]}  # no fewer
+    now = iter([0, 1, 2, 3, 4, 5])  # each round takes a second
+    monkeypatch.setattr(contest.time, "perf_counter", lambda: next(now))
+    assert contest.in_turns(runs, rounds=9, budget=1.5) == {"a": [3.0, 5.0, 7.0], "b": [4.0, 6.0, 8.0]}  # no fewer
+    calls.clear()
+    now = iter([0, 100, 200])
+    assert contest.in_turns(runs, rounds=9, budget=1.5) == {"a": [3.0], "b": [4.0]}  # but for very slow ones
 
 
 def serve(prepare):

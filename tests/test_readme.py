@@ -1,7 +1,9 @@
 """The numbers in the READMEs are those of the committed results, and README's commands name files that exist."""
 
+import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,10 @@ import pytest
 import report
 import walk
 from conftest import ROOT
+
+from common import cli
+
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/README.md")), ROOT / "tests" / "benchmarks" / "README.md"]
 
 
 @pytest.mark.parametrize("folder", report.TABLES)
@@ -51,13 +57,60 @@ def test_paths_are_shortened_inside_a_sentence_too():
     assert report._without_paths(["/a/b/c", "1/2", "a/b"]) == ["b/c", "1/2", "a/b"]
 
 
-@pytest.mark.parametrize("readme", sorted(ROOT.glob("*/README.md")) + [ROOT / "README.md"], ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
 def test_the_scripts_and_links_of_a_readme_exist(readme):
     text = readme.read_text(encoding="utf-8")
     for script in re.findall(r"(?:python|torchrun) (\w+/\w+\.py)", text):
         assert (ROOT / script).is_file(), script
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (readme.parent / link).exists(), link
+
+
+class Parsed(Exception):
+    """The command line was understood."""
+
+
+def commands(text: str) -> list[str]:
+    """The commands of a text that start one of our scripts, braces written out as a shell does."""
+    text = text.replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines()] + re.findall(r"`(python [^`]*)`", text.replace("\n", " "))
+    expanded = []
+    for line in lines:
+        if not re.match(r"(python|torchrun) .*\w+/\w+\.py", line):
+            continue
+        command = re.split(r" # |   +", line)[0]
+        choice = re.search(r"(\S*)\{([^}]*)\}(\S*)", command)
+        if choice:
+            before, names, after = choice.groups()
+            command = command.replace(choice[0], " ".join(f"{before}{name}{after}" for name in names.split(",")))
+        expanded.append(command)
+    return expanded
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_the_commands_of_a_readme_are_ones_that_the_scripts_take(readme, monkeypatch, capsys):
+    def parse(parse_args):
+        def wrapped(*arguments):
+            parse_args(*arguments)
+            raise Parsed
+
+        return wrapped
+
+    for name in ("parse_args", "parse_known_args"):
+        monkeypatch.setattr(cli.Parser, name, parse(getattr(cli.Parser, name)))
+    for command in commands(readme.read_text(encoding="utf-8")):
+        words = shlex.split(command)
+        script = next(i for i, word in enumerate(words) if word.endswith(".py"))
+        if words[script].startswith("tests/") or re.search(r"\$|\.\.\.", command):
+            continue
+        module = importlib.import_module(words[script].removesuffix(".py").replace("/", "."))
+        monkeypatch.setattr(sys, "argv", words[script:])
+        try:
+            module.main()
+        except Parsed:
+            continue
+        except SystemExit:
+            pytest.fail(f"{command}: {capsys.readouterr().err}")
 
 
 def test_every_script_starts_from_any_folder(tmp_path):

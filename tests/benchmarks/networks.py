@@ -332,7 +332,6 @@ def optimisations(quick: bool) -> Iterator[Row]:
         ("nu", prepare_training, "training step", train),
         ("nu", prepare_inference, "inference", forward),
         ("lrn", prepare_training, "training step", memory),
-        ("unetplusplus", prepare_training, "training step", memory),
     ):
         case = CASES[name]
         size, batch = (64, 2) if quick else (case.size, case.batch)

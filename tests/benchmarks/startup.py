@@ -39,7 +39,7 @@ def seconds_of(command: list[str]) -> float:
 
 def startup(quick: bool) -> Iterator[Row]:
     """Rows of seconds, against the target."""
-    repeats = 1 if quick else 3
+    repeats = 1 if quick else 2
     for script in SCRIPTS[:1] if quick else SCRIPTS:
         found = [seconds_of([sys.executable, str(script), "--help"]) for _ in range(repeats + 1)][1:]
         what = f"{script.relative_to(ROOT).as_posix()} --help"
