@@ -1,4 +1,4 @@
-"""Which sample comes when: splits and batches that depend on the seed and the epoch alone."""
+"""Which sample comes when: batches that depend on the seed and the epoch alone."""
 
 import signal
 from collections.abc import Iterator
@@ -10,13 +10,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.cli import InputError, hold_signals
 from common.distributed import world
-
-
-def split_in_two(n: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices 0..n-1 at random in two sorted lists, the second with round(fraction * n) of them."""
-    order = np.random.default_rng(seed).permutation(n)
-    cut = n - round(fraction * n)
-    return sorted(order[:cut].tolist()), sorted(order[cut:].tolist())
 
 
 class TrainBatches(Sampler[list[int]]):

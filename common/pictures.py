@@ -14,14 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def merge_masks(masks: np.ndarray) -> np.ndarray:
-    """C x H x W bool masks -> H x W uint8 labels: 0 background, c + 1 for mask c, later masks over earlier ones."""
-    label = np.zeros(masks.shape[1:], np.uint8)
-    for c, mask in enumerate(masks):
-        label[mask.astype(bool)] = c + 1
-    return label
-
-
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:
     """H x W x 3 uint8 photo with its labels painted over; background (0) stays clear."""
     mixed = Image.blend(Image.fromarray(image), Image.fromarray(palette[label]), opacity)

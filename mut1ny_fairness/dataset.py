@@ -36,7 +36,6 @@ from common.cache import Arrays, cache_key, fingerprint, open_cache
 from common.celebamask import list_celebamask
 from common.checkpoint import make_folder
 from common.cli import InputError
-from common.data import split_in_two
 from common.device import to_device
 from common.images import read_mask, read_photo
 from mut1ny_fairness.palette import CLASSES, PAINTED, PALETTE, celebamask_to_mut1ny, to_classes, to_colours
@@ -113,7 +112,9 @@ def split(samples: list[Sample], by: str, seed: int) -> tuple[list[Sample], list
     small.
     """
     if by == "images":
-        train, test = split_in_two(len(samples), TEST_FRACTION, seed)
+        order = np.random.default_rng(seed).permutation(len(samples)).tolist()
+        cut = len(samples) - round(TEST_FRACTION * len(samples))
+        train, test = order[:cut], order[cut:]
     else:
         if not any(sample.person for sample in samples):
             raise InputError("--split person: nobody is known by name in these images; give --split images")

@@ -36,7 +36,6 @@ from common.cache import Arrays, cache_key, open_cache
 from common.celebamask import FLIP_PAIRS, PARTS, FaceFiles
 from common.checkpoint import make_folder
 from common.cli import InputError
-from common.data import split_in_two
 from common.faces import write_celebamask
 from common.images import read_mask, read_photo
 
@@ -113,6 +112,14 @@ def usual_mask_shape(faces: list[FaceFiles]) -> tuple[int, int] | None:
     return shapes.most_common(1)[0][0] if shapes else None
 
 
+def merge_masks(masks: np.ndarray) -> np.ndarray:
+    """18 x H x W bool masks -> H x W uint8 labels: 0 background, c + 1 for mask c, later masks over earlier ones."""
+    label = np.zeros(masks.shape[1:], np.uint8)
+    for c, mask in enumerate(masks):
+        label[mask.astype(bool)] = c + 1
+    return label
+
+
 class FaceParts(Dataset):
     """dataset[[i, j, ...]] -> images B x 3 x size x size and masks B x 18 x size x size, both uint8 (0..255 and 0/1).
 
@@ -174,7 +181,9 @@ def load(folder: Path, size: int, cache: Path, limit: int | None = None) -> tupl
 
 def split(n: int, seed: int) -> tuple[list[int], list[int]]:
     """train and val positions among n faces, 80/20 at random (Sec. 3.2); raises InputError if a side is too small."""
-    train, val = split_in_two(n, VAL_FRACTION, seed)
+    order = np.random.default_rng(seed).permutation(n).tolist()
+    cut = n - round(VAL_FRACTION * n)
+    train, val = sorted(order[:cut]), sorted(order[cut:])
     if len(train) < 2 or not val:
         raise InputError(
             f"{n} face(s) are too few for an 80/20 split, which needs 3; give a folder with more, or a larger --limit"
@@ -232,7 +241,7 @@ def draw_figures(report: Report, size: int, out: Path) -> None:
 
     images, masks = FaceParts(cache, list(range(n)), chosen)[list(range(n))]
     photos, masks = images.permute(0, 2, 3, 1).numpy(), masks.numpy().astype(bool)
-    labels = [pictures.merge_masks(face) for face in masks]
+    labels = [merge_masks(face) for face in masks]
     painted = [pictures.overlay(photo, label, PALETTE, 0.8) for photo, label in zip(photos, labels, strict=True)]
     pictures.save_grid(out / "figure1.png", [list(photos), painted], row_titles=["image", "18 masks"], legend=LEGEND)
     cells, titles = [photos[0], *masks[0], None], [chosen[0].photo.name, *PARTS, ""]

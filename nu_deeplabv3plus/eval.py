@@ -32,7 +32,7 @@ from common.losses import dice_loss
 from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
 from common.tables import print_table, write_csv
 from nu_deeplabv3plus import dataset
-from nu_deeplabv3plus.dataset import LEGEND, PALETTE, PARTS, FaceParts
+from nu_deeplabv3plus.dataset import LEGEND, PALETTE, PARTS, FaceParts, merge_masks
 from nu_deeplabv3plus.model import DeepLabV3Plus
 
 PAPER = Path(__file__).resolve().parent.name
@@ -186,7 +186,7 @@ def draw_overlays(path: Path, photos: np.ndarray, true: np.ndarray, predicted: n
     """Figure 8: faces with all their parts together, true and predicted."""
     rows = []
     for photo, *masks in zip(photos, true, predicted, strict=True):
-        labels = [pictures.merge_masks(parts) for parts in masks]
+        labels = [merge_masks(parts) for parts in masks]
         rows.append([photo, *(pictures.overlay(photo, label, PALETTE) for label in labels)])
     pictures.save_grid(path, rows, column_titles=["photo", "true", "predicted"], legend=LEGEND, cell=2)
 

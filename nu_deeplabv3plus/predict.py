@@ -22,7 +22,7 @@ from common import cli, pictures
 from common.checkpoint import make_folder
 from common.device import autocast, for_inference, pick_amp, pick_device
 from common.images import OwnPhotos
-from nu_deeplabv3plus.dataset import LEGEND, PALETTE, PARTS
+from nu_deeplabv3plus.dataset import LEGEND, PALETTE, PARTS, merge_masks
 from nu_deeplabv3plus.eval import load_model, scale
 
 
@@ -55,7 +55,7 @@ def write_predictions(out: Path, name: str, photo: Image.Image, masks: np.ndarra
     folder = make_folder(out / f"{name}_masks")
     for part, mask in zip(PARTS, masks, strict=True):
         pictures.save_image(folder / f"{part}.png", Image.fromarray(mask.astype(np.uint8) * 255))
-    image, label = np.asarray(photo), pictures.merge_masks(masks)
+    image, label = np.asarray(photo), merge_masks(masks)
     painted = pictures.overlay(image, label, PALETTE)
     pictures.save_label(out / f"{name}_label.png", label, PALETTE)
     pictures.save_image(out / f"{name}_overlay.png", painted)

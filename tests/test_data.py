@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from common.data import EvalBatches, TrainBatches, loader, split_in_two
+from common.data import EvalBatches, TrainBatches, loader
+from nu_deeplabv3plus.dataset import split
 
 
 def of_process(batches, rank, world_size):
@@ -19,9 +20,9 @@ def flat(batches):
 # ---- Split ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n, n_val", [(10, 2), (798, 160), (4000, 800), (3, 1), (1, 0)])
+@pytest.mark.parametrize("n, n_val", [(10, 2), (798, 160), (4000, 800), (3, 1)])
 def test_the_split_has_the_sizes_and_every_index_once(n, n_val):
-    train, val = split_in_two(n, 0.2, seed=0)
+    train, val = split(n, seed=0)
     assert len(val) == n_val
     assert sorted(train + val) == list(range(n))
     assert train == sorted(train) and val == sorted(val)
@@ -29,16 +30,16 @@ def test_the_split_has_the_sizes_and_every_index_once(n, n_val):
 
 
 def test_the_split_depends_on_the_seed_alone():
-    assert split_in_two(100, 0.2, seed=1) == split_in_two(100, 0.2, seed=1)
-    assert split_in_two(100, 0.2, seed=1) != split_in_two(100, 0.2, seed=2)
-    assert split_in_two(100, 0.2, seed=0)[1] != list(range(80, 100))  # at random, not the tail
+    assert split(100, seed=1) == split(100, seed=1)
+    assert split(100, seed=1) != split(100, seed=2)
+    assert split(100, seed=0)[1] != list(range(80, 100))  # at random, not the tail
 
 
 def test_the_split_leaves_the_global_generators_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    split_in_two(100, 0.2, seed=1)
+    split(100, seed=1)
     list(TrainBatches(10, 4, seed=0))
     assert torch.equal(torch.rand(3), expected)
 

@@ -101,12 +101,11 @@ def test_the_bare_command_trains_on_generated_pictures(here, tmp_path, monkeypat
     monkeypatch.setattr(train, "GENERATED", {"size": 32, "epochs": 1, "lr": 3e-4})
     out = succeed(here(train, "--cache", tmp_path / "cache"))
     assert "10 GENERATED pictures" in out
-    assert (tmp_path / "folder" / "runs" / "lrn-32" / "best.pt").exists()
+    assert (tmp_path / "folder" / "runs" / "lrn-32-generated" / "best.pt").exists()
     assert len(list((tmp_path / "folder" / "data" / "generated" / "photos").iterdir())) == 10
-    second = succeed(
-        here(train, *TINY, "--cache", tmp_path / "cache", "--weights", tmp_path / "folder/runs/lrn-32/last.pt")
-    )
-    assert (tmp_path / "folder" / "runs" / "lrn-own-32" / "best.pt").exists()
+    first = tmp_path / "folder" / "runs" / "lrn-32-generated" / "last.pt"
+    second = succeed(here(train, *TINY, "--cache", tmp_path / "cache", "--weights", first))
+    assert (tmp_path / "folder" / "runs" / "lrn-own-32-generated" / "best.pt").exists()
     assert "lrn, epoch 1, 10 GENERATED pictures" in second  # where the encoder comes from
 
 

@@ -12,6 +12,9 @@ import torch
 from conftest import ROOT, leave_out_pictures, one_line_error, succeed
 from PIL import Image
 
+from common.data import EvalBatches, loader
+from common.device import for_inference
+from common.metrics import counts_from_confusion
 from mut1ny_fairness import dataset, eval, fairness, generate, predict, prepare, resnet, train
 from mut1ny_fairness.palette import CLASSES, PALETTE
 
@@ -131,7 +134,7 @@ def test_the_folder_and_common_alone_prepare_generated_pictures_and_train_elsewh
         "command", "device", "data", "model", "weights", "out"]  # fmt: skip
     assert "GENERATED" in out[start + 2] and "6 test" in out[start + 2]
     assert out[-1].startswith("next") and out[-1].endswith("best.pt")
-    run = elsewhere / "mut1ny_fairness" / "runs" / "pspnet-truncated-labels"
+    run = elsewhere / "mut1ny_fairness" / "runs" / "pspnet-truncated-labels-generated"
     log = list(csv.DictReader(open(run / "log.csv")))
     monkeypatch.setattr(resnet, "BLOCKS", BLOCKS)
     data = ("--data", elsewhere / "mut1ny_fairness" / "data" / "generated", "--cache", tmp_path / "cache")
@@ -223,14 +226,20 @@ def test_fairness_with_labels_gives_tables_intervals_a_null_and_pictures(
 
 
 def test_the_whole_photo_and_a_crop_are_scored_as_eval_scores_them(call, trained, studio, shipped, tmp_path):
-    """The classes of the labels survive the way through groups.csv: pooled IoU over all photos is eval.py's."""
-    rows = list(csv.DictReader(open(studio / "groups.csv"), delimiter=";"))
+    """TP, FP and FN of every class, summed over the photos of groups.csv, are those of eval.py's confusion matrix."""
     photos, _ = fairness.read_groups(studio / "groups.csv", ["group"])
-    model, checkpoint = eval.load_model(trained / "labels" / "best.pt", torch.device("cpu"))
-    whole, true, off = fairness.predict_photos(model, photos[:3], checkpoint, [0, 0, 1, 1], torch.device("cpu"), False)
-    sample = dataset.Sample("", photos[0].image, photos[0].label, None, "", "")
-    assert len(rows) == 38 and off == 0 and whole[0].shape == (32, 32)
-    assert (dataset.decode(sample, 32)["labels"] == true[0]).all()
+    assert len(photos) == 38
+    cpu, classes = torch.device("cpu"), list(range(len(CLASSES)))
+    model, checkpoint = eval.load_model(trained / "labels" / "best.pt", cpu)
+    whole = [0.0, 0.0, 1.0, 1.0]
+    predicted, true, off = fairness.predict_photos(for_inference(model, False), photos, checkpoint, whole, cpu, False)
+    counts = sum(fairness.count(p, t, classes) for p, t in zip(predicted, true, strict=True))
+    samples = [dataset.Sample(str(i), photo.image, photo.label, None, "", "") for i, photo in enumerate(photos)]
+    data = dataset.LabelledFaces(samples, 32, tmp_path / "cache")
+    confusion = eval.evaluate(model, loader(data, EvalBatches(38, 4), 0), cpu, False, "labels")["confusion"]
+    assert off == 0 and confusion.sum() == 38 * 32 * 32
+    # batches of another size may round a tie the other way
+    assert np.abs(counts - counts_from_confusion(confusion)[:, :3].numpy()).max() <= 3
     image, label, _ = fairness.read_pair(photos[0], [0.25, 0.25, 0.75, 0.75], 24)
     centre = np.asarray(Image.open(photos[0].image))[12:36, 12:36]
     assert (image == centre).all() and (PALETTE[label] == np.asarray(Image.open(photos[0].label))[12:36, 12:36]).all()

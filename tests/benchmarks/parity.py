@@ -40,7 +40,7 @@ class Training(NamedTuple):
 
 TRAININGS = {
     "nu_deeplabv3plus": Training("--weights none --size 64 --limit 160 --epochs 12", ("iou_18", "loss")),
-    "hair_transfer": Training("--init random --size 64 --limit 100 --epochs 6", ("iou", "loss")),
+    "hair_transfer": Training("--init random --size 64 --limit 100 --lr 1e-3 --epochs 6", ("iou", "loss")),
     "lrn_headtorso": Training("--size 64 --n-train 120 --n-test 48 --epochs 10", ("jaccard", "hausdorff")),
     "mut1ny_fairness": Training(
         "--model pspnet --truncated --target labels --weights none --size 64 --limit 160 --epochs 8",
