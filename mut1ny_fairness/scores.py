@@ -49,7 +49,7 @@ class Tally:
         predicted = predicted_channels(output, self.target) > PREDICTED_ABOVE
         self.counts += multilabel_counts(predicted, true_channels(labels, self.bgr) > TRUE_ABOVE).sum(0)
         classes = predicted_classes(output, self.target, self.read_bgr)
-        self.confusion += confusion_matrix(classes, labels.long(), len(CLASSES))
+        self.confusion += confusion_matrix(classes, labels, len(CLASSES))
         self.losses.append(loss.detach())
         self.sizes.append(len(labels))
 

@@ -204,6 +204,8 @@ def test_the_projection_is_a_straight_line():
     projected, off = scale.project(rows, to=1000)
     assert all(value == pytest.approx(2005) for value in projected.values())
     assert all(value == pytest.approx(0, abs=1e-9) for value in off.values())
+    flat = {n: row | {"found again, s": 9 - n / 10} for n, row in rows.items()}
+    assert scale.project(flat, to=1000)[0]["found again, s"] == 8  # 30,000 faces do not take less than nothing
     rows[20]["build, s"] *= 1.2
     assert scale.project(rows)[1]["build, s"] > 0.05
     assert [line[0] for line in scale.table(rows)][1:4] == ["10", "20", "40"]

@@ -1,7 +1,8 @@
 """Scores of a batch: common/metrics.py against torchmetrics, scikit-learn, MONAI, scikit-image and smp's.
 
-Every peer is asked for the same pooled values, in the way that its own documentation has for a batch of masks, which it
-finds in the type that it wants.
+Every peer is asked for the same pooled values, in the way that its own documentation has for a batch of masks. All
+start from what an evaluation has, predictions as bools or int64 classes and a truth of bytes; a peer that wants other
+types has to make them.
 """
 
 import warnings
@@ -29,31 +30,29 @@ def multilabel(batch: int, size: int) -> tuple[Callable[[], np.ndarray], Peers]:
     """TP, FP, FN of 18 masks, pooled over a batch: 18 x 3."""
     logits, truth = _masks(batch, size)
     binary = logits > 0
-    as_int, as_long, as_float = ([x.to(kind).contiguous() for x in (binary, truth)]
-                                 for kind in (torch.int32, torch.int64, torch.float32))  # fmt: skip
-    rows = [x.movedim(1, -1).reshape(-1, 18).numpy() for x in (truth, binary.byte())]
 
     def torchmetrics(checked: bool = True) -> np.ndarray:
         from torchmetrics.functional.classification import multilabel_stat_scores
 
-        counts = multilabel_stat_scores(*as_int, num_labels=18, average=None, validate_args=checked)
+        counts = multilabel_stat_scores(binary.int(), truth, num_labels=18, average=None, validate_args=checked)
         return counts[:, [0, 1, 3]].numpy()
 
     def scikit_learn() -> np.ndarray:
         from sklearn.metrics import multilabel_confusion_matrix
 
+        rows = [x.movedim(1, -1).reshape(-1, 18).numpy() for x in (truth, binary.byte())]
         matrix = multilabel_confusion_matrix(*rows)  # 18 2 2: (TN, FP), (FN, TP)
         return np.stack([matrix[:, 1, 1], matrix[:, 0, 1], matrix[:, 1, 0]], axis=1)
 
     def monai() -> np.ndarray:
         from monai.metrics import get_confusion_matrix
 
-        return get_confusion_matrix(*as_float).sum(0)[:, [0, 1, 3]].numpy()
+        return get_confusion_matrix(binary.float(), truth.float()).sum(0)[:, [0, 1, 3]].numpy()
 
     def smp() -> np.ndarray:
         from segmentation_models_pytorch.metrics import get_stats
 
-        tp, fp, fn, _ = get_stats(*as_long, mode="multilabel")
+        tp, fp, fn, _ = get_stats(binary.long(), truth.long(), mode="multilabel")
         return torch.stack([tp.sum(0), fp.sum(0), fn.sum(0)], dim=1).numpy()
 
     peers = {"torchmetrics": torchmetrics, UNCHECKED: lambda: torchmetrics(checked=False), "scikit-learn": scikit_learn,
@@ -65,7 +64,6 @@ def multiclass(batch: int, size: int) -> tuple[Callable[[], np.ndarray], Peers]:
     """TP, FP, FN of 19 classes, pooled over a batch: 19 x 3."""
     truth = torch.randint(19, (batch, size, size)).byte()
     predicted = torch.where(torch.rand(truth.shape) < 0.8, truth.long(), torch.randint(19, truth.shape))
-    target = truth.long()
 
     def from_matrix(matrix: Tensor | np.ndarray) -> np.ndarray:
         matrix = np.asarray(matrix)
@@ -75,7 +73,7 @@ def multiclass(batch: int, size: int) -> tuple[Callable[[], np.ndarray], Peers]:
     def torchmetrics(checked: bool = True) -> np.ndarray:
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-        return from_matrix(multiclass_confusion_matrix(predicted, target, num_classes=19, validate_args=checked))
+        return from_matrix(multiclass_confusion_matrix(predicted, truth, num_classes=19, validate_args=checked))
 
     def scikit_learn() -> np.ndarray:
         from sklearn.metrics import confusion_matrix as theirs
@@ -86,13 +84,13 @@ def multiclass(batch: int, size: int) -> tuple[Callable[[], np.ndarray], Peers]:
         from monai.metrics import get_confusion_matrix
         from monai.networks import one_hot
 
-        both = [one_hot(x[:, None], 19) for x in (predicted, target)]
+        both = [one_hot(x[:, None], 19) for x in (predicted, truth.long())]
         return get_confusion_matrix(*both).sum(0)[:, [0, 1, 3]].numpy()
 
     def smp() -> np.ndarray:
         from segmentation_models_pytorch.metrics import get_stats
 
-        tp, fp, fn, _ = get_stats(predicted, target, mode="multiclass", num_classes=19)
+        tp, fp, fn, _ = get_stats(predicted, truth.long(), mode="multiclass", num_classes=19)
         return torch.stack([tp.sum(0), fp.sum(0), fn.sum(0)], dim=1).numpy()
 
     peers = {"torchmetrics": torchmetrics, UNCHECKED: lambda: torchmetrics(checked=False), "scikit-learn": scikit_learn,

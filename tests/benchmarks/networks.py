@@ -148,10 +148,15 @@ class Options(NamedTuple):
 AS_THEIRS = Options(bf16=False, fused_adam=False, keep_memory=False, folded=False, inference_mode=False)
 
 
-def _amp_and_layout(options: Options) -> tuple[bool, torch.memory_format]:
+def _amp_and_layout(options: Options, training: bool) -> tuple[bool, torch.memory_format]:
+    if options == AS_THEIRS:
+        return False, torch.contiguous_format
     amp = pick_amp("auto" if options.bf16 else "off", CPU)
-    layouts = [memory_format(CPU, amp), memory_format(CPU, not amp)]
-    return amp, layouts[0 if options.own_layout else 1]
+    layout = memory_format(CPU, amp, training)
+    return amp, layout if options.own_layout else OTHER[layout]
+
+
+OTHER = {torch.channels_last: torch.contiguous_format, torch.contiguous_format: torch.channels_last}
 
 
 def _images(case: Case, batch: int, size: int, as_theirs: bool) -> Callable[[], Tensor]:
@@ -167,7 +172,7 @@ def prepare_training(name: str, ours: bool, options: Options, size: int, batch: 
     if options.keep_memory:
         keep_freed_memory()
     torch.manual_seed(0)
-    amp, layout = _amp_and_layout(options)
+    amp, layout = _amp_and_layout(options, training=True)
     model = ((options.model or case.ours)() if ours else case.make_peer()).to(memory_format=layout)
     optimizer = adam(model, 1e-4) if options.fused_adam else torch.optim.Adam(model.parameters(), lr=1e-4)
     loss_of_output = case.loss if ours or case.peer_loss is None else case.peer_loss
@@ -191,7 +196,7 @@ def prepare_inference(name: str, ours: bool, options: Options, size: int, batch:
     if options.keep_memory:
         keep_freed_memory()
     torch.manual_seed(0)
-    amp, layout = _amp_and_layout(options)
+    amp, layout = _amp_and_layout(options, training=False)
     model = ((options.model or case.ours)() if ours else case.make_peer()).eval()
     if options.folded:
         model = for_inference(model, amp and options.cast_once)
@@ -321,7 +326,7 @@ def optimisations(quick: bool) -> Iterator[Row]:
     }
     forward = {
         **({"without bf16": Options(bf16=False), "weights cast each time": Options(cast_once=False)} if bf16 else {}),
-        "contiguous" if bf16 else "channels_last": Options(own_layout=False),
+        "contiguous": Options(own_layout=False),
         "freed memory given back": Options(keep_memory=False),
         f"batch norm not folded{', weights cast each time' if bf16 else ''}": Options(folded=False),
         "no_grad instead of inference_mode": Options(inference_mode=False),

@@ -133,12 +133,15 @@ def row_of(folder: Path, n: int, size: int) -> dict[str, float]:
 
 
 def project(rows: dict[int, dict[str, float]], to: int = ALL) -> tuple[dict[str, float], dict[str, float]]:
-    """n -> measured columns; -> the least-squares line's value at `to`, and how far the middle n lies off it."""
+    """n -> measured columns; -> the least-squares line's value at `to`, and how far the middle n lies off it.
+
+    What does not grow stays at the most that was measured.
+    """
     ns, projected, off = sorted(rows), {}, {}
     middle = ns[len(ns) // 2]
     for name in COLUMNS:
         slope, start = np.polyfit(ns, [rows[n][name] for n in ns], 1)
-        projected[name] = start + slope * to
+        projected[name] = start + slope * to if slope > 0 else max(rows[n][name] for n in ns)
         off[name] = abs(rows[middle][name] / (start + slope * middle) - 1)
     return projected, off
 
