@@ -110,7 +110,7 @@ def test_the_encoder_of_step_2_begins_as_that_of_step_1_tensor_by_tensor(pretrai
     args = argparse.Namespace(init=str(path), data=str(faces), layout="celebamask")
     start, words = train.start_from(network, args, dataset.locate(faces))
     assert same_tensors(network.encoder.state_dict(), load(path)["encoder"])
-    assert same_tensors(network.decoder.state_dict(), before) and start == "random" and "2 epochs" in words
+    assert same_tensors(network.decoder.state_dict(), before) and start == "pretrained" and "2 epochs" in words
     keys = {name.removeprefix("encoder.") for name in load(trained / "last.pt")["model"] if name.startswith("encoder.")}
     assert keys == set(load(path)["encoder"])
     broken = load(path)
