@@ -29,7 +29,7 @@ from common.cache import open_cache
 from common.checkpoint import load_checkpoint, save_checkpoint
 from common.cli import InputError
 from common.images import read_mask, read_photo
-from common.weights import _read as read_weights
+from common.weights import load_pretrained
 from hair_transfer.weights import read_backbone
 from lrn_headtorso.dataset import read_alpha
 from masked_ssl.lapa import read_label
@@ -119,7 +119,7 @@ KINDS = {  # name of the file -> how it is written, how it is read
     "mapping.txt": (mapping, lambda path: official_sides(path, None, [0, 1, 2, 3])),
     "partition.txt": (partition, lambda path: official_sides(path.with_name("mapping.good"), path, [0, 1, 2, 3])),
     "last.pt": (checkpoint, lambda path: load_checkpoint(path, "a_paper")),
-    "weights.pth": (state_dict, lambda path: read_weights(path, "--weights")),
+    "weights.pth": (state_dict, lambda path: load_pretrained(str(path), "ResNet50_Weights.IMAGENET1K_V1")),
     "resnet.pth": (state_dict, lambda path: read_backbone(path)),
     "a.npy": (cached, read_cache),
 }

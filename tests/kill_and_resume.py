@@ -153,7 +153,7 @@ def disturb(words: list[str], cache: Path, best: str, moment: str, seconds: floa
     """Start a run and kill it; returns when in words, or "" if the run was over before."""
     if moment in ("checkpoint", "log"):
         names = "log.csv" if moment == "log" else f"last.pt|{best}"
-        n, share = rng.randint(1, EPOCHS + 1 if moment == "log" else 2 * EPOCHS + 1), rng.random()
+        n, share = rng.randint(1, EPOCHS + 1), rng.random()
         process = start(words, die=(names, n, share))
         process.communicate()
         return f"{share:.0%} of write {n} of {names}" if process.returncode == -signal.SIGKILL else ""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import fuzz
 import pytest
 import torch
 from conftest import ROOT, one_line_error
@@ -170,3 +171,12 @@ def test_a_network_that_breaks_in_its_last_step_does_not_overwrite_the_checkpoin
     error = one_line_error(call(training.module, *arguments(training, faces, tmp_path, "run", "--epochs", 1)))
     assert ".pt: not overwritten, because " in error and "has become nan or inf" in error
     assert load_checkpoint(tmp_path / "run" / "last.pt", training.folder)["epoch"] == 0
+
+
+def test_the_fuzzer_still_knows_every_reader(monkeypatch, capsys, tmp_path):
+    """tests/fuzz.py with a few files: its readers are those that the scripts use today."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fuzz.py", "60", "--seed", "3"])
+    fuzz.main()
+    assert capsys.readouterr().out.startswith(f"60 damaged files of {len(fuzz.KINDS)} kinds")
+    assert not list(tmp_path.iterdir())
