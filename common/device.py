@@ -79,7 +79,7 @@ def memory_format(device: torch.device, amp: bool, training: bool = True) -> tor
     """The layout of a network's weights in which its convolutions are fastest; the images that it is given may be NCHW.
 
     channels_last for the matrix units of GPUs and for bf16. In float32 on a CPU it is mostly faster forward too, but a
-    training step is up to 1.4 times as fast contiguous (tests/benchmarks). MPS has PyTorch's default.
+    training step is not: contiguous, the LRN's is 1.2 times as fast (tests/benchmarks). MPS has PyTorch's default.
     """
     last = device.type == "cuda" or (device.type == "cpu" and (amp or not training))
     return torch.channels_last if last else torch.contiguous_format
