@@ -9,6 +9,7 @@ something was predicted (then they are 0). A class that is present but never pre
 """
 
 import numpy as np
+import scipy
 import torch
 from torch import Tensor
 
@@ -142,9 +143,7 @@ def jaccard(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 def contour(mask: np.ndarray) -> np.ndarray:
     """H x W bool mask -> H x W bool: its pixels with a background 4-neighbour; beyond the picture is background."""
-    from scipy import ndimage  # here: most scripts measure no contours and need not wait for it
-
-    return mask & ~ndimage.binary_erosion(mask)
+    return mask & ~scipy.ndimage.binary_erosion(mask)
 
 
 def hausdorff(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -152,11 +151,9 @@ def hausdorff(prediction: np.ndarray, truth: np.ndarray) -> float:
 
     0 if both are empty; if one is, the picture's diagonal, which no two contours can exceed.
     """
-    from scipy.spatial import KDTree
-
     if not prediction.any() and not truth.any():
         return 0.0
     if not prediction.any() or not truth.any():
         return float(np.hypot(*truth.shape))
     a, b = np.argwhere(contour(prediction)), np.argwhere(contour(truth))
-    return float(max(KDTree(b).query(a)[0].max(), KDTree(a).query(b)[0].max()))
+    return float(max(scipy.spatial.KDTree(b).query(a)[0].max(), scipy.spatial.KDTree(a).query(b)[0].max()))

@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import scipy
 import torch
 from PIL import Image, ImageColor
-from scipy import ndimage
 
 from common import cli, pictures
 from common.checkpoint import make_folder
@@ -106,7 +106,7 @@ def guided_filter(guide: np.ndarray, p: np.ndarray, radius: int, eps: float) -> 
 
     def mean(x: np.ndarray) -> np.ndarray:
         size = (2 * radius + 1, 2 * radius + 1) + (1,) * (x.ndim - 2)
-        return ndimage.uniform_filter(x, size, mode="nearest")
+        return scipy.ndimage.uniform_filter(x, size, mode="nearest")
 
     mean_guide, mean_p = mean(guide), mean(p)
     covariance = mean(guide[..., :, None] * guide[..., None, :]) - mean_guide[..., :, None] * mean_guide[..., None, :]
@@ -133,8 +133,8 @@ def refine(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
         hair += resize(a[..., c], W, H) * (image[..., c] / np.float32(255))
     hair = np.clip((hair - HAZE) / (FULL - HAZE), 0, 1)
     window = 2 * max(1, int(REACH * max(H, W) / 2)) + 1  # half the reach to either side
-    near = ndimage.maximum_filter(probability >= SURE, window).astype(np.float32)
-    hair *= ndimage.uniform_filter(near, window, mode="nearest")  # fades out, where a plain cut would show
+    near = scipy.ndimage.maximum_filter(probability >= SURE, window).astype(np.float32)
+    hair *= scipy.ndimage.uniform_filter(near, window, mode="nearest")  # fades out, where a plain cut would show
     return np.where(hair >= 1 / 255, hair, 0).astype(np.float32)
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import scipy
 from PIL import Image, ImageOps
-from scipy import ndimage
 
 from common.cache import Arrays, cache_key, open_cache
 from common.images import list_photos, read_photo
@@ -21,10 +21,10 @@ def foreground(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     the old background tells a network where the person ends.
     """
     rim = max(1, round(RIM * max(alpha.shape)))
-    inside = ndimage.minimum_filter(alpha, 2 * rim + 1) == 255
+    inside = scipy.ndimage.minimum_filter(alpha, 2 * rim + 1) == 255
     if not inside.any():
         return image
-    distance, (y, x) = ndimage.distance_transform_edt(~inside, return_indices=True)
+    distance, (y, x) = scipy.ndimage.distance_transform_edt(~inside, return_indices=True)
     near = (distance > 0) & (distance <= REACH * rim)
     return np.where(near[..., None], image[y, x], image)
 

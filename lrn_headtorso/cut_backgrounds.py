@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from scipy import ndimage
+import scipy
 from tqdm import tqdm
 
 from common import cli, pictures
@@ -32,7 +32,7 @@ def largest_free_square(taken: np.ndarray) -> tuple[int, int, int]:
     A pixel's chessboard distance d to the nearest True pixel, or to the outside, says that the square of 2 d - 1 around
     it is free.
     """
-    distance = ndimage.distance_transform_cdt(np.pad(~taken, 1), "chessboard")[1:-1, 1:-1]
+    distance = scipy.ndimage.distance_transform_cdt(np.pad(~taken, 1), "chessboard")[1:-1, 1:-1]
     y, x = np.unravel_index(distance.argmax(), distance.shape)
     d = int(distance[y, x])
     return int(y) - d + 1, int(x) - d + 1, max(0, 2 * d - 1)
@@ -58,7 +58,7 @@ def main():
         photo, alpha = dataset.read_pair(pairs[i])
         person = alpha > 0
         margin = round(MARGIN * max(person.shape))
-        top, left, side = largest_free_square(ndimage.maximum_filter(person, 2 * margin + 1))
+        top, left, side = largest_free_square(scipy.ndimage.maximum_filter(person, 2 * margin + 1))
         scale = photo.width / person.shape[1]  # a mask may be smaller than its photo
         if side >= MIN_SHARE * min(person.shape):
             box = [round(scale * edge) for edge in (left, top, left + side, top + side)]

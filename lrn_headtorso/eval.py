@@ -18,9 +18,9 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -79,7 +79,7 @@ def score(predicted: np.ndarray, true: np.ndarray) -> tuple[float, ...]:
         jaccard(predicted, true),  # Eq. (1)
         hausdorff(predicted, true) * dataset.SIZE / max(true.shape),  # Eq. (2)
         float((true & ~predicted).sum() / size),
-        float((true & ~predicted & ndimage.binary_fill_holes(predicted)).sum() / size),
+        float((true & ~predicted & scipy.ndimage.binary_fill_holes(predicted)).sum() / size),
         float((predicted & ~true).sum() / size) if true.any() else 0.0,
         float(not predicted.any()),
         float(not true.any()),

@@ -4,8 +4,8 @@ All pictures are float32 arrays in 0..1, H x W x 3, and all mattes H x W; radii 
 """
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy import ndimage
 
 WORKING_SIDE = 1024  # the guided filter's coefficients are computed on a picture no larger than this
 
@@ -13,7 +13,7 @@ WORKING_SIDE = 1024  # the guided filter's coefficients are computed on a pictur
 def box(x: np.ndarray, radius: int) -> np.ndarray:
     """The mean over (2 radius + 1)^2 pixels of H x W or H x W x C, edges repeated."""
     size = (2 * radius + 1, 2 * radius + 1, 1)[: x.ndim]
-    return ndimage.uniform_filter(x, size, mode="nearest")
+    return scipy.ndimage.uniform_filter(x, size, mode="nearest")
 
 
 def resize(x: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from report_front import FRONT  # noqa: E402
+from report_generated import generated  # noqa: E402
 from report_tables import TABLES, NotMeasured, Results, Rows  # noqa: E402
 
 OF_THE_MACHINE = ("--cache", "--workers", "--resume")  # flags that do not change a result
@@ -93,22 +94,24 @@ def markdown(rows: Rows) -> str:
 
 
 def read_results(folder: str) -> Results:
-    """folder/results/*.json by name."""
-    paths = sorted((ROOT / folder / "results").glob("*.json"), key=lambda path: path.stem)
+    """folder/*.json by name."""
+    paths = sorted((ROOT / folder).glob("*.json"), key=lambda path: path.stem)
     return Results((path.stem, json.loads(path.read_text())) for path in paths)
 
 
 def render(folder: str, text: str) -> str:
-    """A README's text with its tables written anew from folder/results/*.json."""
-    results = read_results(folder) if folder != "." else {paper: read_results(paper) for paper in FRONT}
+    """A README's text with its tables written anew from folder/results/*.json and folder/results/generated/*.json."""
+    whole = {paper: read_results(f"{paper}/results") for paper in FRONT}
+    results = whole if folder == "." else whole[folder]
     for name, table in TABLES[folder].items():
         mark = rf"(<!-- table: {name} -->\n).*?(<!-- /table -->)"
         if not re.search(mark, text, flags=re.S):
             raise SystemExit(f"{folder}/README.md: has no place for the table {name!r}: <!-- table: {name} -->")
         try:
-            rows = markdown(table(results))
+            rows = table(read_results(f"{folder}/results/generated") if table is generated else results)
         except NotMeasured:
-            rows = "not measured yet"
+            rows = []
+        rows = markdown(rows) if len(rows) > 1 else "not measured yet"
         text = re.sub(mark, lambda found, rows=rows: found[1] + rows + "\n" + found[2], text, flags=re.S)
     return text
 
