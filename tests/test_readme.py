@@ -126,7 +126,7 @@ def test_the_commands_of_a_readme_are_ones_that_the_scripts_take(readme, monkeyp
 
 
 def test_every_script_starts_from_any_folder(tmp_path):
-    """As a user starts it, by its path from elsewhere; of the packages that are slow to import --help has torch alone."""
+    """As a user starts it, by its path from elsewhere; of the slow packages --help imports torch alone."""
     scripts = walk.scripts(ROOT)
     assert {ROOT / paper / f"{name}.py" for paper in walk.PAPERS for name in ("dataset", "train", "eval")} <= {*scripts}
 
