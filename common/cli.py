@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 
@@ -147,7 +148,7 @@ class _Stop:
     held, waiting, hint = 0, None, ""
 
 
-def _on_signal(number: int, frame=None) -> None:
+def _on_signal(number: int, frame: FrameType | None = None) -> None:
     if _Stop.held:
         _Stop.waiting = number
     else:

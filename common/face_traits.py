@@ -85,7 +85,7 @@ def tint(colour: tuple[int, int, int], gain: float) -> tuple[int, int, int]:
     return tuple(int(min(255, max(0, c * gain))) for c in colour)
 
 
-def _mix(a, b, t: float) -> tuple[int, int, int]:
+def _mix(a: tuple[int, int, int], b: tuple[int, int, int], t: float) -> tuple[int, int, int]:
     """(r, g, b) on the way from a (t = 0) to b (t = 1)."""
     return tuple(int(x + (y - x) * t) for x, y in zip(a, b))
 

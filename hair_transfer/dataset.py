@@ -251,9 +251,9 @@ def draw_samples(path: Path, faces: list[Face], size: int, part: str) -> None:
     pictures.save_grid(path, [photos, painted], row_titles=["photo", part], column_titles=[f.photo.name for f in faces])
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to look at").add_argument
     add("--data", type=Path, nargs="+", metavar="PATH", help="CelebAMask-HQ folders (default: as in train.py)")
     add("--part", choices=PARTS, default="hair", metavar="PART", help="which mask, as in train.py (hair: the paper's)")
     add("--size", type=cli.number(int, 16), default=SIZE, metavar="N", help="image side, in 8s (256: Sec. II)")

@@ -187,7 +187,7 @@ def draw_errors(
 def parse_args(argv: list[str] | None = None) -> Namespace:
     """The arguments."""
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", type=Path, nargs="+", metavar="PATH", help="CelebAMask-HQ folders (default: the checkpoint's)")
     add("--split", choices=["test", "val", "all"],
@@ -207,7 +207,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # fmt: on
 
 
-def main():
+def main() -> None:
     args = parse_args()
     device = pick_device(args.device)
     split = "pairs" if args.pairs else "all" if args.split == "all" else "test"

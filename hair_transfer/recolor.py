@@ -198,7 +198,7 @@ def parse_color(text: str) -> tuple[int, int, int]:
         raise InputError(f"--color {text}: no such colour; give {', '.join(COLOURS)}, a CSS name or #rrggbb") from None
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")

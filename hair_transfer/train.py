@@ -138,7 +138,7 @@ def draw_samples(path: Path, photos: np.ndarray, masks: np.ndarray, outputs: np.
     pictures.save_grid(path, rows, column_titles=["photo", "true", "output"], cell=2)
 
 
-def main():
+def main() -> None:
     args, given = parse_args()
     saved = None
     if args.resume:

@@ -38,9 +38,9 @@ def largest_free_square(taken: np.ndarray) -> tuple[int, int, int]:
     return int(y) - d + 1, int(x) - d + 1, max(0, 2 * d - 1)
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to cut (ours)").add_argument
     add("--data", type=Path, metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: as in train.py)")
     add("--out", type=Path, required=True, metavar="DIR", help="the squares, as NAME.png")
     add("--n-train", type=cli.number(int, 2), metavar="N", help="as in train.py")

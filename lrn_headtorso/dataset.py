@@ -294,9 +294,9 @@ def draw_samples(pairs: list[Pair], size: int, backgrounds: Path | None, out: Pa
     pictures.save_grid(out / "augmentation.png", rows, row_titles=[f"epoch {epoch}" for epoch in range(1, 7)])
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to look at").add_argument
     add("--data", type=Path, metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: as in train.py)")
     add("--size", type=cli.number(int, STRIDE), default=SIZE, metavar="N", help="image side (224: Sec. 3)")
     add("--backgrounds", type=Path, metavar="DIR", help="draw the augmentation with these pictures behind the people")

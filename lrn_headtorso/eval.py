@@ -195,7 +195,7 @@ def draw_maps(path: Path, photos: np.ndarray, alphas: np.ndarray, maps: list[np.
 def parse_args(argv: list[str] | None = None) -> Namespace:
     """The arguments."""
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", type=Path, metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: the checkpoint's)")
     add("--split", choices=["test", "val", "all"], default="test",
@@ -209,7 +209,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # fmt: on
 
 
-def main():
+def main() -> None:
     args = parse_args()
     device = pick_device(args.device)
     runs, first_names = {}, None

@@ -162,7 +162,7 @@ def train_epoch(
     return {"loss": loss / n, "jaccard": jaccard / n}
 
 
-def main():
+def main() -> None:
     args, given = parse_args()
     saved = None
     if args.resume:

@@ -74,7 +74,7 @@ def parse_background(choice: str) -> Image.Image | tuple[int, ...] | None:
         ) from None
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")

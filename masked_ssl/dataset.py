@@ -274,8 +274,8 @@ def draw_samples(path: Path, faces: list[Face], size: int, classes: tuple[str, .
 
 
 # fmt: off
-def add_data_arguments(parser: cli.Parser, what: str = "", labels: bool = True) -> None:
-    """--data, --layout, --size, --cache and, where labels are read, --classes: the same in every script."""
+def add_data_arguments(parser: cli.Parser, what: str = "", labels: bool = True, cache: bool = True) -> None:
+    """--data, --layout, --size, where labels are read --classes, and --cache: the same in every script."""
     add = parser.add_argument_group("data").add_argument
     add("--data", type=Path, metavar="PATH",
         help=f"LaPa's or CelebAMask-HQ's folder{what} (default: data/LaPa or data/CelebAMask-HQ here, else painted "
@@ -287,14 +287,15 @@ def add_data_arguments(parser: cli.Parser, what: str = "", labels: bool = True) 
             help="own: the data's, 11 or 19 with the background; lapa: CelebAMask-HQ's merged into LaPa's 11 (ours)")
     add("--size", type=cli.number(int, 32), metavar="N",
         help=f"image side ({SIZE}: Approach; painted faces {GENERATED_SIZE})")
-    add("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
+    if cache:
+        add("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
 # fmt: on
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
-    add_data_arguments(parser)
-    add = parser.add_argument
+    add_data_arguments(parser, cache=False)
+    add = parser.add_argument_group("what to look at").add_argument
     add("--seed", type=cli.number(int, 0), default=0, metavar="N", help="of the fractions that are counted")
     add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N faces of each part only")
     add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")

@@ -234,10 +234,11 @@ def write_faces(
 def parse_args(argv: list[str] | None = None) -> Namespace:
     """The arguments."""
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of runs of train.py")
     add("--data", type=Path, metavar="PATH", help="LaPa's or CelebAMask-HQ's folder (default: the checkpoint's)")
-    add("--split", choices=["test", "val", "train", "all"], default="test", help="test: the paper's")
+    add("--split", choices=["test", "val", "train", "all"], default="test",
+        help="test: the paper's; val, train: the data's other parts; all: every face, those it was trained on too")
     add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt, with --data best-test-FOLDER")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     cli.add_machine_arguments(parser)

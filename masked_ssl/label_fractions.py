@@ -50,7 +50,7 @@ VARIES = {"fraction", "seed", "init", "out", "resume", "workers", "device", "cac
 def parse_args(argv: list[str] | None = None) -> tuple[Namespace, list[str], Namespace]:
     """The arguments, train.py's flags among them as they were typed, and what those come to."""
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to compare (figure 3)").add_argument
     add("--pretrained", type=Path, nargs="+", metavar="FILE",
         help="pretrain.pt of one or more runs of pretrain.py (default: the newest in runs/)")
     add("--fractions", type=number(float, 0, 1, above=True), nargs="+", metavar="X",

@@ -17,7 +17,7 @@ The paper names UNet++ and ResNet-50; the widths 256, 128, 64, 32, 16 are the us
 channels that its figure shows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -164,7 +164,7 @@ class UNetPlusPlus(nn.Module):
 
 
 @contextmanager
-def _statistics_kept(module: nn.Module):
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
     """Batch norm counts a batch once, though it is computed twice."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]

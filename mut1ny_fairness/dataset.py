@@ -265,9 +265,9 @@ def draw_samples(path: Path, samples: list[Sample], size: int) -> None:
     pictures.save_grid(path, rows, row_titles=["image", "label"], column_titles=titles, legend=LEGEND)
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to look at").add_argument
     add("--data", type=Path, metavar="PATH", help="Mut1ny's or CelebAMask-HQ's folder (default: as in train.py)")
     add("--manifest", type=Path, metavar="FILE", help="default: manifest.csv in the data folder")
     add("--size", type=cli.number(int, 16), default=SIZE, metavar="N", help="image side (256: Sec. III-D)")

@@ -227,7 +227,7 @@ def draw_turquoise(
 def parse_args(argv: list[str] | None = None) -> Namespace:
     """The arguments."""
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", type=Path, metavar="PATH", help="Mut1ny's or CelebAMask-HQ's folder (default: the checkpoint's)")
     add("--manifest", type=Path, metavar="FILE",
@@ -248,7 +248,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # fmt: on
 
 
-def main():
+def main() -> None:
     args = parse_args()
     device = pick_device(args.device)
     paths = args.checkpoints

@@ -1,7 +1,7 @@
 """Do the models differ between groups of people? The paper's grid of photos, and what it could not give: numbers,
 intervals and a null.
 
-    cd mut1ny_fairness/runs && python ../fairness.py deeplabv3-rgb/best.pt pspnet-rgb/best.pt --groups groups.csv
+    python mut1ny_fairness/fairness.py mut1ny_fairness/runs/*-rgb/best.pt --groups groups.csv      both models
     python mut1ny_fairness/fairness.py best.pt --groups groups.csv --classes eyes,eyebrows,lips --by group gender
     python mut1ny_fairness/fairness.py --simulate                              what nine photos can show
 
@@ -163,7 +163,7 @@ def simulate(args: Namespace) -> None:
 def parse_args(argv: list[str] | None = None) -> Namespace:
     """The arguments."""
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to compare (Sec. V)").add_argument
     add("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help="best.pt of one or more runs")
     add("--groups", type=Path, metavar="FILE", help="groups.csv")
     add("--by", nargs="+", default=["group"], metavar="COLUMN", help="one or two columns (default group: Sec. V)")
@@ -172,16 +172,18 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--crop", nargs=4, type=number(float, 0, 1), default=[0.0, 0.0, 1.0, 1.0], metavar=("L", "T", "R", "B"),
         help="the part of every photo to use, in fractions of its sides: frame the faces as the training photos do "
         "(default: the whole photo)")
-    add("--bootstrap", type=number(int, 100), default=2000, metavar="N", help="resamples of the people (2000: ours)")
-    add("--permutations", type=number(int, 100), default=5000, metavar="N",
-        help="of the null (5000: ours; --simulate always takes 499)")
-    add("--seed", type=number(int, 0), default=0, metavar="N",
-        help="of the grid's photos and of the statistics (default 0: ours)")
-    add("--simulate", action="store_true", help="show what few photos can find, without any photo or checkpoint (ours)")
-    add("--sd", type=number(float, 0, above=True), default=0.06, metavar="X",
-        help="of --simulate: standard deviation of the score between people (0.06: ours, a round guess)")
     add("--out", type=Path, metavar="DIR",
         help="default: fairness-BY beside the first checkpoint; with --simulate runs/simulate here")
+    add = parser.add_argument_group("statistics (ours)").add_argument
+    add("--bootstrap", type=number(int, 100), default=2000, metavar="N", help="resamples of the people (default 2000)")
+    add("--permutations", type=number(int, 100), default=5000, metavar="N",
+        help="of the null (default 5000; --simulate always takes 499)")
+    add("--seed", type=number(int, 0), default=0, metavar="N",
+        help="of the statistics and of the grid's photos (default 0)")
+    add = parser.add_argument_group("simulation (ours)").add_argument
+    add("--simulate", action="store_true", help="show what few photos can find, without any photo or checkpoint")
+    add("--sd", type=number(float, 0, above=True), default=0.06, metavar="X",
+        help="of --simulate: standard deviation of the score between people (default 0.06, a round guess)")
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args(argv)
     args.by, args.columns = [name.lower() for name in args.by], args.columns and args.columns.lower()
@@ -196,7 +198,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # fmt: on
 
 
-def main():
+def main() -> None:
     args = parse_args()
     if args.simulate:
         return simulate(args)

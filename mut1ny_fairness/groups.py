@@ -101,8 +101,8 @@ def find_groups(photos: list[Photo], by: list[str]) -> Groups:
     found = sorted(set(keys))
     of_image = np.array([found.index(key) for key in keys])
     people = sorted({photo.person for photo in photos})
-    line_numberof = {name: i for i, name in enumerate(people)}
-    person = np.array([line_numberof[photo.person] for photo in photos])
+    number_of = {name: i for i, name in enumerate(people)}
+    person = np.array([number_of[photo.person] for photo in photos])
     sizes = [len(set(person[of_image == g])) for g in range(len(found))]
     ranked = np.array([n >= MIN_RANKED and NOT_GIVEN not in key for n, key in zip(sizes, found, strict=True)])
     table = np.full([len(v) for v in values], -1)

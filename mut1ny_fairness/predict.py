@@ -49,7 +49,7 @@ def segment(
     return label
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
     parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")

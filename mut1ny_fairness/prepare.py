@@ -302,9 +302,9 @@ def draw_dropped(
     pictures.save_grid(path, [cells[r] for r in rows], titles=[titles[r] for r in rows], cell=1.7)
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to prepare").add_argument
     add("--data", type=Path, metavar="PATH",
         help="Mut1ny's folder (default: data/mut1ny here; if neither that nor data/CelebAMask-HQ is there, generated "
         "pictures)")  # fmt: skip

@@ -188,7 +188,7 @@ def draw_samples(
     pictures.save_grid(path, rows, column_titles=["photo", "label", *titles], legend=LEGEND, cell=2)
 
 
-def main():
+def main() -> None:
     args, given = parse_args()
     saved = None
     if args.resume:

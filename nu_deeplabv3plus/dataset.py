@@ -257,9 +257,9 @@ def draw_figures(report: Report, size: int, out: Path) -> None:
     pictures.save_grid(out / "figure3.png", rows, titles=titles)
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to look at").add_argument
     add("--data", type=Path, metavar="PATH", help="CelebAMask-HQ folder (default: as in train.py)")
     add("--size", type=cli.number(int, 16), default=SIZE, metavar="N", help="image side (128: Sec. 3.1)")
     add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N faces only")

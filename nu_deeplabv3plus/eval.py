@@ -104,6 +104,7 @@ def summarize(result: dict) -> dict:
 
 
 def cell(score: float | None) -> str:
+    """A score with four decimals, or that its part is absent from the set."""
     return "absent" if score is None else f"{score:.4f}"
 
 
@@ -195,7 +196,7 @@ def draw_overlays(path: Path, photos: np.ndarray, true: np.ndarray, predicted: n
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments."""
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", type=Path, metavar="PATH", help="CelebAMask-HQ folder (default: the checkpoint's)")
     add("--split", choices=["val", "test", "all"], default="val",
@@ -207,7 +208,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 # fmt: on
 
 
-def main():
+def main() -> None:
     args = parse_args()
     device = pick_device(args.device)
     split = "all" if args.split == "all" else "val"

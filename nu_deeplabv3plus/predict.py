@@ -63,7 +63,7 @@ def write_predictions(out: Path, name: str, photo: Image.Image, masks: np.ndarra
     pictures.save_grid(out / f"{name}_legend.png", [[image, painted]], column_titles=titles, legend=LEGEND, cell=3)
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
     parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")

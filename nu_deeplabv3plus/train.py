@@ -146,7 +146,7 @@ def train_epoch(
     }
 
 
-def main():
+def main() -> None:
     args, given = parse_args()
     saved = None
     if args.resume:

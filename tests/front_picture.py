@@ -23,7 +23,7 @@ COLUMNS = {
     "hair_transfer": ("hair", 0, (0, 1, 2)),
     "lrn_headtorso": ("head and torso", 0, (0, 1, 7)),
     "mut1ny_fairness": ("areas as colours", 2, (0, 1, 2)),
-    "masked_ssl": ("few labels", 3, (0, 2, 1)),
+    "masked_ssl": ("19 classes", 3, (0, 2, 1)),
 }
 
 
@@ -44,7 +44,7 @@ def panels(figure: Path, smallest: int = 50) -> list[list[np.ndarray]]:
     return [[image[band, part][2:-2, 2:-2] for part in runs(ink[band].any(0), smallest)] for band in bands]
 
 
-def main():
+def main() -> None:
     columns = []
     for folder, (_, row, parts) in COLUMNS.items():
         found = panels(ROOT / folder / "figures" / "generated.png")[row]

@@ -145,7 +145,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("count", nargs="?", type=int, default=2000, help="files in all (default 2000)")
     parser.add_argument("--seed", type=int, default=0)

@@ -33,7 +33,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from trainings import TRAININGS, make_networks_small  # noqa: E402
+from trainings import TRAININGS, make_networks_small
 
 MOMENTS = ("anywhere", "checkpoint", "log", "cache")
 EPOCHS = 3
@@ -198,7 +198,7 @@ def trial(name: str, work: Path, rng: random.Random, seconds: float, moment: str
     return f"{moment}, {when}: {left} on disk, finished, equal"
 
 
-def main():
+def main() -> None:
     if sys.argv[1:2] == ["--launch"]:  # a training in a process of its own, see start()
         _, _, die, *sys.argv = sys.argv
         make_networks_small(Path(sys.argv[0]).parent.name)

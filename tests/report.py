@@ -20,9 +20,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from report_front import FRONT  # noqa: E402
-from report_generated import generated  # noqa: E402
-from report_tables import TABLES, NotMeasured, Results, Rows  # noqa: E402
+from report_front import FRONT
+from report_generated import generated
+from report_tables import TABLES, NotMeasured, Results, Rows
 
 OF_THE_MACHINE = ("--cache", "--workers", "--resume")  # flags that do not change a result
 
@@ -116,7 +116,7 @@ def render(folder: str, text: str) -> str:
     return text
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command")
     collecting = commands.add_parser("collect", help="write results/NAME.json from a run folder, a JSON or a CSV file")

@@ -11,17 +11,19 @@ def front(results: dict[str, dict[str, dict]]) -> Rows:
 
     results: of all folders, folder -> file name -> record.
     """
-    rows = [["folder", "what it does", "the paper's number", "ours", "on", "minutes, CPU with bf16", "command of each"]]
+    rows = [["folder", "what it does", "the paper's number", "ours", "on", "commands, and minutes on a CPU with bf16"]]
     for folder, (what, paper, ours, names) in FRONT.items():
         found, link = results[folder], f"[`{folder}/`]({folder}/README.md)"
         if any(name not in found for name in names):
-            rows.append([link, what, paper, "not measured yet", "", "", f"`python {folder}/train.py --data PATH`"])
+            rows.append([link, what, paper, "not measured yet", "", f"`python {folder}/train.py --data PATH`"])
             continue
         runs = [found[name] for name in names]
-        minutes = ", ".join(f"{run['minutes']:.0f}" for run in runs)
-        commands = "<br>".join(dict.fromkeys(f"`{run['command']}`" for run in runs))
+        minutes: dict[str, list[str]] = {}  # of each command, which may have run on several data sets
+        for run in runs:
+            minutes.setdefault(f"`{run['command']}`", []).append(f"{run['minutes']:.0f}")
         data = "; ".join(dict.fromkeys(run["data"] for run in runs))
-        rows.append([link, what, paper, ours(*runs), data, minutes, commands])
+        each = "<br>".join(f"{command}: {' and '.join(times)} min" for command, times in minutes.items())
+        rows.append([link, what, paper, ours(*runs), data, each])
     return rows
 
 
@@ -34,8 +36,8 @@ def _ssl_gain(run: dict) -> str:
     runs, methods, words = run["results"]["runs"], list(run["results"]["methods"])[:2], []
     for fraction in sorted({r["fraction"] for r in runs}):
         of = [[100 * r["miou"] for r in runs if (r["fraction"], r["method"]) == (fraction, m)] for m in methods]
-        words.append("{:.1f} without, {:.1f} with {:g} %".format(*map(statistics.mean, of), 100 * fraction))
-    return f"mIoU {'; '.join(words)} of the labels"
+        words.append("{:g} %: {:.1f}, {:.1f}".format(100 * fraction, *map(statistics.mean, of)))
+    return f"mIoU without pretraining, and with, by the share of the labels: {'; '.join(words)}"
 
 
 # what it does, the paper's number, ours, from which results

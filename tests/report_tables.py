@@ -71,11 +71,12 @@ def nu_parts(results: dict[str, dict]) -> Rows:
 
 
 def nu_runs(results: dict[str, dict]) -> Rows:
-    rows = [["run", "best epoch", "dice loss, validation", "training", "IoU, mean over batches", "s per epoch", "min"]]
+    rows = [["run", "best epoch", "dice loss, val", "training", "IoU, pooled", "over batches", "s per epoch", "min"]]
     for name, run in results.items():
         scores = run["results"]
         losses = f"{scores['loss']:.4f}", f"{best(run)['loss']:.4f}"
-        rows.append([f"`{name}`", epoch_of(run), *losses, f"{scores['iou_mean_over_batches']:.4f}", *times(run)])
+        ious = f"{scores['iou_18']:.4f}", f"{scores['iou_mean_over_batches']:.4f}"
+        rows.append([f"`{name}`", epoch_of(run), *losses, *ious, *times(run)])
     return rows
 
 

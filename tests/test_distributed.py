@@ -45,23 +45,16 @@ def test_there_are_two_processes(two):
     assert [result["world_size"] for result in two] == [2, 2]
 
 
-def test_the_batch_is_shared(one, two):
-    assert one["gradients"]["sizes"] == [6] * 4
-    assert all(result["gradients"]["sizes"] == [3] * 4 for result in two)
-
-
-def test_two_processes_have_the_loss_of_the_whole_batch(one, two):
-    for result in two:
-        assert result["gradients"]["losses"] == pytest.approx(one["gradients"]["losses"], abs=1e-6)
-    assert len(set(one["gradients"]["losses"])) == 4
-
-
-def test_two_processes_have_the_gradient_of_the_whole_batch(one, two):
-    for result in two:
-        for step, expected in zip(result["gradients"]["gradients"], one["gradients"]["gradients"], strict=True):
-            for a, b in zip(step, expected, strict=True):
-                assert b.abs().max() > 1e-4
-                torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize("folder", torchrun_worker.LOSSES)
+def test_two_processes_have_the_loss_and_the_gradient_of_the_whole_batch(one, two, folder):
+    expected = one["gradients"][folder]
+    assert expected["sizes"] == [6] * 4 and len(set(expected["losses"])) == 4
+    for found in (result["gradients"][folder] for result in two):
+        assert found["sizes"] == [3] * 4
+        assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+        for step, whole in zip(found["gradients"], expected["gradients"], strict=True):
+            assert max(b.abs().max() for b in whole) > 1e-4
+            torch.testing.assert_close(step, whole, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("n", SIZES)

@@ -75,11 +75,13 @@ def test_a_run_folder_holds_what_the_readme_says(trained):
     assert best["epoch"] == 1 + losses.index(min(losses)) and "optimizer" not in best
 
 
-def test_first_and_last_lines_of_a_training(script, faces, trained):
+def test_first_and_last_lines_of_a_training_in_two_processes(script, faces, trained):
     """The real network, from the shell."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     arguments = ("--data", faces, "--epochs", 1, "--lr", 0.001, "--out", "one", "--cache", trained.parent / "cache")
-    out = succeed(script("hair_transfer/train.py", *arguments, *TINY)).splitlines()
+    out = succeed(script("hair_transfer/train.py", *arguments, *TINY, launcher=launcher)).splitlines()
     assert [line.split()[0] for line in out[:6]] == ["command", "device", "data", "model", "weights", "out"]
+    assert "2 process(es)" in out[1]
     assert "12 faces, 9 train, 3 test, hair" in out[2] and "58,625,857" in out[3] and "random" in out[4]
     assert out[-1].startswith("next") and out[-1].endswith("eval.py one/best.pt")
 

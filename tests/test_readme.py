@@ -1,9 +1,11 @@
 """The numbers in the READMEs are those of the committed results, and README's commands name files that exist."""
 
 import importlib
+import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +49,16 @@ def test_a_commands_paths_and_machine_flags_are_left_out():
     assert report.clean_command(command) == expected
     command = "folder/pretrain.py --data /d/a --photos /d/b /d/c --size 64"
     assert report.clean_command(command) == "python folder/pretrain.py --data PATH --photos MORE_PHOTOS --size 64"
+
+
+def test_times_and_epochs_of_a_result_are_those_of_its_log():
+    for path in ROOT.glob("*/results/**/*.json"):
+        record = json.loads(path.read_text())
+        if "log" in record:
+            seconds = [row["seconds"] for row in record["log"]]
+            assert record["epochs"] == len(seconds) == record["log"][-1]["epoch"], path
+            assert record["minutes"] == round(sum(seconds) / 60, 1), path
+            assert record["seconds_per_epoch_median"] == statistics.median(seconds), path
 
 
 def test_results_hold_no_paths_of_a_machine():

@@ -387,15 +387,16 @@ def test_help_names_every_flag_and_its_source(call):
 # ---- The real network, from the shell --------------------------------------------------------------------------------
 
 
-def test_pretrain_from_the_shell_train_in_two_processes_and_eval(script, call, faces, tmp_path, monkeypatch):
+def test_pretrain_and_train_in_two_processes_and_eval(script, call, faces, tmp_path, monkeypatch):
     """Each face is trained on and tested once: alone, in one process, eval.py gives the same numbers."""
     common = ("--data", faces, "--epochs", 1, "--cache", tmp_path / "cache", *TINY)
-    out = succeed(script("masked_ssl/pretrain.py", *common, "--init", "random", "--out", "pre")).splitlines()
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    arguments = (*common, "--init", "random", "--out", "pre")
+    out = succeed(script("masked_ssl/pretrain.py", *arguments, launcher=launcher)).splitlines()
     assert [line.split()[0] for line in out[:7]] == ["command", "device", "data", "masking", "model", "weights", "out"]
     assert "48,986,035" in out[4] and "11 photos" in out[2]
     assert out[-1].startswith("next") and "train.py --init pre/pretrain.pt" in out[-1]
     (tmp_path / "pre" / "last.pt").unlink()
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     flags = ("--init", "pre/pretrain.pt", "--min-steps", 0, "--out", "fine")
     out = succeed(script("masked_ssl/train.py", *common, *flags, launcher=launcher)).splitlines()
     assert [line.split()[0] for line in out[:7]] == ["command", "device", "data", "model", "weights", "out", "steps"]

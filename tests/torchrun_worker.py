@@ -9,18 +9,25 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from common import cli, distributed
 from common.celebamask import FaceFiles
 from common.data import EvalBatches, TrainBatches, loader
 from common.losses import dice_loss
+from lrn_headtorso.eval import summed_bce
+from masked_ssl.dataset import IGNORED
+from masked_ssl.masking import reconstruction_loss
+from masked_ssl.train import parsing_loss
+from mut1ny_fairness.palette import loss_of
 from nu_deeplabv3plus.dataset import FaceParts
 from nu_deeplabv3plus.eval import evaluate, scale
 
@@ -45,19 +52,40 @@ def a_model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 18, 3, padding=1))
 
 
-def gradients(epochs: int = 2) -> dict:
-    """Train a little; the loss and the gradient of each step."""
+def labels_of(masks: Tensor, classes: int = 18) -> Tensor:
+    """The masks as one map of classes; where there is no mask, or none below `classes`, IGNORED."""
+    masks = masks[:, :classes]
+    return torch.where(masks.bool().any(1), masks.byte().argmax(1), IGNORED)
+
+
+LOSSES = {  # of each folder's training: 18 logits, images in 0..1, 18 masks -> scalar
+    "nu_deeplabv3plus": lambda x, images, masks: dice_loss(x, masks, over_processes=True),
+    "hair_transfer": lambda x, images, masks: F.mse_loss(torch.sigmoid(x[:, 0]), masks[:, 0].float()),
+    "lrn_headtorso": lambda x, images, masks: summed_bce([torch.sigmoid(x[:, :1])], 255 * masks[:, :1]).mean(),
+    "mut1ny_fairness rgb": lambda x, images, masks: loss_of(x[:, :3], labels_of(masks) % 11, "rgb"),
+    "mut1ny_fairness labels": lambda x, images, masks: loss_of(x[:, :11], labels_of(masks) % 11, "labels"),
+    "masked_ssl step 1": lambda x, images, masks: reconstruction_loss(
+        x[:, :3], images, masks[:, -1:].bool(), (2, 14), on="masked"
+    ),
+    "masked_ssl step 2": lambda x, images, masks: sum(parsing_loss(x, labels_of(masks))),
+}
+
+
+def gradients(loss_of_batch: Callable[[Tensor, Tensor, Tensor], Tensor], epochs: int = 2) -> dict:
+    """Train a little; the loss, as a mean over the processes, and the gradient of each step."""
     model, data = a_model(), a_dataset(12)
     network = distributed.wrap(model, CPU)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     batches, steps = TrainBatches(len(data), 6, seed=0), []
     for batches.epoch in range(epochs):
         for images, masks in loader(data, batches, workers=0):
-            loss = dice_loss(network(scale(images, CPU)), masks, over_processes=True)
+            images = scale(images, CPU)
+            loss = loss_of_batch(network(images), images, masks)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            steps.append((len(images), loss.item(), [p.grad.clone() for p in model.parameters()]))
+            mean = distributed.sum_over_processes(loss.detach()) / distributed.world()[1]
+            steps.append((len(images), mean.item(), [p.grad.clone() for p in model.parameters()]))
     return {"sizes": [s[0] for s in steps], "losses": [s[1] for s in steps], "gradients": [s[2] for s in steps]}
 
 
@@ -85,7 +113,7 @@ def collectives(folder: Path) -> dict:
 
 def everything(folder: Path) -> dict:
     return {
-        "gradients": gradients(),
+        "gradients": {folder: gradients(loss) for folder, loss in LOSSES.items()},
         "evaluation": {n: evaluation(n) for n in (N, 8, 3)},
         "collectives": collectives(folder),
     }

@@ -57,7 +57,7 @@ def run(command: str, folder: Path, home: Path) -> None:
         raise SystemExit(f"exit code {done.returncode}:\n{done.stdout[-3000:]}")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PAPERS, help="one paper's folder")
     parser.add_argument("--list", action="store_true", help="print the commands of the READMEs and stop")

@@ -112,7 +112,7 @@ def table() -> list[list[str]]:
     return rows
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", metavar="PATH", help="CelebAMask-HQ's folder")
     parser.add_argument("--run", action="store_true", help="run the commands instead of printing them")

@@ -154,7 +154,7 @@ def table(rows: dict[int, dict[str, float]]) -> list[list[str]]:
     return [*lines, ["off the line in the middle", *(f"{off[name]:.1%}" for name in COLUMNS)]]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, metavar="PATH", help="CelebAMask-HQ's folder (default: generated faces)")
     parser.add_argument("--faces", type=int, nargs="+", default=[800, 2000, 4000], metavar="N")

@@ -102,7 +102,7 @@ def loading_rate(name: str, size: int, batch: int, n: int) -> float:
         return 20 * min(batch, n) / (time.perf_counter() - started)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto")
     parser.add_argument("--only", nargs="+", choices=CASES, default=[name for name in CASES])
