@@ -232,15 +232,17 @@ def training(quick: bool) -> Iterator[Row]:
 
 
 def inference(quick: bool) -> Iterator[Row]:
-    """Rows of seconds a forward pass, at batch 1 and 8."""
+    """Rows of seconds a forward pass and of the process' peak memory in MB, at batch 1 and 8."""
     for name, case in CASES.items():
         for batch in (1, 2) if quick else (1, 8):
             size = 64 if quick else case.size
             with contest(_contenders(name, prepare_inference, size, batch)) as contenders:
                 runs = {who: contender.run for who, contender in contenders.items()}
                 seconds = in_turns(runs, rounds=2 if quick else 9, budget=1 if quick else 12)
+                peaks = {who: [contender.stop()] for who, contender in contenders.items()}
             what = f"{case.what}, {size} px, batch {batch}"
             yield from compare("inference", what, "s", seconds.pop("ours"), seconds)
+            yield from compare("inference memory", what, "MB", peaks.pop("ours"), peaks)
 
 
 # ---- What each optimisation brings ----------------------------------------------------------------------------------

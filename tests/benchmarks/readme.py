@@ -19,6 +19,7 @@ from benchmarks.run import read_rows
 
 HERE = Path(__file__).resolve().parent
 NOT_YET = "*not measured yet*"
+NETWORKS = ("training", "memory", "inference", "inference memory")
 
 
 def mean_ratio(rows: list[Row]) -> float:
@@ -47,7 +48,7 @@ def part_table(rows: list[Row], part: str) -> list[list[str]]:
             cells = [row.what, row.peer, number(row.ours), number(row.theirs), f"{row.ratio:.2f}", str(row.repeats)]
             difference = "" if row.difference is None else f"{row.difference:.1g}"
             lines.append(cells + [difference] * with_difference)
-        if part in ("training", "inference", "memory"):
+        if part in NETWORKS:
             own = [row for row in chosen if row.peer.startswith("our network")]
             others = [row for row in chosen if row not in own and "another network" not in row.peer]
             for title, mean_of in (("the peers", others), ("our networks, run as theirs", own)):
@@ -89,7 +90,7 @@ def render(text: str, folder: Path = HERE) -> str:
     """README's text with its tables from the CSV files of `folder`."""
     rows = read_rows(folder / "results.csv")
     machines = sorted({row.machine for row in rows})
-    parts = ("training", "memory", "inference", "optimisations", "loading", "metrics", "start-up")
+    parts = (*NETWORKS, "optimisations", "loading", "metrics", "start-up")
     tables = {part: markdown(part_table(rows, part)) for part in parts}
     tables |= {name: csv_table(folder / f"{name}.csv") for name in ("scale", "parity")}
     tables["machine"] = "; ".join(machines) or NOT_YET

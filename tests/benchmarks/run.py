@@ -25,8 +25,11 @@ from common.tables import print_table, write_csv
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("startup", "training", "inference", "optimisations", "loading", "metrics")
-# "training" measures the memory of a step too, in the same processes
-ROWS_OF = {name: {name} for name in PARTS} | {"training": {"training", "memory"}, "startup": {"start-up"}}
+ROWS_OF = {name: {name} for name in PARTS} | {  # memory is measured in the same processes
+    "training": {"training", "memory"},
+    "inference": {"inference", "inference memory"},
+    "startup": {"start-up"},
+}
 
 
 def read_rows(path: Path) -> list[Row]:
