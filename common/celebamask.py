@@ -24,6 +24,8 @@ FLIP_PAIRS = tuple((PARTS.index(f"l_{part}"), PARTS.index(f"r_{part}")) for part
 
 
 class FaceFiles(NamedTuple):
+    """A face's photo, and the masks that it has by part."""
+
     id: int
     photo: Path
     masks: dict[str, Path]  # part -> file, only the parts that this face has

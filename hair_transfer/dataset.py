@@ -58,6 +58,8 @@ PALETTE = np.array([(0, 0, 0), (60, 170, 240)], np.uint8)  # background, hair
 
 
 class Face(NamedTuple):
+    """A face's photo and the mask of one part."""
+
     root: int  # which of the --data folders
     id: int
     photo: Path
@@ -202,6 +204,8 @@ def normalize(images: Tensor, device: torch.device) -> Tensor:
 
 
 class Report(NamedTuple):
+    """What verify() found."""
+
     usable: list[Face]
     share: np.ndarray  # of each usable face: part of the picture that the mask covers
     sizes: Counter  # of photos, in words

@@ -118,6 +118,8 @@ def summarize(scores: dict[str, np.ndarray]) -> dict[str, float | int]:
 
 
 class Run(NamedTuple):
+    """A checkpoint with the pictures that it is evaluated on, and what came out."""
+
     label: str  # of the run folder
     method: str
     model: LRN | UNet

@@ -15,12 +15,16 @@ CUTOUT_FOLDERS = ("cutouts", "masks")
 
 
 class Pair(NamedTuple):
+    """A photo and the one cut-out, or the part masks, that its mask is made of."""
+
     name: str  # of the photo, without suffix
     photo: Path
     masks: tuple[Path, ...]  # the cut-out, or CelebAMask-HQ's parts, whose union is the person
 
 
 class Listing(NamedTuple):
+    """What a folder holds."""
+
     pairs: list[Pair]  # sorted by name (CelebAMask-HQ: by id)
     photos_alone: list[Path]  # without a cut-out
     cutouts_alone: list[Path]  # without a photo

@@ -60,6 +60,8 @@ CACHE_VERSION = 1  # counts up when decode() changes
 
 
 class Data(NamedTuple):
+    """A data set that was found, with its faces by part of the split."""
+
     folder: Path
     layout: str  # a key of LAYOUTS
     words: str  # for the first lines of a run: which folder
@@ -219,6 +221,8 @@ def denormalize(images: Tensor) -> np.ndarray:
 
 
 class Report(NamedTuple):
+    """What verify() found."""
+
     usable: list[Face]
     pixels: np.ndarray  # usable x classes: pixels of each class at the size looked at
     sizes: Counter  # of photos

@@ -20,6 +20,8 @@ FIRST_OF_PAIR = {second: first for first, second in DUPLICATES}
 
 
 class Face(NamedTuple):
+    """A face's photo and its labels."""
+
     name: str
     photo: Path
     labels: tuple[tuple[str, Path], ...]  # ("", the label map) of LaPa, (part, mask) of CelebAMask-HQ

@@ -53,6 +53,8 @@ LEGEND = dict(zip(CLASSES, PALETTE, strict=True))
 
 
 class Sample(NamedTuple):
+    """A photo and its label, of either data set."""
+
     key: str  # path in the data folder, what the checkpoint keeps of the split
     photo: Path
     label: Path | None  # label image in Mut1ny's colours, or None:
@@ -225,6 +227,8 @@ def normalize(images: Tensor, device: torch.device) -> Tensor:
 
 
 class Report(NamedTuple):
+    """What verify() found."""
+
     usable: list[Sample]
     share: np.ndarray  # usable x 11, part of the picture that each class covers
     off: list[int]  # pixels off the palette

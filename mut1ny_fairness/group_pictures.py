@@ -20,6 +20,8 @@ HEADLINE = "iou_image"  # the score that is drawn; all are in the CSV files
 
 
 class Grid(NamedTuple):
+    """The photos of a grid, with the names of its rows and columns; None: no such photo."""
+
     rows: list[str]
     columns: list[str]
     cells: list[list[Photo | None]]  # None where no photo fits

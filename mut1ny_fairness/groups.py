@@ -18,6 +18,8 @@ NOT_GIVEN = "(not given)"  # an empty cell: shown, never ranked
 
 
 class Photo(NamedTuple):
+    """A row of groups.csv."""
+
     image: Path
     label: Path | None
     person: str

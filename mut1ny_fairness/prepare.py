@@ -46,6 +46,8 @@ COLUMNS = ("image", "label", "folder", "person", "category", "hash")
 
 
 class Pair(NamedTuple):
+    """An image and its label, as training.xml names them."""
+
     image: str  # relative to the data folder, with slashes
     label: str
     folder: str  # of the label

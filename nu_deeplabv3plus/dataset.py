@@ -195,6 +195,8 @@ def split(n: int, seed: int) -> tuple[list[int], list[int]]:
 
 
 class Report(NamedTuple):
+    """What verify() found."""
+
     usable: list[FaceFiles]
     share: np.ndarray  # usable x 18, part of the picture that each mask covers
     sizes: Counter  # of photos and masks, in words

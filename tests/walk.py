@@ -2,6 +2,7 @@
 
     python tests/walk.py                       13 minutes on two CPU cores that other work shared
     python tests/walk.py --only lrn_headtorso  one README
+    python tests/walk.py --elsewhere           all commands of the folders' READMEs from another folder
     python tests/walk.py --list                what would be run
 
 It works in a fresh copy of the repository's files, so that no run, cache or data of yours is used or touched: the
@@ -60,6 +61,9 @@ def run(command: str, folder: Path, home: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PAPERS, help="one paper's folder")
+    parser.add_argument(
+        "--elsewhere", action="store_true", help="run a folder's commands from another folder, by whole paths"
+    )
     parser.add_argument("--list", action="store_true", help="print the commands of the READMEs and stop")
     args = parser.parse_args()
     papers = [args.only] if args.only else list(PAPERS)
@@ -78,9 +82,11 @@ def main() -> None:
             run(command, copy, home)
         for paper in papers:
             commands = blocks(copy / paper / "README.md")
-            for command in commands:
+            by_whole_paths = [command.replace(f"{paper}/", f"{copy / paper}/") for command in commands]
+            for command in () if args.elsewhere else commands:
                 run(command, copy, home)
-            run(commands[0].replace(f"{paper}/", f"{copy / paper}/"), elsewhere, home)
+            for command in by_whole_paths if args.elsewhere else by_whole_paths[:1]:
+                run(command, elsewhere, home)
         for script in scripts(copy):
             if script.parent.name in papers:
                 run(f"python {script} --help", elsewhere, home)
