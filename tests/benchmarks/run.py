@@ -1,7 +1,7 @@
 """Speed and memory beside the peers: one table, and results.csv here.
 
     pip install -r tests/benchmarks/requirements.txt        the peers, beside the project's own requirements
-    python tests/benchmarks/run.py                          about 20 minutes on two cores that do nothing else
+    python tests/benchmarks/run.py                          about 40 minutes on two cores without bf16
     python tests/benchmarks/run.py --only training          one part; other parts' and machines' rows in the CSV stay
     python tests/benchmarks/run.py --only loading --data CelebAMask-HQ      on real faces instead of generated ones
     python tests/benchmarks/run.py --quick --csv try.csv    tiny sizes: shows that everything runs, measures nothing
