@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchrun_worker
 
-from common import distributed
+from common import cli, distributed
 from common.cli import InputError
 
 SIZES = (torchrun_worker.N, 8, 3)
@@ -101,9 +101,24 @@ def test_a_process_that_dies_ends_the_job_with_a_clear_line():
     """Killed as by a machine that runs out of memory; the other process waits for it in a collective."""
     result = two_processes("--lose")
     assert result.returncode != 0
-    (line,) = [line for line in result.stderr.splitlines() if "torchrun_worker.py: error" in line]
-    assert "another process of this job has died" in line and "--resume run/last.pt" in line
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("torchrun_worker.py: ")]
+    # what the other hears first: that its partner is gone, or torchrun's SIGTERM
+    assert "another process of this job has died" in line or "stopped" in line
+    assert "go on with" in line and "--resume run/last.pt" in line
     assert "-9" in result.stderr  # torchrun says which, and by what signal
+
+
+@pytest.mark.parametrize("words", cli.LOST_PROCESS)
+def test_a_collective_whose_other_side_has_died_is_one_clear_line(words, capsys):
+    def main():
+        cli.go_on_with(Path("run/last.pt"))
+        raise RuntimeError(f"[gloo] Connection {words} [127.0.0.1]:4711")
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main)
+    assert stop.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "another process of this job has died; go on with" in line and "--resume run/last.pt" in line
 
 
 def test_sync_batch_norm_on_the_cpu_is_refused(monkeypatch):
