@@ -38,7 +38,7 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int) -> Ten
     """
     C = num_classes
     if truth.device.type == "cpu" and truth.dtype == torch.uint8 and C <= 127:
-        # in int16, a third of the time: a truth of 255 still fits, and falls behind the C x C cells
+        # in int16, which is faster: a truth of 255 still fits, and falls behind the C x C cells
         cell = truth.short() * C + prediction.short()
         return torch.bincount(cell.flatten(), minlength=C * C)[: C * C].reshape(C, C)
     if truth.device.type == "cpu":

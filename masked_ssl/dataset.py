@@ -50,7 +50,7 @@ from masked_ssl.splits import Face
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / "data" / "cache"
 SIZE = 512  # Approach
-N_GENERATED, GENERATED_SIZE = 200, 64  # ours: 12 minutes for both steps on a core with native bf16
+N_GENERATED, GENERATED_SIZE = 200, 64  # ours: half an hour for both steps on one core in float32
 DEMONSTRATION = "note       a demonstration, small so that it ends within minutes on a CPU; the paper's recipe: --data"
 IGNORED = 255  # label of the pixels beyond a photo's edge
 MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # ImageNet's (ours: the paper does not say)
