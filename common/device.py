@@ -104,7 +104,8 @@ def for_inference(model: nn.Module, amp: bool) -> nn.Module:
     """
     device = next(model.parameters()).device
     model = copy.deepcopy(model).to(memory_format=memory_format(device, amp, training=False)).eval()
-    for module in list(model.modules()):
+    parents = [m for m in model.modules() if any(m.children())]  # no convolution: each is freed when it is replaced
+    for module in parents:
         layers = list(module.named_children())
         for (conv_name, conv), (norm_name, norm) in zip(layers, layers[1:]):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm):
