@@ -12,6 +12,7 @@ from benchmarks import contest, emulated_bf16, loading, metrics, networks, parit
 from benchmarks.contest import Row
 
 from common.celebamask import list_celebamask
+from common.tables import write_csv
 
 PACKAGES = {"torchmetrics": "torchmetrics", metrics.UNCHECKED: "torchmetrics", "scikit-learn": "sklearn",
             "MONAI": "monai", "scikit-image": "skimage",
@@ -215,6 +216,18 @@ def test_parity_is_judged_by_the_spread_of_the_seeds():
     assert parity.verdict([0.50, 0.52, 0.51], [0.50, 0.49, 0.51]) == "within the spread"
     assert parity.verdict([0.50, 0.52, 0.51], [0.45, 0.46, 0.47]) == "BEYOND the spread"
     assert parity.verdict([0.5], [0.5]) == parity.verdict([0.5, 0.6], []) == "too few runs"
+
+
+def test_parity_of_one_folder_keeps_the_lines_of_the_others_and_of_other_machines(tmp_path):
+    header, csv = ["folder", "score", "machine"], tmp_path / "parity.csv"
+    new = [header, ["nu_deeplabv3plus", "iou_18", "here"]]
+    assert parity.with_older(new, csv) == new
+    elsewhere = ["nu_deeplabv3plus", "loss", "there"]
+    older = [["masked_ssl", "miou", "here"], ["nu_deeplabv3plus", "loss", "here"], elsewhere]
+    write_csv(csv, [header, *older])
+    assert parity.with_older(new, csv) == [*new, older[0], elsewhere]
+    write_csv(csv, [["folder", "machine"], ["masked_ssl", "here"]])  # of columns that no longer are
+    assert parity.with_older(new, csv) == new
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["bf16 instructions", "none"])

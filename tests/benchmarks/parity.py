@@ -2,21 +2,23 @@
 
     python tests/benchmarks/parity.py --data PATH             prints the commands, one a line
     python tests/benchmarks/parity.py --data PATH --run       runs those that have no evaluation yet, then the table
-    python tests/benchmarks/parity.py --data PATH --run --only nu_deeplabv3plus hair_transfer
+    python tests/benchmarks/parity.py --data PATH --run --only nu_deeplabv3plus --seeds 0 1 2 3 4 5 6 7
     python tests/benchmarks/parity.py --table                 the table of what there is
 
 PATH is CelebAMask-HQ's folder, which every folder can train on. Runs lie in runs/FOLDER/PRECISION-SEED here; one that
 was stopped goes on from its last.pt. Parity holds where the means of the two precisions are no further apart than the
-seeds of float32 are among themselves; parity.csv here says so for each folder. On a CPU without bf16 instructions the
-runs in bf16 go through emulated_bf16.py, which is as fast as float32 there.
+seeds of float32 are among themselves; parity.csv here says so for each folder, and keeps the lines of folders without
+runs. On a CPU without bf16 instructions the bf16 runs go through emulated_bf16.py, which is as fast as float32 there.
 """
 
 import argparse
+import csv
 import json
 import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,22 +96,39 @@ def verdict(float32: list[float], bf16: list[float]) -> str:
     return "within the spread" if gap <= spread else "BEYOND the spread"
 
 
-def table() -> list[list[str]]:
-    """A line a folder and score: means and seeds of both precisions, bf16 - float32 in the mean and seed by seed."""
+def table(seeds: Sequence[int] = SEEDS) -> list[list[str]]:
+    """A line a folder and score: means and seeds of both precisions, bf16 - float32 in the mean and seed by seed.
+
+    The mean gap has its standard error over the seeds, which are pairs.
+    """
     rows = [["folder", "score", *(f"{p}, mean (seeds)" for p in PRECISIONS), "gap (seeds)", "verdict", "machine"]]
     where = machine() if has_native_bf16(pick_device()) else f"{machine()}, bf16 emulated"
     for folder, training in TRAININGS.items():
         for score in training.scores:
-            pairs = [[results_of(folder, precision, seed) for precision in PRECISIONS] for seed in SEEDS]
+            pairs = [[results_of(folder, precision, seed) for precision in PRECISIONS] for seed in seeds]
             pairs = [[result[score] for result in pair] for pair in pairs if all(pair)]
             if not pairs:
                 continue
             float32, bf16 = map(list, zip(*pairs, strict=True))
             cells = [f"{statistics.mean(v):.4f} ({', '.join(f'{x:.4f}' for x in v)})" for v in (float32, bf16)]
             gaps = [b - a for a, b in pairs]
-            cells.append(f"{statistics.mean(gaps):+.4f} ({', '.join(f'{x:+.4f}' for x in gaps)})")
+            error = f" ± {statistics.stdev(gaps) / len(gaps) ** 0.5:.4f}" if len(gaps) > 1 else ""
+            cells.append(f"{statistics.mean(gaps):+.4f}{error} ({', '.join(f'{x:+.4f}' for x in gaps)})")
             rows.append([folder, score, *cells, verdict(float32, bf16), where])
     return rows
+
+
+def with_older(lines: list[list[str]], path: Path) -> list[list[str]]:
+    """The table with those lines of the CSV of the same columns whose folder and machine it does not have."""
+    if not path.exists():
+        return lines
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *older = csv.reader(file)
+    measured = {(line[0], line[-1]) for line in lines[1:]}
+    if header == lines[0]:
+        lines = lines + [line for line in older if (line[0], line[-1]) not in measured]
+    folders = list(TRAININGS)
+    return [lines[0], *sorted(lines[1:], key=lambda line: (line[-1], folders.index(line[0])))]
 
 
 def main() -> None:
@@ -117,12 +136,13 @@ def main() -> None:
     parser.add_argument("--data", metavar="PATH", help="CelebAMask-HQ's folder")
     parser.add_argument("--run", action="store_true", help="run the commands instead of printing them")
     parser.add_argument("--only", nargs="+", choices=TRAININGS, default=list(TRAININGS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="N", help="default: 0 1 2")
     parser.add_argument("--table", action="store_true", help="only the table of what there is")
     args = parser.parse_args()
     if not args.table and not args.data:
         parser.error("give --data PATH, or --table")
     if not args.table:
-        for seed in SEEDS:  # all folders at one seed first: a stopped night is still a comparison
+        for seed in args.seeds:  # all folders at one seed first: a stopped night is still a comparison
             for folder in args.only:
                 for precision in PRECISIONS:
                     if results_of(folder, precision, seed):
@@ -132,10 +152,10 @@ def main() -> None:
                         if args.run:
                             subprocess.run(command, check=True)
     if args.table or args.run:
-        lines = table()
+        lines = table(args.seeds)
         print_table(lines, left=2)
         if len(lines) > 1:
-            write_csv(HERE / "parity.csv", lines)
+            write_csv(HERE / "parity.csv", with_older(lines, HERE / "parity.csv"))
 
 
 if __name__ == "__main__":
