@@ -82,7 +82,7 @@ FRONT: dict[str, tuple[str, str, Callable[..., str], tuple[str, ...]]] = {
     ),
     "masked_ssl": (
         "Zaidi, Kumar, Khan 2024, *A masked self-supervised face parsing pretraining technique*: UNet++, few labels",
-        "mIoU with 0.2 % of the labels: 69.39 without pretraining, 74.41 with",
+        "mIoU with 0.2 % of the labels: 74.41 with pretraining, 5.02 more than without",
         lambda step_1, fractions: _ssl_gain(fractions),
         ("pretrain", "fractions"),
     ),

@@ -19,7 +19,7 @@ LAST_LINE = {  # of each script, as it prints it, without the epoch, the learnin
 }
 EVALUATION = {  # command, what its results.json says
     "hair_transfer/train.py": (
-        "python hair_transfer/eval.py hair_transfer/runs/random-generated/best.pt",
+        "python hair_transfer/eval.py hair_transfer/runs/random-64/best.pt",
         "epoch {epoch}: mean squared error {loss:.4f}, F1 at 0.5 {f1_05:.4f}, IoU {iou:.4f}, AUROC {auroc:.4f}",
     ),
     "lrn_headtorso/train.py": (
@@ -37,7 +37,7 @@ def generated(results: dict[str, dict]) -> Rows:
     """
     rows = [["command", "epochs", "this should give, at the end", "on", "min"]]
     for record in results.values():
-        script = record["command"].split()[1]
+        script = next(word for word in record["command"].split() if word in LAST_LINE)
         last = LAST_LINE[script].format(**record["log"][-1])
         rows.append(
             [f"`{record['command']}`", str(record["epochs"]), last, record["device"], f"{record['minutes']:.0f}"]

@@ -312,7 +312,7 @@ def small_integers(quick: bool) -> Iterator[Row]:
         "plain sums of bools": lambda: 1000 * timed(lambda: plain_counts(found, truth)),
     }
     seconds = in_turns(runs, rounds=2 if quick else 30, budget=1 if quick else 5)
-    what = f"counts of 18 masks, 8 x {size} px"
+    what = f"counts of 18 masks in channels_last, 8 x {size} px"
     yield from compare("optimisations", what, "ms", seconds.pop("ours"), seconds)
 
 
