@@ -29,7 +29,7 @@ def cache_key(files: Iterable[Path], *facts) -> str:
     digest = hashlib.sha256(json.dumps(facts, default=str).encode())
     for path in files:
         status = stat(path)
-        digest.update(f"{os.path.abspath(path)}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{os.path.abspath(path)}|{status.st_size}|{status.st_mtime_ns}\n"))
     return digest.hexdigest()[:24]
 
 

@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import random
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,6 +101,8 @@ def load_checkpoint(path: Path, paper: str) -> dict:
         )
     if name := first_not_finite(checkpoint):
         raise InputError(f"{path}: its {name} holds nan or inf; use an earlier checkpoint")
+    if isinstance(checkpoint.get("args"), dict):
+        checkpoint["args"] = Checkpoint(path, checkpoint["args"])
     return Checkpoint(path, checkpoint)
 
 
@@ -157,6 +160,8 @@ def rng_state(device: torch.device) -> dict:
     }
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
@@ -168,6 +173,8 @@ def set_rng_state(state: dict, device: torch.device) -> None:
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+    if device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
 
 
 # ---- The run folder ------------------------------------------------------------------------------------------------
@@ -242,7 +249,7 @@ def write_run_json(path: Path, args: dict, **facts) -> None:
         "git_commit": commit or None,
     }
     arguments = {name: jsonable(value) for name, value in args.items()}
-    record = {"command": " ".join(sys.argv), "arguments": arguments, **facts, "environment": environment}
+    record = {"command": shlex.join(sys.argv), "arguments": arguments, **facts, "environment": environment}
     if path.exists():  # resumed: what started the run before stays on record
         earlier = json.loads(path.read_text())
         starts = earlier.pop("earlier", [])

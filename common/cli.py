@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import shlex
 import signal
 import sys
@@ -91,11 +92,12 @@ def add_run_arguments(
     help = f"seeds everything (default: {seed}{seed_help})"
     group.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=seed, metavar="N", help=help)
     group.add_argument("--deterministic", action="store_true", help="deterministic kernels, slower on CUDA")
-    group.add_argument("--compile", action="store_true", help="torch.compile the network: minutes at first, for CUDA")
+    yes_or_no = argparse.BooleanOptionalAction  # --no-compile: what a saved run had can be taken back
+    help = "torch.compile the network: minutes at first, for CUDA"
+    group.add_argument("--compile", action=yes_or_no, default=False, help=help)
     if batch_norm:
-        group.add_argument(
-            "--sync-batch-norm", action="store_true", help="under torchrun, statistics of the global batch; CUDA only"
-        )
+        help = "under torchrun, statistics of the global batch; CUDA only"
+        group.add_argument("--sync-batch-norm", action=yes_or_no, default=False, help=help)
     group.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: a new one in the folder's runs/)")
     group.add_argument("--resume", type=Path, metavar="PATH", help="go on from this last.pt, with its arguments")
     return group
@@ -181,13 +183,15 @@ def run(main: Callable[[], None]) -> None:
     """
     _Stop.hint = ""
     before = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may be no text
     try:
         main()
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except RuntimeError as error:
-        if any(sign in str(error) for sign in OUT_OF_MEMORY):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
             remedy = "give a smaller --batch-size or --size where the script has them, or --device cpu"
             print(f"{Path(sys.argv[0]).name}: error: out of memory; {remedy}{_Stop.hint}", file=sys.stderr)
             sys.exit(2)

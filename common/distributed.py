@@ -50,12 +50,14 @@ def wrap(model: nn.Module, device: torch.device, sync_batch_norm: bool = False, 
     """The network for the training step: `model` itself, in DistributedDataParallel under torchrun.
 
     sync_batch_norm: the model's batch norms are replaced, in place, by ones that take their statistics over all
-    processes; parameters, buffers and their names stay. Raises InputError on the CPU, for which PyTorch has none.
+    processes; parameters, buffers and their names stay. Raises InputError for a device or a single process that cannot.
     """
+    if sync_batch_norm and device.type != "cuda":
+        raise InputError("--sync-batch-norm: PyTorch has it for CUDA GPUs alone; leave it out (--no-sync-batch-norm)")
+    if sync_batch_norm and not dist.is_initialized():
+        raise InputError("--sync-batch-norm: is for the processes of torchrun, here is one; --no-sync-batch-norm")
     network = model
     if dist.is_initialized():
-        if sync_batch_norm and device.type != "cuda":
-            raise InputError("--sync-batch-norm: PyTorch has it for CUDA GPUs alone; leave it out")
         if sync_batch_norm:
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
         ids = [device.index] if device.type == "cuda" else None

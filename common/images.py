@@ -18,6 +18,8 @@ def read_photo(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
+            if image.mode == "F":
+                raise ValueError("its pixels are floats, of which nothing says what is white: save it with 8 bits")
             if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip them to white
                 image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
             return image.convert("RGB")
@@ -57,9 +59,19 @@ def cannot_list(error: OSError) -> None:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file below a folder, sorted, hidden ones left out; raises InputError if a folder cannot be read."""
-    walk = os.walk(folder, onerror=cannot_list)
-    return sorted(Path(root, name) for root, _, names in walk for name in names if not name.startswith("."))
+    """Every file below a folder, sorted, hidden ones left out; raises InputError if a folder cannot be read.
+
+    Linked folders count, as long as they do not lead back to where they are.
+    """
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, onerror=cannot_list, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -85,7 +97,7 @@ def list_photos(path: Path) -> list[Path]:
 class OwnPhotos:
     """A user's photos, for the scripts that make pictures of them: `for name, photo in photos`, with a progress bar.
 
-    name: the file's without its suffix, with it where two differ in nothing else; photo: RGB, upright. One that cannot
+    name: the file's without its suffix, with it if two photos have one name; photo: RGB, upright. One that cannot
     be read is passed over; call raise_unreadable() at the end. Raises InputError at once if there is no photo, or if
     `out` is where they lie: pictures could replace them, or be taken for photos the next time.
     """
@@ -96,14 +108,15 @@ class OwnPhotos:
             raise InputError(f"--out {out}: is the folder of the photos; give another one")
 
     def __iter__(self) -> Iterator[tuple[str, Image.Image]]:
-        stems = [path.stem for path in self.paths]
+        stems = {path.stem.casefold() for path in self.paths}  # disks of Windows and Macs take a and A for one name
+        unique = len(stems) == len(self.paths)
         for path in tqdm(self.paths, "photos", disable=None):
             try:
                 photo = read_photo(path)
             except InputError as error:
                 self.unreadable.append(str(error))
                 continue
-            yield path.stem if stems.count(path.stem) == 1 else path.name, photo
+            yield path.stem if unique else path.name, photo
 
     @property
     def done(self) -> int:

@@ -75,17 +75,17 @@ def save_grid(
             axis = axes[r, c]
             axis.set_xticks([])
             axis.set_yticks([])
+            if column_titles and r == 0:  # names of files and groups: a $ is no formula
+                axis.set_title(column_titles[c], fontsize=8, parse_math=False)
+            if row_titles and c == 0:
+                axis.set_ylabel(row_titles[r], fontsize=8, parse_math=False)
             picture = row[c] if c < len(row) else None
             if picture is None:
-                axis.axis("off")
+                axis.set_frame_on(False)
                 continue
             axis.imshow(picture, cmap="gray", vmin=0, vmax=1 if picture.dtype == bool else 255, interpolation="nearest")
-            if column_titles and r == 0:
-                axis.set_title(column_titles[c], fontsize=8)
             if titles:
-                axis.set_title(titles[r][c], fontsize=7)
-            if row_titles and c == 0:
-                axis.set_ylabel(row_titles[r], fontsize=8)
+                axis.set_title(titles[r][c], fontsize=7, parse_math=False)
     if legend:
         from matplotlib.patches import Patch
 

@@ -19,4 +19,4 @@ def write_csv(path: Path, rows: list[list[str]]) -> None:
     """Rows as a CSV file, written whole or not at all."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))

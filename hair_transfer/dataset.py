@@ -85,10 +85,20 @@ def locate(data: list[str | Path] | None) -> tuple[list[Path], str]:
 
 
 def list_faces(folders: list[Path], part: str = "hair") -> list[Face]:
-    """The faces of all folders, by folder and id; raises InputError for a folder without a single mask of `part`."""
+    """The faces of all folders, by folder and id; raises InputError for a folder without a single mask of `part`.
+
+    And for a face without any mask where others have masks of other parts: it is not bald, its annotation is missing.
+    """
     faces = []
     for root, folder in enumerate(folders):
-        found = [Face(root, f.id, f.photo, f.masks.get(part)) for f in celebamask.list_celebamask(folder)]
+        listed = celebamask.list_celebamask(folder)
+        bare = [f for f in listed if not f.masks] if any(set(f.masks) - {part} for f in listed) else []
+        if bare:
+            others = f" (nor have {len(bare) - 1} others)" if len(bare) > 1 else ""
+            raise InputError(
+                f"{bare[0].photo}: has no mask of any part{others}; unpack all of the annotations or remove the photo"
+            )
+        found = [Face(root, f.id, f.photo, f.masks.get(part)) for f in listed]
         if not any(face.mask for face in found):
             raise InputError(
                 f"{folder}: none of its {len(found)} faces has a mask NNNNN_{part}.png; unpack all of the annotations"
@@ -165,10 +175,14 @@ def central_square(image: Image.Image) -> Image.Image:
 
 def load(faces: list[Face], size: int, cache: Path) -> Arrays:
     """The decoded faces, memory-mapped; builds their cache if it is not there. Raises InputError for unusable files."""
-    files = [path for face in faces for path in (face.photo, face.mask) if path]
     fields = {"images": ((size, size, 3), "uint8"), "masks": ((size, size // 8), "uint8")}
-    key = cache_key(files, "hair_transfer", size, CACHE_VERSION, [face.mask is None for face in faces])
+    key = cache_key(files(faces), "hair_transfer", size, CACHE_VERSION, [face.mask is None for face in faces])
     return open_cache(cache, key, len(faces), fields, lambda i: decode(faces[i], size), "decoding faces")
+
+
+def files(faces: list[Face]) -> list[Path]:
+    """The photos and masks of the faces."""
+    return [path for face in faces for path in (face.photo, face.mask) if path]
 
 
 class HairMasks(Dataset):

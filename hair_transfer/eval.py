@@ -115,10 +115,10 @@ def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[HairMasks, st
         return HairMasks(faces[: saved["limit"] if args.data is None else None], saved["size"], args.cache), source
     keys = {tuple(key) for key in checkpoint["split"]["test"]}
     faces = [face for face in faces if tuple(face.key) in keys]
-    if fingerprint(face.photo for face in faces) != checkpoint["fingerprint"]["test"]:
+    if fingerprint(dataset.files(faces)) != checkpoint["fingerprint"]["test"]:
         raise InputError(
-            f"{source}: its faces are not those of the test split of {path}; give --data the folders that it was "
-            "trained on, in the same order, or --split all for other faces"
+            f"{source}: its faces or masks are not those of the test split of {path}; give --data the folders that it "
+            "was trained on, in the same order, or --split all for other faces"
         )
     return HairMasks(faces, saved["size"], args.cache), source
 
@@ -126,7 +126,7 @@ def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[HairMasks, st
 def check_comparable(paths: list[Path], checkpoints: list[dict], sets: list[HairMasks]) -> None:
     """Raise InputError unless all segment the same part, at the same size, of the same faces."""
     facts = [
-        (fingerprint(face.photo for face in data.faces), saved["args"]["part"], saved["args"]["size"])
+        (fingerprint(dataset.files(data.faces)), saved["args"]["part"], saved["args"]["size"])
         for saved, data in zip(checkpoints, sets, strict=True)
     ]
     for path, other in zip(paths, facts, strict=True):

@@ -40,7 +40,7 @@ from hair_transfer.scores import Tally
 from hair_transfer.weights import build_model
 
 RECIPES = {"pretrained": (1e-4, 15), "random": (1e-2, 6)}  # learning rate and epochs (Sec. II)
-MAY_CHANGE = {"epochs", "data", "workers", "device", "compile"}  # when resuming
+MAY_CHANGE = {"epochs", "data", "workers", "device", "compile", "sync_batch_norm"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 ONLY_IN_LAST = {"optimizer", "rng"}  # best.pt does without: two thirds of 700 MB
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
@@ -160,11 +160,11 @@ def main() -> None:
         faces = dataset.list_faces(folders, args.part)[: args.limit]
         train, test = dataset.split(faces, args.seed)
         split = {"train": [face.key for face in train], "test": [face.key for face in test]}
-        fingerprints = {"train": fingerprint(f.photo for f in train), "test": fingerprint(f.photo for f in test)}
+        fingerprints = {"train": fingerprint(dataset.files(train)), "test": fingerprint(dataset.files(test))}
         if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprints):
             raise InputError(
-                f"--data {source}: not the faces that {args.resume} was trained on; give the folders as they were, in "
-                "the same order"
+                f"--data {source}: not the faces and masks that {args.resume} was trained on; give the folders "
+                "as they were, in the same order"
             )
         trained_on = [fingerprint([face.photo]) for face in train]  # for runs that start from this one
         train_set, test_set = HairMasks(train, args.size, args.cache), HairMasks(test, args.size, args.cache)
@@ -216,7 +216,7 @@ def main() -> None:
             name = args.init if args.init in RECIPES else "from-file"
             name = name if args.part == "hair" else f"{args.part}-{name}"
             out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name, "GENERATED" in source)
-        print(f"command    {' '.join(sys.argv)}")
+        print(f"command    {shlex.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
         print(f"data       {source}: {len(faces)} faces, {len(train)} train, {len(test)} test, {args.part}")
         print(f"model      DeepLabV3-ResNet101, {sum(p.numel() for p in model.parameters()):,} parameters")

@@ -10,6 +10,7 @@ first checkpoint or to --out. Both measures are taken for each picture at 0.5 an
 distances are scaled to pixels of a 224 px picture.
 """
 
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -279,7 +280,8 @@ def main() -> None:
         title = run.method if run.method not in columns else f"{run.method} ({run.label})"
         columns[title] = list(maps[-1] > 0.5)
         if len(maps) > 1:
-            draw_maps(out / f"maps-{run.label.replace('/', '-')}.png", photos, alphas, maps)
+            file_name = re.sub(r"[^\w.-]", "-", run.label)  # the label may be a path
+            draw_maps(out / f"maps-{file_name}.png", photos, alphas, maps)
     name = first.method.split(" (")[0]
     titles = [f"{name}\n{100 * first.scores['jaccard'][i]:.1f} %" for i in chosen]
     draw_predictions(out / "figure2.png", columns, titles)

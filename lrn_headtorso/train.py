@@ -96,6 +96,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
         parser.error("--channel-reduction is a part of the LRN; leave it out with --model unet")
     if args.backgrounds and args.augment == "none":
         parser.error("--backgrounds is an augmentation; leave --augment none out")
+    if args.weights.endswith((".pt", ".pth")):
+        args.weights = str(Path(args.weights).resolve())  # eval.py names the run by its folder, wherever it is started
     return args, cli.given_arguments(parser, argv)
 # fmt: on
 
@@ -211,7 +213,7 @@ def main() -> None:
     batches = TrainBatches(len(train_set), args.batch_size, args.seed)
     pin_memory = device.type == "cuda"
     train_loader = loader(train_set, batches, args.workers, pin_memory)
-    val_loader = loader(val_set, EvalBatches(len(val_set), args.batch_size), args.workers, pin_memory)
+    val_loader = loader(val_set, EvalBatches(len(val_set), args.batch_size // world_size), args.workers, pin_memory)
 
     # model (Sec. 2.1, 2.2)
     model = make_model(vars(args))
@@ -264,7 +266,7 @@ def main() -> None:
         else:
             out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", run_name(args, pretrained), generated)
         unmatched = len(listing.photos_alone), len(listing.cutouts_alone)
-        print(f"command    {' '.join(sys.argv)}")
+        print(f"command    {shlex.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
         added = f", {len(behind['images'])} other backgrounds" if args.backgrounds else ""
         print(f"data       {source}: {len(pairs)} pictures, {len(train)} train, {len(val)} val, "

@@ -16,7 +16,7 @@ Writes pretrain.pt, which train.py --init takes. The test photos of --data are n
 import shlex
 import sys
 import time
-from argparse import Namespace
+from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,8 +44,8 @@ from masked_ssl.weights import (
     PAPER,
     STARTS,
     adamw,
-    check_batch_size,
     check_run_arguments,
+    check_together,
     load_backbone,
     load_pretraining,
     scheduled,
@@ -54,7 +54,8 @@ from masked_ssl.weights import (
 # epochs: ours, the paper gives no number
 DEFAULTS = {"size": dataset.SIZE, "epochs": 100, "lr": 1e-4}
 GENERATED = {"size": dataset.GENERATED_SIZE, "epochs": 10, "lr": 1e-3}  # ours: painted faces, to end within minutes
-MAY_CHANGE = {"epochs", "data", "photos", "workers", "device", "compile", "checkpointing"}  # when resuming
+# when resuming
+MAY_CHANGE = {"epochs", "data", "photos", "workers", "device", "compile", "sync_batch_norm", "checkpointing"}
 CURVES = {
     "loss": {"loss": "over --loss-on"},
     "mean absolute error where hidden": {"hidden_error": "hidden"},
@@ -93,7 +94,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
         help=f"of AdamW, default {DEFAULTS['lr']}, on painted faces {GENERATED['lr']}")
     add("--schedule", choices=["cosine", "constant"], default="cosine", help="of the learning rate over all epochs")
     add("--augment", choices=["flip", "none"], default="flip", help="flip: half of the photos are mirrored")
-    add("--checkpointing", action="store_true", help="compute again what the backward pass needs: less memory, slower")
+    add("--checkpointing", action=BooleanOptionalAction, default=False,
+        help="compute again what the backward pass needs: less memory, slower")
     cli.add_run_arguments(parser)
     args = parser.parse_args(argv)
     check_run_arguments(parser, args)
@@ -187,7 +189,7 @@ def main(argv: list[str] | None = None) -> None:
     device = pick_device(args.device)
     amp = pick_amp(args.amp, device)
     rank, world_size = distributed.start(device)
-    check_batch_size(args.batch_size, world_size)
+    check_together(args, world_size)
     seed_everything(args.seed, args.deterministic)
 
     # photos (Approach)
@@ -251,7 +253,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", "pretrain", generated)
         low, high = patch_sides(args.size)
-        print(f"command    {' '.join(sys.argv)}")
+        print(f"command    {shlex.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
         print(f"data       {len(photos)} photos of {args.size} px without labels: {source}")
         print(f"masking    patches of {low}-{high} px over {args.mask_ratio:.0%} of rows and columns {region[0]} to "

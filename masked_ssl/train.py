@@ -17,7 +17,7 @@ import math
 import shlex
 import sys
 import time
-from argparse import Namespace
+from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,8 +47,8 @@ from masked_ssl.weights import (
     PAPER,
     STARTS,
     adamw,
-    check_batch_size,
     check_run_arguments,
+    check_together,
     scheduled,
     start_from,
 )
@@ -57,7 +57,7 @@ from masked_ssl.weights import (
 DEFAULTS = {"size": dataset.SIZE, "epochs": 50, "min_steps": 2000, "lr": 1e-3}
 GENERATED = {"size": dataset.GENERATED_SIZE, "epochs": 12, "min_steps": 0, "lr": 1e-2}  # ours: to end within minutes
 ENCODER_LR = 0.1  # ours, times --lr; with one rate for both the pretraining helped less or not at all (README.md)
-MAY_CHANGE = {"epochs", "data", "workers", "device", "compile", "checkpointing"}  # when resuming
+MAY_CHANGE = {"epochs", "data", "workers", "device", "compile", "sync_batch_norm", "checkpointing"}  # when resuming
 CURVES = {  # figure 3
     "training loss": {"loss": "cross-entropy + dice", "cross_entropy": "cross-entropy", "dice": "dice"},
     "mIoU, %": {"test_miou": "test", "val_miou": "validation"},
@@ -78,7 +78,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
     add("--init", default="auto", metavar="W",
         help="the pretrain.pt of pretrain.py: the paper's; imagenet: its baseline; random; or auto: the newest of "
              "runs/ if it was made with this data, else ImageNet's where to be had, else random")
-    add("--checkpointing", action="store_true", help="compute again what the backward pass needs: less memory, slower")
+    add("--checkpointing", action=BooleanOptionalAction, default=False,
+        help="compute again what the backward pass needs: less memory, slower")
     add = parser.add_argument_group("training (ours: the 2024 text gives none of this)").add_argument
     add("--epochs", type=number(int, 1), metavar="N",
         help=f"each is tested (default {DEFAULTS['epochs']}, on painted faces {GENERATED['epochs']})")
@@ -183,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     device = pick_device(args.device)
     amp = pick_amp(args.amp, device)
     rank, world_size = distributed.start(device)
-    check_batch_size(args.batch_size, world_size)
+    check_together(args, world_size)
     seed_everything(args.seed, args.deterministic)
 
     # labels
@@ -215,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     batches = TrainBatches(len(train_set), args.batch_size, args.seed)
     train_loader = loader(train_set, batches, args.workers, device.type == "cuda")
     test_loaders = {
-        part: loader(faces, EvalBatches(len(faces), args.batch_size), args.workers, device.type == "cuda")
+        part: loader(faces, EvalBatches(len(faces), args.batch_size // world_size), args.workers, device.type == "cuda")
         for part, faces in tested.items()
     }
 
@@ -262,7 +263,7 @@ def main(argv: list[str] | None = None) -> None:
             out = checkpoint.resumed_run_folder(args.resume, log)
         else:
             out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", kind, data.generated)
-        print(f"command    {' '.join(sys.argv)}")
+        print(f"command    {shlex.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
         print(f"data       {data.words}: {len(chosen)} of {len(data.parts['train'])} train, {len(names['val'])} val, "
               f"{len(names['test'])} test, {args.size} px, {len(classes)} classes; {data.split_words}")  # fmt: skip

@@ -27,18 +27,20 @@ def check_run_arguments(parser: ArgumentParser, args: Namespace) -> None:
     """What must hold of the arguments of both steps; parser.error() where it does not."""
     if args.resume and args.out:
         parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
-    if args.checkpointing and args.sync_batch_norm:
-        parser.error("--checkpointing meets each batch twice, --sync-batch-norm must not; leave one of them out")
     if args.size and args.size % STRIDE:
         parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
 
 
-def check_batch_size(batch_size: int, world_size: int) -> None:
-    """Raise InputError unless the processes of torchrun can share a batch equally."""
-    if batch_size % world_size or batch_size // world_size < 2:
+def check_together(args: Namespace, world_size: int) -> None:
+    """Raise InputError for what cannot go together, a resumed run's own arguments included."""
+    if args.checkpointing and args.sync_batch_norm:
+        raise InputError("--checkpointing meets each batch twice, --sync-batch-norm must not; leave one of them out")
+    if args.checkpointing and args.compile:
+        raise InputError("--checkpointing: torch.compile cannot follow it; leave it or --compile out (--no-compile)")
+    if args.batch_size % world_size or args.batch_size // world_size < 2:
         raise InputError(
-            f"--batch-size {batch_size} over {world_size} processes: each needs the same number of pictures, at least "
-            f"2 for batch norm; give --batch-size {4 * world_size}"
+            f"--batch-size {args.batch_size} over {world_size} processes: each needs the same number of pictures, at "
+            f"least 2 for batch norm; give --batch-size {4 * world_size}"
         )
 
 

@@ -136,8 +136,10 @@ def split(samples: list[Sample], by: str, seed: int) -> tuple[list[Sample], list
 
 
 def fingerprint_of(samples: list[Sample]) -> str:
-    """Of the photos and of Mut1ny's label files, by name and size (common/cache.py)."""
-    return fingerprint([sample.photo for sample in samples] + [s.label for s in samples if s.label])
+    """Of the photos and of their label files or masks, by name and size (common/cache.py)."""
+    labels = [s.label for s in samples if s.label]
+    masks = [path for s in samples if s.masks for path in s.masks.values()]
+    return fingerprint([sample.photo for sample in samples] + labels + masks)
 
 
 # ---- Reading them --------------------------------------------------------------------------------------------------

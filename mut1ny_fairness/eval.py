@@ -139,8 +139,8 @@ def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[LabelledFaces
     samples = [sample for sample in samples if sample.key in keys]
     if dataset.fingerprint_of(samples) != checkpoint["fingerprint"][args.split]:
         raise InputError(
-            f"{source}: its images are not those of the {args.split} split of {path}; give --data (and --manifest) as "
-            "in training, or --split all for other faces"
+            f"{source}: its images or labels are not those of the {args.split} split of {path}; give --data (and "
+            "--manifest) as in training, or --split all for other faces"
         )
     return LabelledFaces(samples, saved["size"], args.cache), source
 

@@ -98,7 +98,7 @@ def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: l
         axis.grid(axis="x", alpha=0.3)
         axis.tick_params(labelsize=8)
     names = [f"{name} ({people})" for name, people in zip(groups.names, groups.people, strict=True)]
-    axes[0, 0].set_yticks(y, names)
+    axes[0, 0].set_yticks(y, names, parse_math=False)  # a $ in a group's name is no formula
     axes[0, 0].set_ylim(len(y) - 0.5, -0.5)
     figure.legend(handles, results, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figure.suptitle("95 % intervals over people (their number in brackets); hollow: too few to rank", fontsize=8)

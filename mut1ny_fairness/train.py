@@ -38,7 +38,7 @@ from mut1ny_fairness.scores import ROWS, Tally
 
 PAPER = Path(__file__).resolve().parent.name
 AUX = {"deeplabv3": 0.0, "pspnet": 0.4}  # weight of the auxiliary loss; 0: no such head
-MAY_CHANGE = {"epochs", "data", "manifest", "workers", "device", "compile"}  # when resuming
+MAY_CHANGE = {"epochs", "data", "manifest", "workers", "device", "compile", "sync_batch_norm"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 ONLY_IN_LAST = {"optimizer", "rng"}  # best.pt does without: two thirds of 700 MB
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
@@ -214,7 +214,7 @@ def main() -> None:
         fingerprints = {"train": dataset.fingerprint_of(train), "test": dataset.fingerprint_of(test)}
         if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprints):
             raise InputError(
-                f"--data {source}: not the images that {args.resume} was trained on; give them as they were"
+                f"--data {source}: not the images and labels that {args.resume} was trained on; give them as they were"
             )
         train_set, test_set = (LabelledFaces(part, args.size, args.cache) for part in (train, test))
     batches = TrainBatches(len(train_set), args.batch_size, args.seed)
@@ -263,7 +263,7 @@ def main() -> None:
             name = f"{args.model}{'-truncated' * args.truncated}-{args.target}{'-bgr' * args.bgr}"
             out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name, "GENERATED" in source)
         off = train_set.off_palette + test_set.off_palette
-        print(f"command    {' '.join(sys.argv)}")
+        print(f"command    {shlex.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
         print(f"data       {source}: {len(samples)} images, {len(train)} train, {len(test)} test, split by "
               f"{args.split}, {off:,} label pixels off the palette")  # fmt: skip

@@ -160,6 +160,11 @@ class FaceParts(Dataset):
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
 
+def files(faces: list[FaceFiles]) -> list[Path]:
+    """The photos and masks of the faces."""
+    return [path for face in faces for path in (face.photo, *face.masks.values())]
+
+
 def load(folder: Path, size: int, cache: Path, limit: int | None = None) -> tuple[Arrays, list[FaceFiles]]:
     """The first `limit` faces of a folder (all: None) and their decoded cache, which is built if it is not there.
 
@@ -173,9 +178,8 @@ def load(folder: Path, size: int, cache: Path, limit: int | None = None) -> tupl
             f"{bare[0].photo}: has no mask{others}; add masks to CelebAMask-HQ-mask-anno or remove the photo"
         )
     shape = usual_mask_shape(faces)
-    files = [path for face in faces for path in (face.photo, *face.masks.values())]
     fields = {"images": ((size, size, 3), "uint8"), "masks": ((len(PARTS), size, size // 8), "uint8")}
-    key = cache_key(files, size, PARTS, CACHE_VERSION)
+    key = cache_key(files(faces), size, PARTS, CACHE_VERSION)
     return open_cache(cache, key, len(faces), fields, lambda i: decode(faces[i], size, shape), "decoding faces"), faces
 
 

@@ -148,10 +148,10 @@ def select(data: Path | None, split: str, checkpoint: dict, path: Path, cache: P
         return FaceParts(arrays, list(range(len(faces))), faces), folder, source
     ids = set(checkpoint["split"]["val"])
     positions = [i for i, face in enumerate(faces) if face.id in ids]
-    if fingerprint(faces[i].photo for i in positions) != checkpoint["fingerprint"]["val"]:
+    if fingerprint(dataset.files([faces[i] for i in positions])) != checkpoint["fingerprint"]["val"]:
         raise InputError(
-            f"{folder}: its faces are not those of the validation split of {path}; give --data the folder that it was "
-            "trained on, or --split all for other faces"
+            f"{folder}: its faces or masks are not those of the validation split of {path}; give --data the folder "
+            "that it was trained on, or --split all for other faces"
         )
     return FaceParts(arrays, positions, faces), folder, source
 

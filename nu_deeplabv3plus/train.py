@@ -37,7 +37,7 @@ from nu_deeplabv3plus.dataset import PARTS, FaceParts
 from nu_deeplabv3plus.eval import PAPER, choose_faces, draw_overlays, evaluate, predict_faces, scale
 from nu_deeplabv3plus.model import OUTPUT_STRIDE, DeepLabV3Plus
 
-MAY_CHANGE = {"epochs", "patience", "data", "workers", "device", "compile"}  # when resuming
+MAY_CHANGE = {"epochs", "patience", "data", "workers", "device", "compile", "sync_batch_norm"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
 CURVES = {
@@ -169,9 +169,13 @@ def main() -> None:
         arrays, faces = dataset.load(folder, args.size, args.cache, args.limit)
     train, val = dataset.split(len(faces), args.seed)
     split = {"train": [faces[i].id for i in train], "val": [faces[i].id for i in val]}
-    fingerprints = {name: fingerprint(faces[i].photo for i in part) for name, part in (("train", train), ("val", val))}
+    fingerprints = {
+        name: fingerprint(dataset.files([faces[i] for i in part])) for name, part in (("train", train), ("val", val))
+    }
     if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprints):
-        raise InputError(f"--data {folder}: not the faces that {args.resume} was trained on; give the folder as it was")
+        raise InputError(
+            f"--data {folder}: not the faces and masks that {args.resume} was trained on; give the folder as it was"
+        )
     train_set, val_set = FaceParts(arrays, train, faces, args.augment), FaceParts(arrays, val, faces)
     batches = TrainBatches(len(train_set), args.batch_size, args.seed)
     pin_memory = device.type == "cuda"
@@ -224,7 +228,7 @@ def main() -> None:
             out = checkpoint.resumed_run_folder(args.resume, log)
         else:
             out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", args.augment, "GENERATED" in source)
-        print(f"command    {' '.join(sys.argv)}")
+        print(f"command    {shlex.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
         print(f"data       {source}: {len(faces)} faces, {len(train)} train, {len(val)} val, --augment {args.augment}")
         print(f"model      DeepLabV3+ with SE, {sum(p.numel() for p in model.parameters()):,} parameters")

@@ -2,14 +2,17 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from common.cache import cache_key, open_cache
+from common import cli
+from common.cache import cache_key, fingerprint, open_cache
 from common.cli import InputError
+from common.tables import write_csv
 
 N = 7
 FIELDS = {"images": ((4, 5, 3), "uint8"), "ids": ((), "int64")}
@@ -150,6 +153,17 @@ def test_the_key_is_the_same_for_the_same_files(tmp_path):
     assert len(key) == 24 and set(key) <= set("0123456789abcdef")
     assert cache_key([a, b], 128, ("nose", "hat")) == key
     assert cache_key(iter([a, b]), 128, ("nose", "hat")) == key
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_names_that_are_no_text_have_keys_too(tmp_path, capsys):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xfc.jpg"))
+    path.touch()
+    assert cache_key([path]) == cache_key([path]) and fingerprint([path])
+    write_csv(tmp_path / "table.csv", [[path.name]])
+    assert (tmp_path / "table.csv").read_bytes() == b"f\xfc.jpg\n"
+    cli.run(lambda: print(path.name))
+    assert capsys.readouterr().out == "f\\udcfc.jpg\n"
 
 
 def test_the_key_changes_with_every_ingredient(tmp_path):

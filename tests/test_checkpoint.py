@@ -55,9 +55,12 @@ def test_json_holds_null_for_what_is_no_number(tmp_path):
     }
 
 
-def test_out_of_memory_is_one_line_with_a_remedy(capsys):
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...\nmore lines"), MemoryError(),
+])  # fmt: skip
+def test_out_of_memory_is_one_line_with_a_remedy(capsys, error):
     def main():
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...\nmore lines")
+        raise error
 
     with pytest.raises(SystemExit) as end:
         cli.run(main)
@@ -330,6 +333,18 @@ def test_a_resumed_run_has_the_arguments_of_the_checkpoint():
 
 def test_what_may_change_can_be_given_anew():
     assert resumed("--epochs", "9").epochs == 9
+
+
+def test_flags_of_the_machine_can_be_taken_back():
+    def parser():
+        cli.add_run_arguments(made := cli.Parser("doc"))
+        return made
+
+    argv = ["--resume", "last.pt", "--no-compile", "--no-sync-batch-norm"]
+    args = parser().parse_args(argv)
+    saved = {"compile": True, "sync_batch_norm": True, "deterministic": True}
+    cli.resume_arguments(args, cli.given_arguments(parser(), argv), saved, {"compile", "sync_batch_norm"})
+    assert (args.compile, args.sync_batch_norm, args.deterministic) == (False, False, True)
 
 
 def test_repeating_the_same_value_is_no_contradiction():

@@ -125,6 +125,9 @@ def test_sync_batch_norm_on_the_cpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     with pytest.raises(InputError, match="--sync-batch-norm"):
         distributed.wrap(torch.nn.BatchNorm2d(2), torchrun_worker.CPU, sync_batch_norm=True)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="processes of torchrun, here is one"):
+        distributed.wrap(torch.nn.BatchNorm2d(2), torch.device("cuda"), sync_batch_norm=True)
 
 
 def test_sync_batch_norm_keeps_the_names_and_the_parameters():

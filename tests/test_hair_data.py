@@ -99,6 +99,17 @@ def test_a_face_without_hair_file_has_an_empty_mask(bald, tmp_path):
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_face_without_any_mask_is_not_bald_but_not_annotated(bald, tmp_path):
+    for path in bald.rglob("00002_*.png"):
+        path.unlink()
+    with pytest.raises(InputError, match="2.jpg: has no mask of any part; unpack all of the annotations"):
+        list_faces([bald])
+    for path in bald.rglob("*.png"):  # a folder with hair masks alone, where a face without one is bald
+        if not path.name.endswith("_hair.png"):
+            path.unlink()
+    assert [face.id for face in list_faces([bald]) if face.mask is None] == [2, 5]
+
+
 def test_the_cache_knows_when_a_hair_file_is_gone(faces, bald, tmp_path):
     before = HairMasks(list_faces([faces])[:3], 32, tmp_path / "cache")
     after = HairMasks(list_faces([bald])[:3], 32, tmp_path / "cache")

@@ -367,7 +367,7 @@ def test_dataset_names_every_bad_file(call, shipped, tmp_path):
         (("--resume", "{other}"), "a checkpoint of hair_transfer, not of mut1ny_fairness"),
         (("--resume", "{run}/best.pt"), "would overwrite the later epochs"),
         (("--resume", "{run}/last.pt", "--target", "labels"), "--target labels differs from rgb"),
-        (("--resume", "{run}/last.pt", "--data", "{faces}"), "not the images that"),
+        (("--resume", "{run}/last.pt", "--data", "{faces}"), "not the images and labels that"),
         (("--data", "{data}", *SMALL, "--weights", "none", "--out", "{run}"), "already holds a run"),
     ],
 )

@@ -265,7 +265,7 @@ def wrong(faces, others, trained, tmp_path_factory):
         (("--resume", "{other}"), "a checkpoint of hair_transfer, not of nu_deeplabv3plus"),
         (("--resume", "{last}", "--lr", "0.5"), "--lr 0.5 differs from 0.001"),
         (("--resume", "{best}"), "would overwrite the later epochs"),
-        (("--resume", "{last}", "--data", "{others}"), "not the faces that"),
+        (("--resume", "{last}", "--data", "{others}"), "not the faces and masks that"),
         (("--resume", "{last}", "--out", "elsewhere"), "a resumed run goes on in the folder"),
         (("--resume", "{strange}"), "does not fit this code"),
         (("--data", "{faces}", "--lr", "inf"), "argument --lr"),
@@ -286,6 +286,16 @@ def test_eval_refuses_other_faces_with_the_same_ids(call, trained, others, tmp_p
     args = (trained / "best.pt", "--data", others, "--cache", tmp_path / "cache", "--device", "cpu")
     assert "not those of the validation split" in one_line_error(call(evaluation, *args))
     assert not (trained / "best-val").exists()
+
+
+def test_a_run_neither_goes_on_nor_is_scored_with_masks_that_have_changed(call, trained, faces, tmp_path):
+    shutil.copytree(faces, tmp_path / "faces")
+    for path in (tmp_path / "faces").rglob("*_hair.png"):
+        path.unlink()
+    where = ("--data", tmp_path / "faces", "--cache", tmp_path / "cache")
+    error = one_line_error(call(train, "--resume", trained / "last.pt", "--epochs", 3, *where))
+    assert "not the faces and masks that" in error
+    assert "faces or masks are not those" in one_line_error(call(evaluation, trained / "best.pt", *where))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")

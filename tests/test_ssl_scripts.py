@@ -138,6 +138,16 @@ def test_checkpointing_trains_the_same(call, faces, runs, pretrained, tmp_path, 
     assert float(plain["loss"]) == pytest.approx(float(thrifty["loss"]), rel=1e-3)
 
 
+def test_checkpointing_does_not_go_with_what_cannot_follow_it(call, faces, runs, pretrained, tmp_path):
+    """Nor in a resumed run, whose own arguments are in the checkpoint."""
+    fresh = ("--data", faces, "--init", "random", "--cache", runs / "cache", "--out", tmp_path / "run", *TINY)
+    assert "leave it or --compile out" in one_line_error(call(train, *fresh, "--checkpointing", "--compile"))
+    assert "must not" in one_line_error(call(pretrain, *fresh, "--checkpointing", "--sync-batch-norm"))
+    assert not (tmp_path / "run").exists()
+    resumed = ("--resume", pretrained / "last.pt", "--epochs", 9, "--checkpointing", "--compile")
+    assert "leave it or --compile out" in one_line_error(call(pretrain, *resumed))
+
+
 def test_lapa_both_steps_from_photos_of_other_folders(call, faces, runs, tmp_path):
     folder = lapa.write_generated(tmp_path / "LaPa", n=20, size=40)
     common = ("--data", folder, "--cache", runs / "cache", "--epochs", 1, *TINY)

@@ -101,7 +101,8 @@ def table(seeds: Sequence[int] = SEEDS) -> list[list[str]]:
 
     The mean gap has its standard error over the seeds, which are pairs.
     """
-    rows = [["folder", "score", *(f"{p}, mean (seeds)" for p in PRECISIONS), "gap ± standard error (seeds)", "verdict", "machine"]]
+    means = [f"{precision}, mean (seeds)" for precision in PRECISIONS]
+    rows = [["folder", "score", *means, "gap ± standard error (seeds)", "verdict", "machine"]]
     where = machine() if has_native_bf16(pick_device()) else f"{machine()}, bf16 emulated"
     for folder, training in TRAININGS.items():
         for score in training.scores:

@@ -1,0 +1,52 @@
+"""common/images.py and common/pictures.py: odd files, names and folders, and what stands beside a gap in a grid."""
+
+import matplotlib.text
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import pictures
+from common.cli import InputError
+from common.images import OwnPhotos, files_below, read_photo
+
+
+def test_a_photo_of_floats_is_refused(tmp_path):
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "ramp.tif")
+    with pytest.raises(InputError, match="ramp.tif: .* pixels are floats"):
+        read_photo(tmp_path / "ramp.tif")
+
+
+def test_files_below_follows_links_but_not_in_circles(tmp_path):
+    (tmp_path / "masks" / "0").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "masks" / "0" / "a.png").touch()
+    (tmp_path / "elsewhere" / "b.png").touch()
+    (tmp_path / "masks" / "1").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "masks")
+    assert [path.name for path in files_below(tmp_path / "masks")] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("names, expected", [
+    (("a.jpg", "b.png"), ["a", "b"]),
+    (("a.jpg", "a.png", "b.png"), ["a.jpg", "a.png", "b.png"]),
+    (("x.jpg", "x.jpg.png", "x.png"), ["x.jpg", "x.jpg.png", "x.png"]),
+    (("A.jpg", "a.png"), ["A.jpg", "a.png"]),  # one file where case does not count
+])  # fmt: skip
+def test_no_two_photos_share_a_name(tmp_path, names, expected):
+    (tmp_path / "photos").mkdir()
+    for name in names:
+        Image.new("RGB", (4, 4)).save(tmp_path / "photos" / name)
+    assert [name for name, _ in OwnPhotos(tmp_path / "photos", tmp_path / "out")] == expected
+
+
+def test_a_gap_in_a_grid_keeps_the_titles_of_its_row_and_column(tmp_path, monkeypatch):
+    """And a $ in them is the letter, not the start of a formula."""
+    figures = []
+    monkeypatch.setattr(pictures, "save_figure", lambda path, figure: (figure.canvas.draw(), figures.append(figure)))
+    picture = np.zeros((4, 4, 3), np.uint8)
+    rows = [[None, picture], [picture, picture]]
+    pictures.save_grid(tmp_path / "grid.png", rows, column_titles=["img$_$", "sad"], row_titles=["A$", "B"])
+    words = {text.get_text() for text in figures[0].findobj(matplotlib.text.Text) if text.get_visible()}
+    assert words >= {"img$_$", "sad", "A$", "B"}
+    gap, _, shown, _ = figures[0].axes
+    assert gap.axison and gap.yaxis.label.get_visible() and not gap.get_frame_on() and shown.get_frame_on()
