@@ -126,11 +126,11 @@ def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[HairMasks, st
 def check_comparable(paths: list[Path], checkpoints: list[dict], sets: list[HairMasks]) -> None:
     """Raise InputError unless all segment the same part, at the same size, of the same faces."""
     facts = [
-        (fingerprint(dataset.files(data.faces)), saved["args"]["part"], saved["args"]["size"])
+        (saved["args"]["part"], saved["args"]["size"], fingerprint(dataset.files(data.faces)))
         for saved, data in zip(checkpoints, sets, strict=True)
     ]
     for path, other in zip(paths, facts, strict=True):
-        for what, first, this in zip(("test faces", "part", "size"), facts[0], other, strict=True):
+        for what, first, this in zip(("part", "size", "set of faces or masks"), facts[0], other, strict=True):
             if this != first:
                 raise InputError(
                     f"{path}: another {what} than {paths[0]} ({this} and {first}), so they cannot stand side by side; "
