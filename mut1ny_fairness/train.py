@@ -5,7 +5,7 @@ backgrounds?", Frankfurt University of Applied Sciences, 2024 (course project).
 
     python mut1ny_fairness/train.py --data Mut1ny                        the paper's DeepLabV3: 25 epochs
     python mut1ny_fairness/train.py --data Mut1ny --model pspnet         its PSPNet
-    python mut1ny_fairness/train.py                      DeepLabV3 on 24 generated pictures; 24 minutes, test F1 .78
+    python mut1ny_fairness/train.py                      DeepLabV3 on 24 generated pictures; 90 minutes, test F1 .77
     python mut1ny_fairness/train.py --epochs 1 --size 64                 a try in seconds
     python mut1ny_fairness/train.py --target labels                      11 classes and cross-entropy instead
     python mut1ny_fairness/train.py --resume mut1ny_fairness/runs/deeplabv3-rgb/last.pt

@@ -27,6 +27,10 @@ EVALUATION = {  # command, what its results.json says
         "epoch {epoch}: Jaccard {jaccard:.4f} ± {jaccard_std:.4f}, Hausdorff {hausdorff:.2f} ± {hausdorff_std:.2f} px, "
         "empty {empty_predicted} of {n}",
     ),
+    "mut1ny_fairness/train.py": (
+        "python mut1ny_fairness/eval.py mut1ny_fairness/runs/deeplabv3-rgb-generated/best.pt",
+        "epoch {epoch}: loss {loss:.4f}, F1 {f1:.4f}, IoU of 11 classes {class_iou:.4f}",
+    ),
 }
 
 
