@@ -27,8 +27,8 @@ def start(device: torch.device) -> tuple[int, int]:
 def stop() -> None:
     """Leave the process group, all at once: the others wait for the first process, which still writes.
 
-    gloo's threads let go of the tensors of a collective a moment after it; a process that has ended by then aborts, and
-    torchrun would stop the first one in the midst of its last files.
+    gloo's threads let go of the tensors of a collective a moment after it; a process that ends in that moment can abort,
+    and torchrun would stop the first one in the midst of its last files.
     """
     if dist.is_initialized():
         dist.barrier()
@@ -60,7 +60,7 @@ def wrap(model: nn.Module, device: torch.device, sync_batch_norm: bool = False, 
     if sync_batch_norm and device.type != "cuda":
         raise InputError("--sync-batch-norm: PyTorch has it for CUDA GPUs alone; leave it out (--no-sync-batch-norm)")
     if sync_batch_norm and not dist.is_initialized():
-        raise InputError("--sync-batch-norm: is for the processes of torchrun, here is one; --no-sync-batch-norm")
+        raise InputError("--sync-batch-norm: is for the processes of torchrun, here is one; leave it out")
     network = model
     if dist.is_initialized():
         if sync_batch_norm:
