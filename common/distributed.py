@@ -27,8 +27,8 @@ def start(device: torch.device) -> tuple[int, int]:
 def stop() -> None:
     """Leave the process group, all at once: the others wait for the first process, which still writes.
 
-    gloo's threads let go of the tensors of a collective a moment after it; a process that ends in that moment can abort,
-    and torchrun would stop the first one in the midst of its last files.
+    gloo's threads let go of the tensors of a collective a moment after it; a process that ends in that moment can
+    abort, and torchrun would stop the first one in the midst of its last files.
     """
     if dist.is_initialized():
         dist.barrier()
