@@ -240,7 +240,7 @@ def verify(faces: list[FaceFiles], size: int) -> Report:
 def draw_figures(report: Report, size: int, out: Path) -> None:
     """Figure 1: faces with all masks. Figure 2: the 18 masks apart. Figure 3: the flip, and what it does to l_eye."""
     richest = int((report.share > 0).sum(1).argmax())  # the face with the most parts has the most to show
-    chosen = [report.usable[richest]] + [face for face in report.usable[:6] if face != report.usable[richest]][:4]
+    chosen = [report.usable[richest]] + [face for face in report.usable[:5] if face != report.usable[richest]][:4]
     decoded = [decode(face, size) for face in chosen]
     cache = {name: np.stack([sample[name] for sample in decoded]) for name in ("images", "masks")}
     n = len(chosen)

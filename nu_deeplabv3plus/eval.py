@@ -138,22 +138,28 @@ def load_model(path: Path, device: torch.device) -> tuple[DeepLabV3Plus, dict]:
     return model.to(device).eval(), checkpoint
 
 
-def select(data: Path | None, split: str, checkpoint: dict, path: Path, cache: Path) -> tuple[FaceParts, Path, str]:
-    """The faces to evaluate on (the checkpoint's data and split unless told otherwise), their folder and its name."""
+def select(
+    data: Path | None, split: str, checkpoint: dict, path: Path, cache: Path
+) -> tuple[FaceParts, str, Path, str]:
+    """The faces to evaluate on (the checkpoint's unless told otherwise), their fingerprint, folder and its name."""
     args = checkpoint["args"]
     folder, source = dataset.locate(data or (args["data"] and Path(args["data"])))
-    limit = args["limit"] if data is None or split == "val" else None  # the split was drawn from the first faces
+    limit = args["limit"] if split == "val" else None  # the split was drawn from the first faces
     arrays, faces = dataset.load(folder, args["size"], cache, limit)
     if split == "all":
-        return FaceParts(arrays, list(range(len(faces))), faces), folder, source
+        trained = [face for face in faces if face.id in set(checkpoint["split"]["train"])]
+        if fingerprint(dataset.files(trained)) == checkpoint["fingerprint"]["train"]:
+            source += f" (THE NETWORK WAS TRAINED ON {len(trained)} OF ITS FACES)"
+        return FaceParts(arrays, list(range(len(faces))), faces), fingerprint(dataset.files(faces)), folder, source
     ids = set(checkpoint["split"]["val"])
     positions = [i for i, face in enumerate(faces) if face.id in ids]
-    if fingerprint(dataset.files([faces[i] for i in positions])) != checkpoint["fingerprint"]["val"]:
+    seen = fingerprint(dataset.files([faces[i] for i in positions]))
+    if seen != checkpoint["fingerprint"]["val"]:
         raise InputError(
             f"{folder}: its faces or masks are not those of the validation split of {path}; give --data the folder "
             "that it was trained on, or --split all for other faces"
         )
-    return FaceParts(arrays, positions, faces), folder, source
+    return FaceParts(arrays, positions, faces), seen, folder, source
 
 
 @torch.inference_mode()
@@ -200,7 +206,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", type=Path, metavar="PATH", help="CelebAMask-HQ folder (default: the checkpoint's)")
     add("--split", choices=["val", "test", "all"], default="val",
-        help="val: the checkpoint's 20 %% (Sec. 3.2); test: the same, for the paper has no third part; all: every face")
+        help="val: the checkpoint's 20 %% (Sec. 3.2); test: the same, for the paper has no third part; all: every "
+             "face of the folder, those that it was trained on too")
     add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-val")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     cli.add_machine_arguments(parser)
@@ -223,16 +230,17 @@ def main() -> None:
         select(args.data, split, checkpoint, path, args.cache)
         for path, (_, checkpoint) in zip(args.checkpoints, loaded, strict=True)
     ]
-    seen = [fingerprint(data.photos[i] for i in data.positions) for data, *_ in selected]
-    facts = [(checkpoint["args"]["size"], faces) for (_, checkpoint), faces in zip(loaded, seen, strict=True)]
+    facts = [
+        (checkpoint["args"]["size"], seen) for (_, checkpoint), (_, seen, *_) in zip(loaded, selected, strict=True)
+    ]
     for path, of_path in zip(args.checkpoints, facts, strict=True):
         if of_path != facts[0]:
             raise InputError(
-                f"{path}: has another --size, or other {split} faces, than {args.checkpoints[0]}, and cannot stand "
-                "beside it; evaluate them apart"
+                f"{path}: has another --size, or other {split} faces or masks, than {args.checkpoints[0]}, and cannot "
+                "stand beside it; evaluate them apart"
             )
     summaries = {}
-    for path, out, (model, checkpoint), (data, folder, source) in zip(
+    for path, out, (model, checkpoint), (data, _, folder, source) in zip(
         args.checkpoints, outs, loaded, selected, strict=True
     ):
         amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)

@@ -227,7 +227,8 @@ def main() -> None:
         if args.resume:
             out = checkpoint.resumed_run_folder(args.resume, log)
         else:
-            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", args.augment, "GENERATED" in source)
+            generated = not args.data and "GENERATED" in source
+            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", args.augment, generated)
         print(f"command    {shlex.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
         print(f"data       {source}: {len(faces)} faces, {len(train)} train, {len(val)} val, --augment {args.augment}")

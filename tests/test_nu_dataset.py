@@ -64,7 +64,7 @@ def test_shapes_types_and_memory_format(loaded):
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_flip_doubles_the_set_and_only_the_training_set_is_given_it(loaded):
+def test_flip_doubles_the_set(loaded):
     cache, found = loaded
     assert len(FaceParts(cache, [0, 1, 2], found)) == 3
     assert len(FaceParts(cache, [0, 1, 2], found, "flip")) == 6

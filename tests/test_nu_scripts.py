@@ -12,9 +12,12 @@ from conftest import ROOT, leave_out_pictures, one_line_error, succeed
 from PIL import Image
 from trainings import make_networks_small
 
+from common.cache import fingerprint
+from common.celebamask import list_celebamask
 from common.faces import PARTS, write_celebamask
 from nu_deeplabv3plus import dataset, model, predict, train
 from nu_deeplabv3plus import eval as evaluation
+from nu_deeplabv3plus.train import EarlyStopping
 
 TINY = ("--size", 32, "--weights", "none", "--device", "cpu", "--workers", 0)
 TRAIN = "nu_deeplabv3plus/train.py"
@@ -80,9 +83,9 @@ def test_eval_writes_table_numbers_and_figures(call, trained, faces, real_pictur
 
 
 def test_eval_of_two_checkpoints_side_by_side_on_other_faces(call, trained, faces, tmp_path):
-    args = ("--data", faces, "--split", "all", "--out", tmp_path / "both", "--device", "cpu")
+    args = ("--data", faces, "--split", "all", "--out", tmp_path / "both", "--cache", tmp_path / "cache")
     out = succeed(call(evaluation, trained / "best.pt", trained / "last.pt", *args))
-    assert "IoU side by side" in out
+    assert "IoU side by side" in out and "TRAINED ON 10 OF ITS FACES" in out
     for name in ("two-best", "two-last"):
         assert json.loads((tmp_path / "both" / name / "results.json").read_text())["n"] == 12
     assert (tmp_path / "both" / "comparison.csv").exists()
@@ -94,8 +97,20 @@ def test_eval_refuses_to_set_side_by_side_what_saw_other_pictures(call, trained,
     (tmp_path / "larger").mkdir()
     torch.save(saved, tmp_path / "larger" / "best.pt")
     paths = trained / "best.pt", tmp_path / "larger" / "best.pt"
-    error = one_line_error(call(evaluation, *paths, "--out", tmp_path / "both", "--device", "cpu"))
-    assert "larger/best.pt: has another --size" in error
+    where = ("--out", tmp_path / "both", "--cache", tmp_path / "cache")
+    assert "larger/best.pt: has another --size" in one_line_error(call(evaluation, *paths, *where))
+    # the same photos with other masks
+    saved = torch.load(trained / "best.pt", weights_only=True)
+    shutil.copytree(saved["args"]["data"], tmp_path / "faces")
+    for path in (tmp_path / "faces").rglob("*_hair.png"):
+        path.unlink()
+    found = [face for face in list_celebamask(tmp_path / "faces") if face.id in saved["split"]["val"]]
+    saved["args"]["data"] = str(tmp_path / "faces")
+    saved["fingerprint"]["val"] = fingerprint(dataset.files(found))
+    (tmp_path / "bald").mkdir()
+    torch.save(saved, tmp_path / "bald" / "best.pt")
+    error = one_line_error(call(evaluation, trained / "best.pt", tmp_path / "bald" / "best.pt", *where))
+    assert "bald/best.pt: has another --size, or other val faces or masks" in error
 
 
 def test_predict_keeps_size_and_orientation(call, trained, tmp_path):
@@ -114,6 +129,20 @@ def test_predict_keeps_size_and_orientation(call, trained, tmp_path):
     masks = sorted(p.stem for p in (tmp_path / "out" / "turned_masks").iterdir())
     assert masks == sorted(PARTS)
     assert (tmp_path / "out" / "grey_overlay.png").exists()
+
+
+def test_predict_looks_at_the_photo_and_not_at_its_padding():
+    """A network whose logit is the red of the pixel gives back where the photo is red, whatever its shape."""
+
+    class Red(torch.nn.Module):
+        def forward(self, images):
+            return (images[:, :1] - 0.5).expand(-1, len(PARTS), -1, -1)
+
+    for H, W in ((40, 70), (70, 40), (64, 64)):
+        pixels = np.zeros((H, W, 3), np.uint8)
+        pixels[: H // 2, : W // 4, 0] = 255
+        masks = predict.predict(Red(), Image.fromarray(pixels), 32, torch.device("cpu"), amp=False)
+        assert masks.shape == (18, H, W) and (masks != (pixels[..., 0] > 0)).mean() < 0.03
 
 
 def test_predict_names_the_unreadable_photo_after_doing_the_others(call, trained, tmp_path):
@@ -145,6 +174,19 @@ def test_dataset_names_every_bad_file(call, faces, tmp_path):
     assert result.returncode == 2
     assert "3.jpg: cannot be read" in result.stdout and "5.jpg: has no mask" in result.stdout
     assert "00007_skin.png: not used" in result.stdout
+
+
+@pytest.mark.parametrize(("augment", "patience"), [("none", 10), ("flip-swap", 20)])
+def test_only_the_training_faces_are_mirrored_and_patience_is_the_papers(
+    augment, patience, call, faces, trained, tmp_path, monkeypatch
+):
+    sets, rules = [], []
+    monkeypatch.setattr(train, "FaceParts", lambda *args: sets.append(dataset.FaceParts(*args)) or sets[-1])
+    monkeypatch.setattr(train, "EarlyStopping", lambda n: rules.append(n) or EarlyStopping(n))
+    where = ("--data", faces, "--out", tmp_path / "run", "--cache", trained.parent / "cache")
+    succeed(call(train, *where, "--augment", augment, "--epochs", 1, *TINY))
+    assert [data.augment for data in sets] == [augment, "none"] and rules == [patience]
+    assert [len(data) for data in sets] == [10 if augment == "none" else 20, 2]
 
 
 def test_the_folder_and_common_alone_train_elsewhere_in_two_processes(
