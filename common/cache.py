@@ -88,7 +88,7 @@ def open_cache(
         building = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder))
         building.chmod(0o755)  # mkdtemp's folders are their owner's alone
         need = sum(n * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in fields.values())
-        if shutil.disk_usage(folder).free < need:  # a memory-mapped file on a full disk would kill the process
+        if shutil.disk_usage(folder).free < need:  # for systems where _reserve() does nothing
             building.rmdir()
             raise OSError(errno.ENOSPC, f"{need / 1e6:.0f} MB are needed and not free")
     except OSError as error:
@@ -98,6 +98,8 @@ def open_cache(
             name: np.lib.format.open_memmap(building / f"{name}.npy", "w+", dtype, (n, *shape))
             for name, (shape, dtype) in fields.items()
         }
+        for name in fields:
+            _reserve(building / f"{name}.npy")
 
         def fill(i: int) -> None:
             for name, value in decode(i).items():
@@ -112,16 +114,14 @@ def open_cache(
                 raise
         while arrays:
             arrays.popitem()[1].flush()  # and closed: Windows renames no open file
-        if _load(final, n, fields) is None:
-            with contextlib.suppress(OSError):
-                os.replace(final, building / "broken")
         try:
             os.rename(building, final)
-            shutil.rmtree(final / "broken", ignore_errors=True)
-        except OSError:
-            if not final.exists():
-                raise
-            # another process was first; its cache holds the same
+        except OSError:  # there is one: a broken one, or that of another process, which was first and holds the same
+            if _load(final, n, fields) is None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(final, building / "broken")
+                os.rename(building, final)
+                shutil.rmtree(final / "broken", ignore_errors=True)
     except OSError as error:
         raise InputError(f"--cache {folder}: {error.strerror}; free some space or choose another folder") from None
     finally:
@@ -130,6 +130,18 @@ def open_cache(
     if cached is None:
         raise InputError(f"{final}: cannot be read back; remove it or choose another --cache")
     return cached
+
+
+def _reserve(file: Path) -> None:
+    """Take a sparse file's space on the disk now: where that fails later, writing to its mapping kills the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(file, "r+b") as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, os.fstat(opened.fileno()).st_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # any other: a file system without it
+                raise
 
 
 def _load(final: Path, n: int, fields: dict) -> Arrays | None:

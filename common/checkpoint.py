@@ -24,6 +24,8 @@ import torch
 
 from common.cli import InputError, hold_signals, jsonable
 
+DRAFTS = ".*.[0-9]*.tmp"  # .NAME.PROCESS.tmp, of a file that is being written
+
 
 def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
     """Replace `path` by `data` or by what data(file) writes; raises InputError, leaving the old file, if it cannot.
@@ -188,8 +190,9 @@ def resumed_run_folder(last: Path, log: list[dict]) -> Path:
 
 
 def _remove_drafts(folder: Path) -> None:
-    for draft in folder.glob(".*.tmp"):
-        draft.unlink(missing_ok=True)
+    for draft in folder.glob(DRAFTS):
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def new_run_folder(out: Path | None, runs: Path, name: str, generated: bool = False) -> Path:
@@ -251,7 +254,10 @@ def write_run_json(path: Path, args: dict, **facts) -> None:
     arguments = {name: jsonable(value) for name, value in args.items()}
     record = {"command": shlex.join(sys.argv), "arguments": arguments, **facts, "environment": environment}
     if path.exists():  # resumed: what started the run before stays on record
-        earlier = json.loads(path.read_text())
+        try:
+            earlier = json.loads(path.read_text())
+        except ValueError:  # somebody has damaged it; the run goes on all the same
+            earlier = {}
         starts = earlier.pop("earlier", [])
         record["earlier"] = [
             *starts,

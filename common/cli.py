@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import os
 import shlex
 import signal
 import sys
@@ -176,10 +177,10 @@ def go_on_with(last: Path) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call main(). Bad input, and memory that does not suffice, become one line and exit code 2; Ctrl-C and SIGTERM one
-    line and 130 and 143.
+    """Call main(). Bad input, a path that may not be read, and memory that does not suffice become one line and exit
+    code 2; Ctrl-C and SIGTERM one line and 130 and 143; a reader that has gone, as in `| head`, 141 and no line.
 
-    So does, with exit code 1, that another process of torchrun has died: its own lines say why.
+    One line and exit code 1: another process of torchrun has died, whose own lines say why.
     """
     _Stop.hint = ""
     before = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -199,6 +200,15 @@ def run(main: Callable[[], None]) -> None:
             raise
         print(f"{Path(sys.argv[0]).name}: error: another process of this job has died{_Stop.hint}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written goes nowhere
+        sys.exit(141)
+    except OSError as error:
+        if not error.filename:
+            raise
+        problem = f"{error.filename}: {error.strerror}; check the path, and that it may be read"
+        print(f"{Path(sys.argv[0]).name}: error: {problem}{_Stop.hint}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt as stop:
         print(f"\n{Path(sys.argv[0]).name}: stopped{_Stop.hint}", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)

@@ -61,6 +61,9 @@ class Loader(DataLoader):
         try:
             with hold_signals():  # what a handler raises while a process forks is lost
                 batches = super().__iter__()
+        except OSError as error:
+            raise InputError(f"--workers {self.num_workers}: {error.strerror}; try fewer, or --workers 0") from None
+        try:
             yield from batches
         except InputError as error:  # a loader process hands it on behind its traceback
             raise InputError(str(error).rpartition("common.cli.InputError: ")[2]) from None

@@ -289,7 +289,7 @@ def paint_glasses(canvas: Canvas, pose: Pose, who: dict, shot: dict, rng: Rng) -
     canvas.paint(mask, rim, "eye_g", keep=keep)
 
 
-def paint_hat(canvas: Canvas, pose: Pose, shot: dict, rng: Rng) -> None:
+def paint_hat(canvas: Canvas, pose: Pose, shot: dict) -> None:
     """A hat of HATS, if worn."""
     kind, colour, accent = shot["hat"], shot["cloth"][::-1], shot["accent"]
     if kind == "none":

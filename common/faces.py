@@ -132,7 +132,7 @@ def generate_face(
         for side in (-1, 1):
             if side == near or abs(pose.yaw) < 15:
                 paint_earring(canvas, pose, who, shot, side, metal)
-    paint_hat(canvas, pose, shot, rng)
+    paint_hat(canvas, pose, shot)
     masks = canvas.masks()
     seen = dict(zip(ALL_PARTS, masks.any((1, 2)).tolist()))
     attributes = {

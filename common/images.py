@@ -28,13 +28,17 @@ def read_photo(path: Path) -> Image.Image:
 
 
 def read_mask(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
-    """A black and white mask -> H x W bool. Grey, palette and three-channel files are all accepted.
+    """A black and white mask -> H x W bool. Grey (8 and 16 bits), palette and three-channel files are all accepted.
 
-    Raises InputError if the file cannot be decoded, holds a value besides 0 and 255, or is not of `shape` (H, W).
+    Raises InputError if the file cannot be decoded, holds a value besides 0 and 255 (16 bits: 65535) or anything
+    transparent, or is not of `shape` (H, W).
     """
+    alpha = None
     try:
         with Image.open(path) as image:
-            mask = np.asarray(image.convert("L"))
+            if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+                alpha = np.asarray(image.convert("RGBA"))[..., 3]
+            mask = np.asarray(image if image.mode.startswith("I") else image.convert("L"))
     except Exception as error:  # as above
         raise InputError(f"{path}: cannot be read as an image ({reason(error)}); replace or remove it") from None
     if shape is not None and mask.shape != shape:
@@ -42,7 +46,9 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
             f"{path}: is {mask.shape[1]} x {mask.shape[0]} px, the folder's other masks are {shape[1]} x "
             f"{shape[0]}; resize it (nearest) or remove it"
         )
-    white = mask == 255
+    if alpha is not None and alpha.min() < 255:
+        raise InputError(f"{path}: is transparent in places; a mask is black and white, save it without transparency")
+    white = (mask == 255) | (mask == 65535)
     grey = mask[~white & (mask != 0)]
     if grey.size:
         raise InputError(

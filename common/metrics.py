@@ -62,7 +62,7 @@ def counts_from_confusion(matrix: Tensor) -> Tensor:
 
 
 def scores_from_counts(counts: Tensor) -> dict[str, np.ndarray]:
-    """C x 4 counts -> iou, precision, recall, f1, accuracy (float64, length C, nan if absent), support (int64)."""
+    """C x 4 counts -> iou, precision, recall, f1 (nan if absent), accuracy (float64, length C), support (int64)."""
     tp, fp, fn, tn = counts.cpu().numpy().astype(np.float64).T
     support = tp + fn
 

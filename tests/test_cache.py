@@ -1,10 +1,13 @@
 """common/cache.py: the cache equals direct decoding, is built once, and again when something is wrong with it."""
 
+import errno
 import multiprocessing
 import os
+import shutil
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -232,10 +235,33 @@ def test_a_full_disk_is_refused_in_one_line(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np.lib.format, "open_memmap", full)
-    with pytest.raises(InputError, match="No space left"):
-        open_cache(tmp_path, "key", N, FIELDS, decode)
+    for module, function in ((np.lib.format, "open_memmap"), (os, "posix_fallocate")):
+        with monkeypatch.context() as patch, pytest.raises(InputError, match="No space left"):
+            patch.setattr(module, function, full, raising=False)
+            open_cache(tmp_path, "key", N, FIELDS, never)
+        assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(InputError, match="0 MB are needed and not free"):
+        open_cache(tmp_path, "key", N, FIELDS, never)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves nothing")
+def test_the_space_is_taken_before_anything_is_decoded(tmp_path):
+    def look(i):
+        (file,) = tmp_path.glob(".key-*/images.npy")
+        assert 512 * file.stat().st_blocks >= N * 60
+        return decode(i)
+
+    check(open_cache(tmp_path, "key", N, FIELDS, look))
+
+
+def test_a_file_system_that_reserves_nothing_has_a_cache_too(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
+    check(open_cache(tmp_path, "key", N, FIELDS, decode))
 
 
 # ---- Two at once ---------------------------------------------------------------------------------------------------

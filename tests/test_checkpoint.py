@@ -7,7 +7,9 @@ import json
 import os
 import pickle
 import random
+import shlex
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import refused
+from conftest import ROOT, refused
 
 from common import checkpoint, cli
 from common.checkpoint import (
@@ -295,6 +297,27 @@ def test_run_json_holds_the_arguments_the_facts_and_the_environment(tmp_path, mo
     assert commit is None or len(commit) == 40
 
 
+def test_run_json_keeps_every_start_of_a_run_and_outlives_damage(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    for command in ("first", "second", "third"):
+        monkeypatch.setattr(sys, "argv", [command])
+        write_run_json(path, {}, device="cpu")
+    record = json.loads(path.read_text())
+    assert record["command"] == "third" and [start["command"] for start in record["earlier"]] == ["first", "second"]
+    assert all(set(start) == {"command", "device", "environment"} for start in record["earlier"])
+    path.write_text('{"command": "fir')
+    write_run_json(path, {}, device="cpu")
+    assert json.loads(path.read_text())["command"] == "third"
+
+
+def test_only_drafts_of_our_own_are_removed_from_a_run_folder(tmp_path):
+    (tmp_path / ".last.pt.4242.tmp").touch()
+    (tmp_path / ".notes.tmp").touch()
+    (tmp_path / ".mine.1.tmp").mkdir()
+    new_run_folder(tmp_path, tmp_path, "run")
+    assert {path.name for path in tmp_path.iterdir()} == {".notes.tmp", ".mine.1.tmp", "log.csv"}
+
+
 # ---- Command line --------------------------------------------------------------------------------------------------
 
 
@@ -439,6 +462,23 @@ def test_a_signal_waits_until_the_file_is_whole(tmp_path):
         cli.run(lambda: checkpoint.write_atomically(tmp_path / "last.pt", write))
     assert (tmp_path / "last.pt").read_bytes() == b"first half, second half"
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_path_that_may_not_be_read_is_one_line(capsys):
+    def main():
+        raise PermissionError(errno.EACCES, "Permission denied", "/home/other/faces")
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and "error: /home/other/faces: Permission denied; check the path" in line
+
+
+def test_a_reader_that_has_seen_enough_ends_a_script_quietly():
+    code = "from common import cli; cli.run(lambda: [print('line', i) for i in range(100_000)])"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("line 0\n", "", 141)
 
 
 def test_an_error_of_the_program_is_not_hidden():

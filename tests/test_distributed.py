@@ -130,10 +130,14 @@ def test_sync_batch_norm_on_the_cpu_is_refused(monkeypatch):
         distributed.wrap(torch.nn.BatchNorm2d(2), torch.device("cuda"), sync_batch_norm=True)
 
 
-def test_sync_batch_norm_keeps_the_names_and_the_parameters():
+def test_sync_batch_norm_keeps_the_names_and_the_parameters(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda model, device_ids: model)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
     names, parameters = list(model.state_dict()), list(model.parameters())
-    torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    distributed.wrap(model, torch.device("cuda", 0))
+    assert isinstance(model[1], torch.nn.BatchNorm2d)
+    distributed.wrap(model, torch.device("cuda", 0), sync_batch_norm=True)
     assert isinstance(model[1], torch.nn.SyncBatchNorm)
     assert list(model.state_dict()) == names
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))

@@ -7,13 +7,40 @@ from PIL import Image
 
 from common import pictures
 from common.cli import InputError
-from common.images import OwnPhotos, files_below, read_photo
+from common.images import OwnPhotos, files_below, read_mask, read_photo
 
 
 def test_a_photo_of_floats_is_refused(tmp_path):
     Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "ramp.tif")
     with pytest.raises(InputError, match="ramp.tif: .* pixels are floats"):
         read_photo(tmp_path / "ramp.tif")
+
+
+@pytest.mark.parametrize("white", [255, 65535])
+def test_a_mask_of_16_bits_is_black_and_white_too(tmp_path, white):
+    values = np.array([[0, white], [white, 0]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), values > 0)
+    Image.fromarray(values // 3).save(tmp_path / "grey.png")
+    with pytest.raises(InputError, match=f"grey.png: has the value {white // 3}"):
+        read_mask(tmp_path / "grey.png")
+
+
+def test_a_mask_in_the_alpha_channel_is_refused(tmp_path):
+    white = np.full((4, 4, 4), 255, np.uint8)
+    Image.fromarray(white).save(tmp_path / "opaque.png")
+    assert read_mask(tmp_path / "opaque.png").all()
+    white[2:, :, 3] = 0
+    Image.fromarray(white).save(tmp_path / "alpha.png")
+    with pytest.raises(InputError, match="alpha.png: is transparent in places"):
+        read_mask(tmp_path / "alpha.png")
+
+
+def test_an_overlay_leaves_the_background_and_mixes_the_rest():
+    photo = np.full((1, 2, 3), 100, np.uint8)
+    palette = np.array([(0, 0, 0), (200, 0, 100)], np.uint8)
+    painted = pictures.overlay(photo, np.array([[0, 1]], np.uint8), palette, opacity=0.5)
+    assert painted.tolist() == [[[100, 100, 100], [150, 50, 100]]]
 
 
 def test_files_below_follows_links_but_not_in_circles(tmp_path):

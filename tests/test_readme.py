@@ -51,6 +51,22 @@ def test_a_commands_paths_and_machine_flags_are_left_out():
     assert report.clean_command(command) == "python folder/pretrain.py --data PATH --photos MORE_PHOTOS --size 64"
 
 
+def test_a_run_and_its_evaluation_become_a_result(tmp_path):
+    """The command is the one that the run was started with, not that of a resumption."""
+    record = {"command": "nu/train.py --resume x", "arguments": {"seed": 3}, "environment": {"torch": "2.6"}}
+    record["earlier"] = [{"command": "/a/nu/train.py --data /d --lr 1"}, {"command": "/a/nu/train.py --resume x"}]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "log.csv").write_text("epoch,loss,seconds\n1,0.5,60\n2,0.25,30\n3,,33\n")
+    (tmp_path / "best").mkdir()
+    for name, score in (("results", 0.7), ("results-bgr", 0.1)):
+        (tmp_path / "best" / f"{name}.json").write_text(json.dumps({"iou": score, "checkpoint": "/home/me/a/best.pt"}))
+    result = report.collect(tmp_path, tmp_path / "best", "faces", "CPU")
+    assert result["command"] == "python nu/train.py --data PATH --lr 1"
+    assert (result["seed"], result["epochs"], result["minutes"]) == (3, 3, 2.0)
+    assert result["seconds_per_epoch_median"] == 33 and [row["loss"] for row in result["log"]] == [0.5, 0.25, None]
+    assert result["results"] == {"iou": 0.7, "checkpoint": "a/best.pt"} and result["results_bgr"]["iou"] == 0.1
+
+
 def test_times_and_epochs_of_a_result_are_those_of_its_log():
     for path in ROOT.glob("*/results/**/*.json"):
         record = json.loads(path.read_text())

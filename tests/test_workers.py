@@ -1,5 +1,6 @@
 """Loader processes: every way to start them gives the same batches, and what goes wrong in one is said in one line."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -130,6 +131,18 @@ def test_a_loader_process_that_is_killed_is_one_line_with_a_remedy(capfd):
     said = capfd.readouterr().err.splitlines()
     assert end.value.code == 2 and len(said) == 1
     assert "error: --workers 2: DataLoader worker" in said[0] and said[0].endswith("try fewer, or --workers 0")
+
+
+def test_loader_processes_that_cannot_be_started_are_one_line_with_a_remedy(capfd, monkeypatch):
+    def refuse(process):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(multiprocessing.Process, "start", refuse)
+    with pytest.raises(SystemExit) as end:
+        read(a_kill, 2)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert end.value.code == 2
+    assert line.endswith("error: --workers 2: Resource temporarily unavailable; try fewer, or --workers 0")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

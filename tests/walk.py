@@ -1,6 +1,6 @@
 """Walk through the READMEs as a new user would: every command of a block marked `<!-- walk -->` is run as it stands.
 
-    python tests/walk.py                       13 minutes on two CPU cores that other work shared
+    python tests/walk.py                       about half an hour on two CPU cores that other work shares
     python tests/walk.py --only lrn_headtorso  one README
     python tests/walk.py --elsewhere           all commands of the folders' READMEs from another folder
     python tests/walk.py --list                what would be run
