@@ -7,8 +7,8 @@ For each number of faces: the cache's size, the seconds to list and decode it, t
 memory of the process that then reads all of it once in random batches, the seconds of that epoch without a network, and
 the minutes of an epoch of train.py, from the median of 25 steps on random batches.
 The generated faces are 200 different ones of 512 px under many names: decoding costs the same whoever is on them; that
-the disk has to give 200 only is left out of the seconds to build. Last row:
-a straight line through the measured ones, with how far the middle one lies off it; what does not grow stays at the most.
+the disk has to give 200 only is left out of the seconds to build. Last row: a straight line through the measured ones,
+with how far the middle one lies off it (what does not grow stays at the most measured).
 """
 
 import argparse
