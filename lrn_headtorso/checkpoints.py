@@ -10,6 +10,7 @@ from common.cli import InputError
 from common.weights import load_pretrained
 from lrn_headtorso.dataset import SIZE
 from lrn_headtorso.model import LRN, UNet
+from lrn_headtorso.phases import FROZEN, phases
 
 PAPER = Path(__file__).resolve().parent.name
 IMAGENET_FILE = "vgg16-397923af.pth"  # torchvision's, also where its path is given
@@ -68,6 +69,7 @@ def method(checkpoint: dict) -> str:
     weights = Path(args["weights"])  # a run's best.pt goes by the run's name
     source = weights.resolve().parent.name if weights.suffix == ".pt" else weights.name
     extras = [f"encoder of {source}"] if checkpoint["pretrained"] == "file" else []
+    extras += ["frozen encoder"] if phases(checkpoint["pretrained"])[checkpoint["phase"]] == FROZEN else []
     extras += ["channel reduction"] if args["channel_reduction"] else []
     extras += [f"{args['size']} px"] if args["size"] != SIZE else []
     extras += ["backgrounds"] if args["backgrounds"] else []

@@ -38,6 +38,21 @@ def largest_free_square(taken: np.ndarray) -> tuple[int, int, int]:
     return int(y) - d + 1, int(x) - d + 1, max(0, 2 * d - 1)
 
 
+def in_photo(
+    square: tuple[int, int, int], mask_size: tuple[int, int], photo_size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """A square of the mask, as largest_free_square() gives it -> left, top, right, bottom of the largest square that
+    lies inside it in the photo. Sizes: width, height.
+
+    A mask may be smaller than its photo and is then rounded to whole pixels, so width and height have a scale each.
+    """
+    top, left, side = square
+    (w, h), (W, H) = mask_size, photo_size
+    x, y = -(-left * W // w), -(-top * H // h)  # rounded inwards, as the other two edges below
+    n = min((left + side) * W // w - x, (top + side) * H // h - y)
+    return x, y, x + n, y + n
+
+
 def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to cut (ours)").add_argument
@@ -58,10 +73,9 @@ def main() -> None:
         photo, alpha = dataset.read_pair(pairs[i])
         person = alpha > 0
         margin = round(MARGIN * max(person.shape))
-        top, left, side = largest_free_square(scipy.ndimage.maximum_filter(person, 2 * margin + 1))
-        scale = photo.width / person.shape[1]  # a mask may be smaller than its photo
-        if side >= MIN_SHARE * min(person.shape):
-            box = [round(scale * edge) for edge in (left, top, left + side, top + side)]
+        free = largest_free_square(scipy.ndimage.maximum_filter(person, 2 * margin + 1))
+        box = in_photo(free, person.shape[::-1], photo.size)
+        if box[2] - box[0] >= MIN_SHARE * min(photo.size):
             pictures.save_image(out / f"{pairs[i].name}.png", photo.crop(box))
             written += 1
     if not written:

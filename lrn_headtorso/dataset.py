@@ -39,7 +39,7 @@ from common.images import list_photos, read_mask, read_photo, reason
 from lrn_headtorso import generate
 from lrn_headtorso.backgrounds import foreground, read_background
 from lrn_headtorso.model import STRIDE
-from lrn_headtorso.pairs import Pair, list_pairs
+from lrn_headtorso.pairs import Pair, files, list_pairs
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / "data" / "cache"
@@ -48,6 +48,7 @@ N_TRAIN, N_TEST = 250, 48  # Sec. 3
 VAL_SHARE = 0.1  # ours: of the training pictures, for the plateau rule; the paper names no validation set
 MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # of ImageNet, as torchvision's VGG-16 was trained with
 STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
+PERSON_FROM = 128  # ours: where scores need a hard truth, the alpha from which a pixel is the person
 UNMATCHED_SHOWN = 20  # of the files without a partner; the rest goes to a file
 CACHE_VERSION = 2  # counts up when decode() or backgrounds.foreground() changes
 
@@ -155,11 +156,6 @@ def decode(pair: Pair, size: int, with_foreground: bool = False) -> dict[str, np
     return sample
 
 
-def files(pairs: list[Pair]) -> list[Path]:
-    """All that the pictures are decoded from."""
-    return [path for pair in pairs for path in (pair.photo, *pair.masks)]
-
-
 def load(pairs: list[Pair], size: int, cache: Path, with_foreground: bool = False) -> Arrays:
     """The decoded pictures of `pairs`, from a cache that is built if it is not there."""
     fields = {"images": ((size, size, 3), "uint8"), "alphas": ((size, size), "uint8")}
@@ -263,7 +259,7 @@ def verify(pairs: list[Pair], size: int) -> tuple[list[Pair], list[tuple[float, 
         try:
             alpha = decode(pair, size)["alphas"]
             width, height = read_photo(pair.photo).size
-            return (alpha >= 128).mean(), ((alpha > 0) & (alpha < 255)).mean(), f"{width} x {height}"
+            return (alpha >= PERSON_FROM).mean(), ((alpha > 0) & (alpha < 255)).mean(), f"{width} x {height}"
         except InputError as error:
             return str(error)
 

@@ -6,7 +6,7 @@
     python lrn_headtorso/eval.py best.pt --data OTHER --split all                on other pictures
 
 Writes results.json, table1.csv, figure2.png and, for each LRN, maps-RUN.png (its six maps) to best-test/ beside the
-first checkpoint or to --out. Both measures are taken for each picture at 0.5 and averaged, at the network's own size;
+first checkpoint or to --out. Both measures are taken for each picture and averaged, at the network's own size;
 distances are scaled to pixels of a 224 px picture.
 """
 
@@ -37,8 +37,8 @@ from common.metrics import hausdorff, jaccard
 from common.tables import print_table, write_csv
 from lrn_headtorso import dataset
 from lrn_headtorso.checkpoints import load_model, method
-from lrn_headtorso.dataset import HeadTorso, normalize
-from lrn_headtorso.model import LRN, UNet
+from lrn_headtorso.dataset import PERSON_FROM, HeadTorso, normalize
+from lrn_headtorso.model import FOUND_ABOVE, LRN, UNet
 
 # Table 1 as printed: Jaccard index in % and Hausdorff distance in px, mean and standard deviation
 TABLE_1 = {
@@ -72,8 +72,8 @@ def score(predicted: np.ndarray, true: np.ndarray) -> tuple[float, ...]:
     """Two H x W bool masks -> SCORES without the loss.
 
     missed: share of the person that is left out; holes: of it what the prediction surrounds, the patches that the paper
-    sees in the U-Net's; added: pixels too many, as a share of the person's. An empty prediction has Jaccard 0 and the
-    picture's diagonal as its distance (common/metrics.py); shares of an empty truth are 0.
+    sees in the U-Net's; added: pixels too many, as a share of the person's. If one mask is empty, Jaccard is 0 and the
+    distance the picture's diagonal; if both are, 1 and 0 (common/metrics.py). Shares of an empty truth are 0.
     """
     size = max(1, int(true.sum()))
     return (
@@ -99,7 +99,7 @@ def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: b
             maps = model(normalize(images, device))
         loss = summed_bce(maps, alphas)
         losses.append(loss.mean())
-        found, true = (maps[-1][:, 0] > 0.5).cpu().numpy(), (alphas[:, 0] >= 128).cpu().numpy()
+        found, true = (maps[-1][:, 0] > FOUND_ABOVE).cpu().numpy(), (alphas[:, 0] >= PERSON_FROM).cpu().numpy()
         measured = [score(p, t) for p, t in zip(found, true, strict=True)]
         scores[chosen] = torch.cat([loss.cpu()[:, None], torch.tensor(measured)], dim=1)
     check_finite(losses, batches, "evaluation")
@@ -240,16 +240,17 @@ def main() -> None:
     rows = table({label: (run.method, summaries[label]) for label, run in runs.items()})
     print(f"{source}, split {args.split}, {len(names)} pictures")
     print_table(rows, left=2)
-    diagonal = np.hypot(dataset.SIZE, dataset.SIZE)
-    for label, summary in summaries.items():
-        if summary["empty_predicted"]:
+    diagonal = f"the diagonal, {np.hypot(dataset.SIZE, dataset.SIZE):.1f} px"
+    for label, run in runs.items():
+        present, found = (run.scores[name] == 0 for name in ("empty_true", "empty_predicted"))
+        if (present & ~found).any():
             print(
-                f"{label}: found nobody in {summary['empty_predicted']} of {summary['n']} pictures; each counts as "
-                f"Jaccard 0 and a distance of the diagonal, {diagonal:.1f} px"
+                f"{label}: found nobody in {(present & ~found).sum()} of {present.sum()} pictures with a person; each "
+                f"counts as Jaccard 0 and a distance of {diagonal}"
             )
     without = next(iter(summaries.values()))["empty_true"]
     if without:
-        print(f"{without} picture(s) without a person: Jaccard 1 and 0 px if nobody is found, else 0 and the diagonal")
+        print(f"{without} picture(s) without a person: Jaccard 1 and 0 px if nobody is found, else 0 and {diagonal}")
     write_csv(out / "table1.csv", rows)
     results = {
         label: {
@@ -276,9 +277,9 @@ def main() -> None:
     columns = {}
     for run in runs.values():
         photos, alphas, maps = predict_maps(run.model, run.data, chosen, device, run.amp)
-        columns |= {} if columns else {"photo": list(photos), "truth": list(alphas >= 128)}
+        columns |= {} if columns else {"photo": list(photos), "truth": list(alphas >= PERSON_FROM)}
         title = run.method if run.method not in columns else f"{run.method} ({run.label})"
-        columns[title] = list(maps[-1] > 0.5)
+        columns[title] = list(maps[-1] > FOUND_ABOVE)
         if len(maps) > 1:
             file_name = re.sub(r"[^\w.-]", "-", run.label)  # the label may be a path
             draw_maps(out / f"maps-{file_name}.png", photos, alphas, maps)

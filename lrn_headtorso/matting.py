@@ -7,6 +7,8 @@ import numpy as np
 import scipy
 from PIL import Image
 
+from lrn_headtorso.model import FOUND_ABOVE
+
 WORKING_SIDE = 1024  # the guided filter's coefficients are computed on a picture no larger than this
 
 
@@ -51,7 +53,7 @@ def refine(photo: np.ndarray, probability: np.ndarray, band: int) -> np.ndarray:
     Only a band along the contour is soft: farther than `band` pixels inside the person it is 1, farther outside 0, so
     that the filter, which would let a shirt shine through that looks like the wall, cannot reach there.
     """
-    person = (probability > 0.5).astype(np.float32)
+    person = (probability > FOUND_ABOVE).astype(np.float32)
     share = box(person, band)  # of the person around each pixel: 0 or 1 away from the contour, 1/2 on it
     # the filter seldom gets to 0 and 1 by itself; cutting more from below than from above leaves no haze outside
     soft = (guided_filter(photo, person, max(1, round(0.6 * band))) - 0.35) / 0.55

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 STRIDE = 32  # of the encoder: H and W must be multiples of it
 CHANNELS = (64, 128, 256, 512, 512)  # of the five levels (Sec. 2.1)
 CONVOLUTIONS = (2, 2, 3, 3, 3)
+FOUND_ABOVE = 0.5  # ours: a pixel of a map is the person above this probability
 
 
 class VGG16(nn.Module):

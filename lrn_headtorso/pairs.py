@@ -1,6 +1,5 @@
 """Photos and their masks on disk: which file belongs to which, and what has no partner."""
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import NamedTuple
 
 from common.celebamask import list_celebamask, unused_files
 from common.cli import InputError
-from common.images import PHOTO_SUFFIXES, cannot_list
+from common.images import PHOTO_SUFFIXES, files_below
 
 PHOTO_FOLDERS = ("photos", "lfw", "lfw-deepfunneled", "lfw_funneled")
 CUTOUT_FOLDERS = ("cutouts", "masks")
@@ -28,6 +27,11 @@ class Listing(NamedTuple):
     pairs: list[Pair]  # sorted by name (CelebAMask-HQ: by id)
     photos_alone: list[Path]  # without a cut-out
     cutouts_alone: list[Path]  # without a photo
+
+
+def files(pairs: list[Pair]) -> list[Path]:
+    """All that the pictures are decoded from."""
+    return [path for pair in pairs for path in (pair.photo, *pair.masks)]
 
 
 def list_pairs(folder: Path) -> Listing:
@@ -57,16 +61,12 @@ def list_pairs(folder: Path) -> Listing:
 def _by_name(folder: Path, subfolders: Iterable[str]) -> dict[str, Path]:
     """name -> file of every picture below folder/subfolder; raises InputError if two share a name."""
     found: dict[str, Path] = {}
-    for sub in subfolders:
-        for root, folders, names in os.walk(folder / sub, onerror=cannot_list, followlinks=True):
-            folders.sort()
-            for name in sorted(names):
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() not in PHOTO_SUFFIXES or name.startswith("."):
-                    continue
-                stem = re.sub("(-removebg(-preview)?)+$", "", stem)  # what remove.bg appends to its downloads
-                path = Path(root) / name
-                if stem in found:
-                    raise InputError(f"{path}: has the name of {found[stem]}; pairs go by name, rename one of them")
-                found[stem] = path
+    paths = [path for sub in subfolders for path in files_below(folder / sub)]
+    for path in paths:
+        if path.suffix.lower() not in PHOTO_SUFFIXES:
+            continue
+        name = re.sub("(-removebg(-preview)?)+$", "", path.stem)  # what remove.bg appends to its downloads
+        if name in found:
+            raise InputError(f"{path}: has the name of {found[name]}; pairs go by name, rename one of them")
+        found[name] = path
     return found

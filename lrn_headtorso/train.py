@@ -28,14 +28,15 @@ from common import checkpoint, cli, distributed, pictures
 from common.cache import fingerprint
 from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
-from common.device import adam, autocast, memory_format, pick_amp, pick_device, seed_everything, to_device
+from common.device import autocast, memory_format, pick_amp, pick_device, seed_everything, to_device
 from common.images import list_photos
 from lrn_headtorso import dataset
 from lrn_headtorso.backgrounds import load_backgrounds
 from lrn_headtorso.checkpoints import PAPER, load_encoder, make_model, run_name
-from lrn_headtorso.dataset import HeadTorso, normalize
+from lrn_headtorso.dataset import PERSON_FROM, HeadTorso, normalize
 from lrn_headtorso.eval import draw_predictions, evaluate, predict_maps, summarize, summed_bce
-from lrn_headtorso.model import LRN, STRIDE, UNet
+from lrn_headtorso.model import FOUND_ABOVE, STRIDE
+from lrn_headtorso.phases import FROZEN, Plateau, phases, start_phase
 
 # what stands on the command line goes before; epochs: at most (ours: the paper trains until nothing improves)
 DEFAULTS = {"size": dataset.SIZE, "epochs": 300, "lr": 1e-4}  # Sec. 3, ours, Sec. 2.3
@@ -102,38 +103,6 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
 # fmt: on
 
 
-class Plateau:
-    """Sec. 2.3 trains until the loss stops falling: here `patience` epochs in a row that do not beat the phase's best
-    validation loss (ours: the paper gives no rule)."""
-
-    def __init__(self, patience: int):
-        self.patience, self.best, self.bad_epochs = patience, float("inf"), 0
-
-    def count(self, loss: float) -> None:
-        """An epoch of the phase, with its validation loss."""
-        self.best, self.bad_epochs = (loss, 0) if loss < self.best else (self.best, self.bad_epochs + 1)
-
-    @property
-    def reached(self) -> bool:
-        """True after `patience` epochs in a row that were not better; never with patience 0."""
-        return 0 < self.patience <= self.bad_epochs
-
-
-def phases(pretrained: str | None) -> tuple[str, ...]:
-    """Sec. 2.3: a pretrained encoder is frozen until the decoder has converged; random weights learn all at once."""
-    return ("frozen encoder", "everything") if pretrained else ("everything",)
-
-
-def start_phase(
-    model: LRN | UNet, phase: str, lr: float, device: torch.device, compiled: bool = False
-) -> tuple[nn.Module, torch.optim.Adam]:
-    """The network to call and the optimiser of a phase. Frozen is frozen: VGG-16 has no batch norm, so without gradient
-    and optimiser nothing of it moves."""
-    model.encoder.requires_grad_(phase != "frozen encoder")
-    model.zero_grad(set_to_none=True)
-    return distributed.wrap(model, device, compiled=compiled), adam(model, lr)
-
-
 def train_epoch(
     model: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer, device: torch.device, amp: bool, epoch: int
 ) -> dict[str, float]:
@@ -151,7 +120,7 @@ def train_epoch(
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-        found, true = maps[-1].detach() > 0.5, alphas >= 128
+        found, true = maps[-1].detach() > FOUND_ABOVE, alphas >= PERSON_FROM
         union = (found | true).sum((1, 2, 3))
         jaccard = torch.where(union > 0, (found & true).sum((1, 2, 3)) / union.clamp(min=1), 1.0)
         B = len(alphas)
@@ -231,7 +200,7 @@ def main() -> None:
         phase, plateau.best, plateau.bad_epochs = saved["phase"], saved["phase_best"], saved["bad_epochs"]
         best = saved["best"]
         log = saved["log"]
-    if phase_names[phase] == "frozen encoder" and not args.patience:
+    if phase_names[phase] == FROZEN and not args.patience:
         raise InputError("--patience 0: without a plateau the pretrained encoder would stay frozen; give at least 1")
     network, optimizer = start_phase(model, phase_names[phase], rates[phase], device, args.compile)
     if saved:
@@ -317,8 +286,8 @@ def main() -> None:
         if improved:
             checkpoint.save_checkpoint(out / "best.pt", state())
             photos, alphas, maps = predict_maps(model, val_set, samples, device, amp)
-            columns = {"photo": list(photos), "truth": list(alphas >= 128), args.model: list(maps[-1] > 0.5)}
-            draw_predictions(out / "samples.png", columns)
+            truth, found = list(alphas >= PERSON_FROM), list(maps[-1] > FOUND_ABOVE)
+            draw_predictions(out / "samples.png", {"photo": list(photos), "truth": truth, args.model: found})
         checkpoint.save_checkpoint(out / "last.pt", state())
         checkpoint.write_log(out / "log.csv", log)
         unfrozen = {b["epoch"] - 0.5: "encoder unfrozen" for a, b in zip(log, log[1:]) if b["phase"] != a["phase"]}
@@ -337,6 +306,8 @@ def main() -> None:
                   "--epochs N")  # fmt: skip
         elif saved and saved["epoch"] >= args.epochs:
             print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
+        if len(phase_names) > 1:
+            print("best       epoch {epoch}, {phase}".format(**min(log, key=lambda row: row["val_loss"])))
         evaluation = Path(sys.argv[0]).with_name("eval.py")
         print(f"next       python {shlex.quote(str(evaluation))} {shlex.quote(str(out / 'best.pt'))}")
     distributed.stop()

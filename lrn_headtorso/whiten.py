@@ -28,6 +28,7 @@ from common.images import OwnPhotos, read_photo
 from lrn_headtorso.checkpoints import load_model
 from lrn_headtorso.dataset import normalize
 from lrn_headtorso.matting import composite, foreground_colours, refine
+from lrn_headtorso.model import FOUND_ABOVE
 
 BAND = 0.025  # half width of the band along the contour that may be soft, by the photo's longer side: ours
 
@@ -92,7 +93,7 @@ def main() -> None:
     nobody = []
     for name, photo in photos:
         probability = predict(model, photo, checkpoint["args"]["size"], device, amp)
-        if not (probability > 0.5).any():
+        if not (probability > FOUND_ABOVE).any():
             nobody.append(name)
         behind = background
         if isinstance(background, Image.Image):

@@ -11,7 +11,7 @@ from common.cli import InputError
 from common.data import TrainBatches, loader
 from lrn_headtorso import dataset, matting
 from lrn_headtorso.backgrounds import foreground
-from lrn_headtorso.cut_backgrounds import largest_free_square
+from lrn_headtorso.cut_backgrounds import in_photo, largest_free_square
 from lrn_headtorso.dataset import HeadTorso, read_alpha, split
 from lrn_headtorso.generate import generate_portrait, write_generated
 from lrn_headtorso.pairs import Pair, list_pairs
@@ -76,6 +76,17 @@ def test_two_photos_of_one_name_are_refused(tmp_path):
     a_photo(tmp_path / "photos" / "y" / "1.png")
     with pytest.raises(InputError, match="1.png: has the name of .*1.jpg"):
         list_pairs(tmp_path)
+
+
+def test_linked_folders_count_once_and_may_lead_back(tmp_path):
+    a_photo(tmp_path / "photos" / "a.jpg")
+    a_photo(tmp_path / "elsewhere" / "b.jpg")
+    for name in "ab":
+        a_cutout(tmp_path / "cutouts" / f"{name}.png")
+    (tmp_path / "photos" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "loop").symlink_to(tmp_path / "photos")
+    found = [pair.photo.relative_to(tmp_path).as_posix() for pair in list_pairs(tmp_path).pairs]
+    assert found == ["photos/a.jpg", "photos/more/b.jpg"]
 
 
 def test_celebamask_is_the_union_of_all_parts(faces):
@@ -288,6 +299,19 @@ def test_the_largest_square_without_a_person_is_found(seed):
         if any(not taken[y : y + n, x : x + n].any() for y in range(10 - n) for x in range(14 - n))
     ]
     assert side == max(free, default=0)
+
+
+@pytest.mark.parametrize("mask_size", [(1280, 720), (666, 375), (667, 375), (640, 360), (2561, 1440)])
+def test_a_square_of_the_mask_stays_inside_itself_in_the_photo(mask_size):
+    """Of 666 x 375 the width says 1.92 photo pixels a mask's, by which the lowest row would end at 721 of 720."""
+    w, h = mask_size
+    for top, left, side in ((0, 0, h), (0, w - h, h), (h - 101, 37, 101), (13, w - 57, 57)):
+        x, y, right, bottom = in_photo((top, left, side), mask_size, (1280, 720))
+        assert right - x == bottom - y >= side * min(1280 / w, 720 / h) - 2
+        assert left / w <= x / 1280 and right / 1280 <= (left + side) / w
+        assert top / h <= y / 720 and bottom / 720 <= (top + side) / h
+    nothing = in_photo(largest_free_square(np.ones((h, w), bool)), mask_size, (1280, 720))
+    assert nothing[2] <= nothing[0]
 
 
 # ---- Generated pictures --------------------------------------------------------------------------------------------

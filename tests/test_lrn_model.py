@@ -16,7 +16,8 @@ from lrn_headtorso.checkpoints import load_encoder
 from lrn_headtorso.dataset import normalize
 from lrn_headtorso.eval import score, summed_bce
 from lrn_headtorso.model import LRN, VGG16, RefinementUnit, UNet, up
-from lrn_headtorso.train import Plateau, phases, start_phase, train_epoch
+from lrn_headtorso.phases import Plateau, phases, start_phase
+from lrn_headtorso.train import train_epoch
 
 CPU = torch.device("cpu")
 

@@ -11,11 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT, leave_out_pictures, one_line_error, succeed
 from PIL import Image
+from scipy.ndimage import maximum_filter
 
 from common import cli
 from lrn_headtorso import checkpoints, cut_backgrounds, dataset, eval, generate, model, train, whiten
+from lrn_headtorso.pairs import Pair
 
 TINY = ("--size", 32, "--device", "cpu", "--amp", "off")
 TRAIN, EVAL, WHITEN = (f"lrn_headtorso/{name}.py" for name in ("train", "eval", "whiten"))
@@ -150,6 +153,25 @@ def test_the_second_phase_counts_its_own_plateau_and_is_marked_in_the_curves(
     assert load("run/best.pt")["epoch"] == 1 and load("run/last.pt")["epoch"] == 6
 
 
+@pytest.mark.parametrize(("kind", "weights"), [("lrn", "imagenet"), ("unet", "vgg16-397923af.pth")])
+def test_imagenets_weights_give_the_papers_names(kind, weights, here, people, trained, tmp_path, monkeypatch):
+    """From torchvision's cache, or its file. Nothing gets better, so best.pt is of the first phase, last.pt not."""
+    hub = tmp_path / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    torch.save(model.VGG16().state_dict(), hub / "vgg16-397923af.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(dataset, "HERE", tmp_path / "folder")
+    monkeypatch.setattr(checkpoints, "SIZE", 32)  # the paper's size is not added to the name
+    args = ("--model", kind, "--weights", weights if weights == "imagenet" else hub / weights, "--patience", 1, *TINY)
+    args += ("--lr", 1e-20, "--lr-unfrozen", 1e-20, "--epochs", 3, "--data", people, "--cache", trained / "cache")
+    out = succeed(here(train, *args))
+    assert "best       epoch 1, frozen encoder\nnext " in out
+    run, name = tmp_path / "folder" / "runs" / f"{kind}-vgg", f"{kind.upper()}-VGG"
+    succeed(here(eval, run / "best.pt", run / "last.pt", "--cache", trained / "cache", "--out", "both"))
+    rows = list(csv.DictReader(open("both/table1.csv")))[4:]
+    assert [row["method"] for row in rows] == [f"{name} (frozen encoder)", name] and name in eval.TABLE_1
+
+
 def test_an_encoder_that_was_never_unfrozen_is_not_passed_over(here, people, trained):
     args = ("--data", people, "--cache", trained / "cache", "--weights", trained / "lrn" / "last.pt", *TINY)
     assert "never unfrozen" in succeed(here(train, *args, "--epochs", 1, "--out", "run"))
@@ -196,6 +218,26 @@ def test_backgrounds_are_cut_from_training_pictures_alone(here, people):
     for name in written:
         square, photo = Image.open(f"squares/{name}"), Image.open(train[name].photo)
         assert square.width == square.height >= min(photo.size) // 4
+
+
+@pytest.mark.parametrize("mask_size", [(320, 180), (160, 90), (83, 47), (84, 47)])
+def test_squares_hold_neither_a_person_nor_anything_from_beyond_the_photo(mask_size, here, tmp_path):
+    """Painted photos, red where the person and the margin are; the masks are as large or, rounded, smaller."""
+    for i in range(8):
+        person = np.zeros(mask_size[::-1], bool)
+        x = np.arange(mask_size[0]) / mask_size[0]
+        person[(i % 4) * 10 :, (x > 0.62, x < 0.38, abs(x - 0.4) < 0.1, abs(x - 0.8) < 0.1)[i % 4]] = True
+        alpha = Image.fromarray(person * np.uint8(255))
+        near = maximum_filter(np.asarray(alpha.resize((320, 180), Image.Resampling.NEAREST)) > 0, 11)
+        photo = np.where(near[..., None], (200, 0, 0), (0, 90, 0)).astype(np.uint8)
+        for folder, picture in (("photos", Image.fromarray(photo)), ("cutouts", alpha)):
+            (tmp_path / "people" / folder).mkdir(parents=True, exist_ok=True)
+            picture.save(tmp_path / "people" / folder / f"{i}.png")
+    succeed(here(cut_backgrounds, "--data", "people", "--out", "squares"))
+    squares = [np.asarray(Image.open(path)) for path in Path("squares").iterdir()]
+    assert len(squares) == 6 and max(map(len, squares)) >= 170  # two are as high as the photo
+    for square in squares:
+        assert square.shape[0] == square.shape[1] >= 45 and (square == (0, 90, 0)).all()
 
 
 def test_celebamask_trains_too(here, faces):
@@ -245,16 +287,36 @@ def test_eval_repeats_what_training_measured(here, trained):
     assert results["hausdorff"] == pytest.approx(float(best["val_hausdorff"]), abs=1e-4)
 
 
-def test_eval_says_how_empty_masks_are_counted(here, trained, tmp_path):
+@pytest.fixture
+def nobody(trained, tmp_path):
+    """A checkpoint whose network finds nobody anywhere."""
     checkpoint = load(trained / "lrn" / "last.pt")
     checkpoint["model"]["units.5.conv2.weight"].zero_()
     checkpoint["model"]["units.5.conv2.bias"].fill_(-9)
-    torch.save(checkpoint, "nobody.pt")
-    out = succeed(here(eval, "nobody.pt", "--cache", trained / "cache"))
-    assert "found nobody in 2 of 2 pictures" in out and "316.8 px" in out
-    (found,) = json.loads(open("nobody-test/results.json").read()).values()
+    (tmp_path / "nobody").mkdir()
+    torch.save(checkpoint, tmp_path / "nobody" / "best.pt")
+    return tmp_path / "nobody" / "best.pt"
+
+
+def test_eval_says_how_empty_masks_are_counted(here, trained, nobody):
+    out = succeed(here(eval, nobody, "--cache", trained / "cache"))
+    assert "found nobody in 2 of 2 pictures" in out and "316.8 px" in out and "without a person" not in out
+    (found,) = json.loads(open("nobody/best-test/results.json").read()).values()
     assert found["jaccard"] == 0 and found["hausdorff"] == pytest.approx(316.78, abs=0.01)
     assert found["empty_predicted"] == 2 and found["empty_true"] == 0 and found["missed"] == 1
+
+
+def test_nobody_found_where_nobody_is_counts_as_right(here, people, nobody, tmp_path):
+    shutil.copytree(people, tmp_path / "people")
+    for name in ("0003", "0008"):
+        Image.new("RGBA", (64, 64)).save(tmp_path / "people" / "cutouts" / f"{name}.png")
+    args = ("--data", "people", "--split", "all", "--cache", "cache", "--out", "all")
+    out = succeed(here(eval, nobody, *args))
+    assert "nobody: found nobody in 12 of 12 pictures with a person; each counts as Jaccard 0 and a distance of" in out
+    assert "2 picture(s) without a person: Jaccard 1 and 0 px if nobody is found, else 0 and the diagonal, 316.8" in out
+    (found,) = json.loads(open("all/results.json").read()).values()
+    assert (found["empty_predicted"], found["empty_true"], found["jaccard"]) == (14, 2, pytest.approx(2 / 14))
+    assert (found["pictures"]["0003"]["jaccard"], found["pictures"]["0003"]["hausdorff"]) == (1, 0)
 
 
 def test_eval_on_other_pictures(here, trained, faces):
@@ -297,14 +359,26 @@ def test_whiten_keeps_size_orientation_and_inner_pixels(here, people, trained, t
         assert "is the folder of the photos" in error and (photos / "grey.png").read_bytes() == before
 
 
-def test_whiten_shows_the_network_what_training_showed_it(trained, people):
-    checkpoint_model, _ = checkpoints.load_model(trained / "lrn" / "best.pt", torch.device("cpu"))
-    pairs = list(dataset.list_pairs(people).pairs)[:1]
-    sample = dataset.decode(pairs[0], 32)
+def test_whiten_shows_the_network_what_training_showed_it(trained, people, tmp_path):
+    """A photo that is neither square nor of the network's size: reshaped as for training, and the map brought back."""
+    pair = dataset.list_pairs(people).pairs[0]
+    photo, mask = (Image.open(path).resize((100, 70)) for path in (pair.photo, pair.masks[0]))
+    photo.save(tmp_path / "a.png")
+    mask.save(tmp_path / "mask.png")
+    sample = dataset.decode(Pair("a", tmp_path / "a.png", (tmp_path / "mask.png",)), 32)
     data = dataset.HeadTorso({name: value[None] for name, value in sample.items()}, ["a"])
-    _, _, maps = eval.predict_maps(checkpoint_model, data, [0], torch.device("cpu"), False)
-    found = whiten.predict(checkpoint_model, Image.fromarray(sample["images"]), 32, torch.device("cpu"), False)
-    assert np.abs(found - maps[-1][0]).max() < 1e-5
+    network, _ = checkpoints.load_model(trained / "lrn" / "best.pt", torch.device("cpu"))
+    _, _, maps = eval.predict_maps(network, data, [0], torch.device("cpu"), False)
+    expected = F.interpolate(torch.from_numpy(maps[-1])[None], size=(70, 100), mode="bilinear", align_corners=False)
+    found = whiten.predict(network, photo, 32, torch.device("cpu"), False)
+    assert found.shape == (70, 100) and np.ptp(found) > 0.01
+    assert np.abs(found - expected[0, 0].numpy()).max() < 1e-5
+
+
+def test_whiten_names_the_photos_in_which_nobody_is_found(here, people, nobody):
+    out = succeed(here(whiten, nobody, people / "photos" / "0004.jpg", "--out", "white", "--device", "cpu"))
+    assert "nobody found in 0004: all of the picture is background" in out
+    assert (np.asarray(Image.open("white/0004.png")) == 255).all()
 
 
 # ---- As subprocesses -------------------------------------------------------------------------------------------------
@@ -334,6 +408,36 @@ def test_the_folder_and_common_alone_work_elsewhere_in_two_processes(script, her
     args = (people / "photos" / "0000.jpg", "--out", "white", "--device", "cpu")
     succeed(script(WHITEN, run / "best.pt", *args, root=elsewhere))
     assert Image.open(tmp_path / "white" / "0000.png").size == (64, 64)
+
+
+NARROW = """\
+import sys
+sys.path[:0] = {paths!r}
+from conftest import leave_out_pictures
+from lrn_headtorso import model, train
+model.CHANNELS = (4, 8, 8, 16, 16)
+leave_out_pictures(setattr)
+train.main()
+"""
+
+
+def test_both_phases_in_two_processes_equal_those_in_one(script, here, people, trained, tmp_path):
+    """Two pictures a process where one process has four; the encoder is unfrozen in epoch 3."""
+    (tmp_path / "narrow.py").write_text(NARROW.format(paths=[str(ROOT), str(ROOT / "tests")]))
+    source = trained / "lrn" / "last.pt"
+    args = ("--data", people, "--n-train", 9, "--cache", trained / "cache", "--weights", source, "--patience", 1, *TINY)
+    args += ("--lr", 1e-20, "--lr-unfrozen", 1e-3, "--epochs", 4)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    out = succeed(script("narrow.py", *args, "--out", "two", root=tmp_path, launcher=launcher))
+    assert "2 process(es)" in out and "phase 2    everything" in out
+    succeed(here(train, *args, "--out", "one"))
+    start, one, two = load(source)["model"], load("one/last.pt"), load("two/last.pt")
+    assert [row["phase"] for row in two["log"]] == ["frozen encoder"] * 2 + ["everything"] * 2
+    for a, b in zip(one["log"], two["log"], strict=True):
+        assert all(b[name] == pytest.approx(a[name], rel=1e-4) for name in ("loss", "val_loss", "lr"))
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, rtol=1e-3, atol=1e-5)
+        assert not name.endswith("weight") or not torch.equal(value, start[name]), name
 
 
 def test_dataset_describes_a_folder_and_names_every_bad_file(here, people, tmp_path, real_pictures):
