@@ -222,13 +222,14 @@ class Report(NamedTuple):
 
     usable: list[Face]
     share: np.ndarray  # of each usable face: part of the picture that the mask covers
+    black: list[Path]  # masks without a white pixel: such a face counts as one without a file
     sizes: Counter  # of photos, in words
     problems: list[str]  # one line each
 
 
 def verify(faces: list[Face], size: int) -> Report:
     """Decode every face, with all cores, and say what is there and what cannot be used."""
-    usable, share, sizes, problems = [], [], Counter(), []
+    usable, share, black, sizes, problems = [], [], [], Counter(), []
 
     def attempt(face: Face) -> tuple[float, tuple[int, int]] | tuple[None, str]:
         try:
@@ -246,8 +247,10 @@ def verify(faces: list[Face], size: int) -> Report:
                 continue
             usable.append(face)
             share.append(covered)
+            if face.mask and not covered and not read_mask(face.mask).any():  # at `size` a small mask may be lost
+                black.append(face.mask)
             sizes[f"photos of {found[0]} x {found[1]} px"] += 1
-    return Report(usable, np.array(share), sizes, problems)
+    return Report(usable, np.array(share), black, sizes, problems)
 
 
 def draw_share(path: Path, share: np.ndarray, part: str) -> None:
@@ -294,7 +297,8 @@ def main() -> None:
     without = sum(face.mask is None for face in faces)
     ids = {(face.root, face.id) for face in faces}
     pairs = [pair for root in range(len(folders)) for pair in DUPLICATES if {(root, id) for id in pair} <= ids]
-    print(f"{source}: {len(faces)} faces, {without} without {args.part} ({without / len(faces):.1%})")
+    print(f"{source}: {len(faces)} faces, {without} without {args.part} ({without / len(faces):.1%}), "
+          f"{len(report.black)} more whose mask is all black")  # fmt: skip
     print(", ".join(f"{count} {what}" for what, count in report.sizes.items()))
     print(f"{len(pairs)} of the {len(DUPLICATES)} known pairs of duplicates", *(f"{a}/{b}" for a, b in pairs))
     if len(report.share):
@@ -305,6 +309,8 @@ def main() -> None:
         draw_share(args.out / "share.png", report.share, args.part)
         draw_samples(args.out / "samples.png", [report.usable[i] for i in sorted(chosen)], args.size, args.part)
         print(f"share.png, samples.png -> {args.out}")
+    for path in report.black:
+        print(f"{path}: all black, so this face counts as one without {args.part}")
     for folder in folders:
         for path in celebamask.unused_files(folder, celebamask.list_celebamask(folder)):
             print(f"{path}: not used (its photo is missing, its name is unknown, or another file is in its place)")

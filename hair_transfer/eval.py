@@ -3,13 +3,14 @@
     python hair_transfer/eval.py hair_transfer/runs/random/best.pt
     python hair_transfer/eval.py hair_transfer/runs/random/best.pt hair_transfer/runs/pretrained/best.pt    as figure 3
     python hair_transfer/eval.py best.pt --error-map                          also where it is wrong
+    python hair_transfer/eval.py best.pt --mean-mask                          also a baseline that looks at no photo
     python hair_transfer/eval.py best.pt --data OTHER_FACES --split all       on other faces of CelebAMask-HQ's layout
     python hair_transfer/eval.py best.pt --pairs FOLDER                       on FOLDER/photos and FOLDER/masks
 
 Writes results.json to best-test/ beside each checkpoint (with --split all best-all/, with --pairs best-pairs/) and
-table.csv, figure3.png, errors.png to the first one's; with --out all below that folder. Pixels are pooled: counted over
-the whole set, divided once. The paper's AUROC is, it seems, a mean over batches as its template's is; ours of that kind
-stands apart.
+table.csv, figure3.png, errors.png and mean-mask/ to the first one's; with --out all below that folder. Pixels are
+pooled: counted over the whole set, divided once. The paper's AUROC is, it seems, a mean over batches as its template's
+is; ours of that kind stands apart.
 """
 
 import math
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -54,11 +56,12 @@ ROWS = {  # results.json's name -> the table's
     "boundary_f1": f"boundary F1 at 0.5, {BAND} px",
     "loss": "mean squared error",
 }
+MEAN_MASK = "mean training mask"  # its column
 ERRORS = {"found": (70, 160, 90), "missed": (250, 200, 40), "too much": (220, 40, 60)}
 
 
 @torch.inference_mode()
-def evaluate(model: DeepLabV3, batches: DataLoader, device: torch.device, amp: bool) -> dict[str, float]:
+def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: bool) -> dict[str, float]:
     """The scores of `model` over a set (see Tally); under torchrun each image is seen by one process, once."""
     model = for_inference(model, amp)
     tally = Tally(device)
@@ -76,7 +79,7 @@ def evaluate(model: DeepLabV3, batches: DataLoader, device: torch.device, amp: b
 
 @torch.inference_mode()
 def predict_faces(
-    model: DeepLabV3, data: HairMasks, chosen: list[int], device: torch.device, amp: bool
+    model: nn.Module, data: HairMasks, chosen: list[int], device: torch.device, amp: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The chosen faces -> photos N x H x W x 3 uint8, true masks N x H x W bool, outputs N x H x W float32 in 0..1."""
     model = for_inference(model, amp)
@@ -85,6 +88,25 @@ def predict_faces(
         logits = model(normalize(images, device))
     output = model.activate(logits).clamp(0, 1)  # tanh's can be negative
     return images.permute(0, 2, 3, 1).numpy(), masks[:, 0].numpy().astype(bool), output[:, 0].cpu().numpy()
+
+
+class MeanMask(nn.Module):
+    """A baseline in a network's place: images B x 3 x H x W -> to each the same output, the mean of some faces' masks.
+
+    It looks at no photo; a network that scores no more has learned where hair lies in a picture, not what it is.
+    """
+
+    def __init__(self, data: HairMasks):
+        super().__init__()
+        mean = np.unpackbits(data.arrays["masks"], axis=-1).mean(0, dtype=np.float32)
+        self.mean = nn.Parameter(torch.from_numpy(mean)[None, None], requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mean.expand(len(x), -1, -1, -1)
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """They are shares of faces already."""
+        return logits
 
 
 def choose_faces(n: int, seed: int) -> list[int]:
@@ -109,18 +131,25 @@ def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[HairMasks, st
     saved = checkpoint["args"]
     if args.pairs:
         return HairMasks(dataset.list_pairs(args.pairs), saved["size"], args.cache), f"{args.pairs}, pairs"
-    folders, source = dataset.locate(args.data or saved["data"])
-    faces = dataset.list_faces(folders, saved["part"])
     if args.split == "all":
-        return HairMasks(faces[: saved["limit"] if args.data is None else None], saved["size"], args.cache), source
-    keys = {tuple(key) for key in checkpoint["split"]["test"]}
-    faces = [face for face in faces if tuple(face.key) in keys]
-    if fingerprint(dataset.files(faces)) != checkpoint["fingerprint"]["test"]:
+        folders, source = dataset.locate(args.data or saved["data"])
+        faces = dataset.list_faces(folders, saved["part"])[: saved["limit"] if args.data is None else None]
+        return HairMasks(faces, saved["size"], args.cache), source
+    return half("test", args.data, args.cache, checkpoint, path)
+
+
+def half(side: str, data: list[Path] | None, cache: Path, checkpoint: dict, path: Path) -> tuple[HairMasks, str]:
+    """The faces that the checkpoint's run trained or tested on (side: train, test), and where they come from."""
+    saved = checkpoint["args"]
+    folders, source = dataset.locate(data or saved["data"])
+    keys = {tuple(key) for key in checkpoint["split"][side]}
+    faces = [face for face in dataset.list_faces(folders, saved["part"]) if tuple(face.key) in keys]
+    if fingerprint(dataset.files(faces)) != checkpoint["fingerprint"][side]:
         raise InputError(
-            f"{source}: its faces or masks are not those of the test split of {path}; give --data the folders that it "
-            "was trained on, in the same order, or --split all for other faces"
+            f"{source}: its faces or masks are not those of the {side} split of {path}; give --data the folders that "
+            "it was trained on, in the same order, or --split all for other faces"
         )
-    return HairMasks(faces, saved["size"], args.cache), source
+    return HairMasks(faces, saved["size"], cache), source
 
 
 def check_comparable(paths: list[Path], checkpoints: list[dict], sets: list[HairMasks]) -> None:
@@ -142,12 +171,13 @@ def check_comparable(paths: list[Path], checkpoints: list[dict], sets: list[Hair
 
 
 def table(results: dict[str, dict]) -> list[list[str]]:
-    """A header and one row per score: each checkpoint's, then the paper's two, as printed and corrected."""
+    """A header and one row per score: each checkpoint's, then the paper's two, as printed and corrected, if of hair."""
+    of_hair = {r["part"] for r in results.values()} == {"hair"}
     rows = [["score", *results, *(f"paper, {init}" for init in PAPER_AUROC)]]
     for name, title in ROWS.items():
         ours = [r[name] for r in results.values()]
         theirs = ["" for _ in PAPER_AUROC]
-        if name == "batch_auroc":
+        if name == "batch_auroc" and of_hair:
             without_zero = (PAPER_BATCHES + 1) / PAPER_BATCHES
             theirs = [f"{value:.6f} ({value * without_zero:.6f})" for value in PAPER_AUROC.values()]
         rows.append([title, *("none" if math.isnan(value) else f"{value:.6f}" for value in ours), *theirs])
@@ -162,23 +192,23 @@ def grey(output: np.ndarray) -> np.ndarray:
     return (255 * output).round().astype(np.uint8)
 
 
-def draw_figure_3(path: Path, names: list[str], photos: np.ndarray, outputs: list[np.ndarray]) -> None:
+def draw_figure_3(path: Path, names: list[str], photos: np.ndarray, outputs: tuple[np.ndarray, ...]) -> None:
     """The photo in the middle, the output of the first model on its left, those of the others on its right."""
     rows = [[grey(left), photo, *map(grey, right)] for photo, left, *right in zip(photos, *outputs, strict=True)]
     pictures.save_grid(path, rows, column_titles=[names[0], "photo", *names[1:]], cell=2.2)
 
 
 def draw_errors(
-    path: Path, names: list[str], photos: list[np.ndarray], masks: list[np.ndarray], outputs: list[np.ndarray]
+    path: Path, names: list[str], photos: np.ndarray, masks: np.ndarray, outputs: tuple[np.ndarray, ...]
 ) -> None:
     """Each face once per model: what it found of the mask, what it missed, what it took for hair (at 0.5)."""
     palette = np.array([(0, 0, 0), *ERRORS.values()], np.uint8)
     columns = []
-    for photo, true, output in zip(photos, masks, outputs, strict=True):
-        predicted = output > 0.5
-        label = 1 * (true & predicted) + 2 * (true & ~predicted) + 3 * (~true & predicted)
-        columns.append([pictures.overlay(p, face, palette, 0.7) for p, face in zip(photo, label, strict=True)])
-    rows = [[photo, *painted] for photo, *painted in zip(photos[0], *columns, strict=True)]
+    for output in outputs:
+        found = output > 0.5
+        labels = 1 * (masks & found) + 2 * (masks & ~found) + 3 * (~masks & found)
+        columns.append([pictures.overlay(*face, palette, 0.7) for face in zip(photos, labels, strict=True)])
+    rows = [[photo, *painted] for photo, *painted in zip(photos, *columns, strict=True)]
     legend = {name: np.array(color) for name, color in ERRORS.items()}
     pictures.save_grid(path, rows, column_titles=["photo", *names], legend=legend, cell=2.2)
 
@@ -196,6 +226,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--pairs", type=Path, metavar="DIR",
         help="evaluate on DIR/photos/NAME.jpg and DIR/masks/NAME.png instead, the square in the middle of each")
     add("--error-map", action="store_true", help="also draw errors.png: found, missed, too much")
+    add("--mean-mask", action="store_true",
+        help="also score a baseline that gives every face the mean mask of the first checkpoint's training faces")
     add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-test")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     cli.add_machine_arguments(parser)
@@ -222,45 +254,53 @@ def main() -> None:
     selected = [select(args, *pair) for pair in zip(checkpoints, args.checkpoints, strict=True)]
     check_comparable(args.checkpoints, checkpoints, [data for data, _ in selected])
     data, source = selected[0]
-    chosen = choose_faces(len(data), checkpoints[0]["args"]["seed"])
-    results, drawn = {}, []
+    first = checkpoints[0]["args"]
+    part, size, batch_size = (first[name] for name in ("part", "size", "batch_size"))
+    candidates = {}  # name -> folder, network, amp, what results.json says of it
     for path, out, (model, checkpoint) in zip(args.checkpoints, outs, loaded, strict=True):
-        saved = checkpoint["args"]
-        amp = pick_amp(args.amp or saved["amp"], device)
-        make_folder(out)
-        batches = loader(data, EvalBatches(len(data), saved["batch_size"]), args.workers)
+        amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
         name = f"{path.resolve().parent.name}/{path.stem}"
-        name = str(path) if name in results else name
-        results[name] = {
-            "checkpoint": str(path),
-            **{fact: checkpoint[fact] for fact in ("epoch", "weights")},
-            **{fact: saved[fact] for fact in ("part", "size")},
-            "data": source,
-            "split": split,
-            "n": len(data),
-            **evaluate(model, batches, device, amp),
-        }
+        name = str(path) if name in candidates else name
+        facts = {"checkpoint": str(path), **{fact: checkpoint[fact] for fact in ("epoch", "weights")}}
+        candidates[name] = out, model, amp, facts
+        print(f"{name}: epoch {checkpoint['epoch']}, {size} px, from {checkpoint['weights']}")
+        if (trained := checkpoint["args"]["batch_size"]) != batch_size:
+            print(f"{name}: was trained in batches of {trained}, is evaluated in the first one's of {batch_size}")
+        seen = set(checkpoint.get("trained_on", ()))
+        if known := sum(fingerprint([face.photo]) in seen for face in data.faces):
+            print(f"{name}: WAS TRAINED ON {known} OF THESE {len(data)} FACES")
+    out = args.out or outs[0]
+    if args.mean_mask:
+        where = None if split == "all" else args.data  # other faces than it was trained on
+        trained_on, _ = half("train", where, args.cache, checkpoints[0], args.checkpoints[0])
+        facts = {"weights": f"mean mask of the {len(trained_on)} training faces of {args.checkpoints[0]}"}
+        candidates[MEAN_MASK] = out / "mean-mask", MeanMask(trained_on).to(device), False, facts
+        print(f"{MEAN_MASK}: of {len(trained_on)} faces")
+
+    chosen, results, drawn = choose_faces(len(data), first["seed"]), {}, []
+    for name, (folder, model, amp, facts) in candidates.items():
+        make_folder(folder)
+        batches = loader(data, EvalBatches(len(data), batch_size), args.workers)
+        facts |= {"part": part, "size": size, "data": source, "split": split, "n": len(data), "batch_size": batch_size}
+        results[name] = facts | evaluate(model, batches, device, amp)
         by_class = {score: results[name][score] for score in ("iou", "precision", "recall")}
         by_class["f1"] = results[name]["f1_05"]
-        write_json(out / "results.json", results[name] | {"per_class": {saved["part"]: by_class}})
-        print(f"{name}: epoch {checkpoint['epoch']}, {saved['size']} px, from {checkpoint['weights']}")
-        if known := sum(fingerprint([face.photo]) in checkpoint.get("trained_on", ()) for face in data.faces):
-            print(f"{name}: WAS TRAINED ON {known} OF THESE {len(data)} FACES")
+        write_json(folder / "results.json", results[name] | {"per_class": {part: by_class}})
         drawn.append(predict_faces(model, data, chosen, device, amp))
-    out = args.out or outs[0]
-    error = max(result["auroc_error"] for result in results.values())
-    print(f"{source}, split {split}, {len(data)} faces\n")
+    error = max(result["auroc_error"] for name, result in results.items() if name != MEAN_MASK)  # whose ties are ties
+    print(f"{source}, split {split}, {len(data)} faces in batches of {batch_size}\n")
     print_table(table(results))
     if not math.isnan(error):
         print(f"\nAUROC over all pixels: off by {error:.0e} at most.", end="")
-    print("\nIn brackets: what the paper's AUROC stands for if its code averaged in a zero with the batches, as its\n"
-          "template does. The paper prints no other score.")  # fmt: skip
-    photos, masks, outputs = zip(*drawn, strict=True)
+    if part == "hair":
+        print("\nIn brackets: what the paper's AUROC stands for if its code averaged in a zero with the batches, as\n"
+              "its template does. The paper prints no other score.", end="")  # fmt: skip
+    (photos, *_), (masks, *_), outputs = zip(*drawn, strict=True)
     write_csv(out / "table.csv", table(results))
-    draw_figure_3(out / "figure3.png", list(results), photos[0], list(outputs))
+    draw_figure_3(out / "figure3.png", list(results), photos, outputs)
     if args.error_map:
-        draw_errors(out / "errors.png", list(results), list(photos), list(masks), list(outputs))
-    print(f"results.json -> {', '.join(map(str, outs))}")
+        draw_errors(out / "errors.png", list(results), photos, masks, outputs)
+    print(f"\nresults.json -> {', '.join(str(folder) for folder, *_ in candidates.values())}")
     print(f"table.csv, figure3.png{', errors.png' if args.error_map else ''} -> {out}")
 
 

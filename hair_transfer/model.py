@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCKS = (3, 4, 23, 3)  # ResNet-101
+RATES = (12, 24, 36)  # of the ASPP, as in torchvision
 COCO_CLASSES = 21  # of the checkpoint: background and Pascal VOC's 20
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
@@ -104,12 +105,12 @@ class ASPP(nn.Module):
     outer taps of rate 24 do so near the edges alone. The rates are the COCO checkpoint's, made for 520 px.
     """
 
-    def __init__(self, in_channels: int, rates: tuple[int, ...], channels: int = 256, dropout: float = 0.5):
+    def __init__(self, in_channels: int, rates: tuple[int, ...]):
         super().__init__()
-        pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(in_channels, channels, 1))
-        atrous = [conv_bn_relu(in_channels, channels, 3, dilation=rate) for rate in rates]
-        self.convs = nn.ModuleList([conv_bn_relu(in_channels, channels, 1), *atrous, pooling])
-        self.project = nn.Sequential(*conv_bn_relu(len(self.convs) * channels, channels, 1), nn.Dropout(dropout))
+        pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(in_channels, 256, 1))
+        atrous = [conv_bn_relu(in_channels, 256, 3, dilation=rate) for rate in rates]
+        self.convs = nn.ModuleList([conv_bn_relu(in_channels, 256, 1), *atrous, pooling])
+        self.project = nn.Sequential(*conv_bn_relu(len(self.convs) * 256, 256, 1), nn.Dropout(0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         *branches, pooled = [conv(x) for conv in self.convs]
@@ -138,23 +139,15 @@ class DeepLabV3(nn.Module):
     sees to that).
     """
 
-    def __init__(
-        self,
-        *,
-        num_outputs: int = 1,
-        output: str = "sigmoid",
-        aux: bool = False,
-        rates: tuple[int, ...] = (12, 24, 36),
-    ):
+    def __init__(self, *, num_outputs: int = 1, output: str = "sigmoid", aux: bool = False):
         super().__init__()
-        self.output, self.rates = output, rates
+        self.output = output
         self.backbone = ResNet101()
-        self.classifier = deeplab_head(num_outputs, rates)
-        self.aux_classifier = auxiliary_head(num_outputs) if aux else None
+        self.replace_heads(num_outputs, aux)
 
     def replace_heads(self, num_outputs: int, aux: bool = False) -> None:
         """New, random heads on the backbone as it is: transfer to another task (figure 2)."""
-        self.classifier = deeplab_head(num_outputs, self.rates)
+        self.classifier = deeplab_head(num_outputs, RATES)
         self.aux_classifier = auxiliary_head(num_outputs) if aux else None
 
     def activate(self, logits: Tensor) -> Tensor:

@@ -5,8 +5,9 @@
     python hair_transfer/recolor.py best.pt FOLDER --color black --strength 0.6 --out dyed
 
 Writes for each photo NAME_COLOR.png at its own size, upright; NAME_strip.png, before and after; NAME_mask.png, how much
-of each pixel is hair. Pixels away from the hair keep their very values. The network saw faces as CelebAMask-HQ cuts
-them: upright, centred, about half of the picture. Crop yours likewise.
+of each pixel is hair. Photos are read as RGB of 8 bits, without their transparency; of that, pixels away from the hair
+keep their very values. The network saw faces as CelebAMask-HQ cuts them: upright, centred, about half of the picture.
+Crop yours likewise.
 """
 
 import sys
@@ -37,7 +38,7 @@ COLOURS = {
 WORK_SIDE = 640  # px: the edges are refined at this size and applied at the photo's own
 RADIUS = 0.015  # of the guided filter's window, as a part of the longer side
 EPS = 1e-4  # of the guided filter: the contrast (a variance) from which on it sees an edge
-REACH = 0.03  # of the longer side: nothing that is further from hair is dyed
+REACH = 0.03  # of the longer side, and at least 2 px: nothing that is further from hair is dyed
 SURE = 0.5  # probability from which a pixel is hair for certain
 HAZE, FULL = 0.15, 0.85  # refined values that count as 0 and as 1: the filter leaves a haze, and gaps in what is hair
 LIFT = 0.65  # of the way from the hair's lightness to the colour's; the rest of its own lightness stays
@@ -212,6 +213,10 @@ def main() -> None:
     device = pick_device(args.device)
     photos = OwnPhotos(args.photos, args.out)
     model, checkpoint = load_model(args.checkpoint, device)
+    if (part := checkpoint["args"]["part"]) != "hair":
+        raise InputError(
+            f"{args.checkpoint}: was trained to find {part}, not hair; give one of a run with --part hair (the default)"
+        )
     amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
     model = for_inference(model, amp)
     make_folder(args.out)

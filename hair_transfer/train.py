@@ -166,7 +166,6 @@ def main() -> None:
                 f"--data {source}: not the faces and masks that {args.resume} was trained on; give the folders "
                 "as they were, in the same order"
             )
-        trained_on = [fingerprint([face.photo]) for face in train]  # for runs that start from this one
         train_set, test_set = HairMasks(train, args.size, args.cache), HairMasks(test, args.size, args.cache)
     batches = TrainBatches(len(train_set), args.batch_size, args.seed)
     pin_memory = device.type == "cuda"
@@ -176,9 +175,11 @@ def main() -> None:
     # model (Sec. II)
     if saved:
         model, weights = DeepLabV3(output=args.output, aux=args.aux > 0), saved["weights"]
+        trained_on = saved["trained_on"]
     else:
         with distributed.first_process_first():
-            model, weights = build_model(args, test)
+            model, weights, seen = build_model(args, test)
+        trained_on = sorted({fingerprint([face.photo]) for face in train} | seen)  # for runs that start from this one
     model.to(device, memory_format=memory_format(device, amp))
 
     # training (Sec. II)
@@ -215,7 +216,8 @@ def main() -> None:
         else:
             name = args.init if args.init in RECIPES else "from-file"
             name = name if args.part == "hair" else f"{args.part}-{name}"
-            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name, "GENERATED" in source)
+            generated = not args.data and "GENERATED" in source
+            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name, generated)
         print(f"command    {shlex.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
         print(f"data       {source}: {len(faces)} faces, {len(train)} train, {len(test)} test, {args.part}")

@@ -6,22 +6,23 @@ from pathlib import Path
 import torch
 
 from common.cache import fingerprint
+from common.checkpoint import first_not_finite
 from common.cli import InputError
 from common.weights import load_pretrained
 from hair_transfer.dataset import Face
 from hair_transfer.model import DeepLabV3, backbone_of, from_coco
 
 
-def build_model(args: Namespace, test: list[Face]) -> tuple[DeepLabV3, str]:
-    """The network as --init asks for it, and where its weights came from; raises InputError if they cannot be had.
+def build_model(args: Namespace, test: list[Face]) -> tuple[DeepLabV3, str, set[str]]:
+    """The network as --init asks for it, where its weights came from, and the photos they have seen (fingerprints).
 
-    Of a checkpoint of this folder it also says how many of the `test` faces that network was trained on: with any, the
-    scores would flatter the transfer.
+    Of a checkpoint of this folder it also says how many of the `test` faces are among them: with any, the scores would
+    flatter the transfer. Raises InputError if the weights cannot be had.
     """
     if args.init == "random":
-        return DeepLabV3(output=args.output, aux=args.aux > 0), "random (--init random)"
+        return DeepLabV3(output=args.output, aux=args.aux > 0), "random (--init random)", set()
     if args.init == "pretrained":
-        return from_torchvision(args)
+        return *from_torchvision(args), set()
     model = DeepLabV3(output=args.output, aux=args.aux > 0)
     state_dict, source, seen = read_backbone(Path(args.init))
     try:
@@ -30,9 +31,11 @@ def build_model(args: Namespace, test: list[Face]) -> tuple[DeepLabV3, str]:
         raise InputError(
             f"--init {args.init}: not a ResNet-101's weights ({first_misfit(error)}); give another file"
         ) from None
+    if name := first_not_finite(model.backbone.state_dict()):
+        raise InputError(f"--init {args.init}: its {name} holds nan or inf; give another file")
     if known := sum(fingerprint([face.photo]) in seen for face in test):
         source += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST FACES"
-    return model, source
+    return model, source, seen
 
 
 def from_torchvision(args: Namespace) -> tuple[DeepLabV3, str]:
@@ -58,7 +61,7 @@ def first_misfit(error: RuntimeError) -> str:
 
 
 def read_backbone(path: Path) -> tuple[dict[str, torch.Tensor], str, set[str]]:
-    """The ResNet-101 in a file, a line on where it comes from, and the photos that it was trained on (fingerprints).
+    """The ResNet-101 in a file, a line on where it comes from, and the photos that it has seen, as fingerprints.
 
     For honest stand-ins for COCO's weights. Takes a checkpoint of this repository (any folder's), a state dict of
     torchvision's DeepLabV3 or of its ResNet-101.
@@ -72,11 +75,14 @@ def read_backbone(path: Path) -> tuple[dict[str, torch.Tensor], str, set[str]]:
         raise InputError(f"--init {path}: cannot be loaded ({problem}); give another file") from None
     source, seen = f"backbone of {path}", set()
     if isinstance(file, dict) and "paper" in file:
-        seen = set(file.get("trained_on", []))
-        task = file.get("args", {}).get("part", "its own task")
+        args, seen = file.get("args", {}), file.get("trained_on", [])
+        if not isinstance(args, dict) or not isinstance(seen, list) or not all(isinstance(key, str) for key in seen):
+            raise InputError(f"--init {path}: its args or trained_on are not what train.py writes; give another file")
+        task, seen = args.get("part", "its own task"), set(seen)
         source += f" ({file['paper']} on {task}, epoch {file.get('epoch')}, itself from {file.get('weights')})"
         file = file.get("model")
-    state_dict = backbone_of(file) if isinstance(file, dict) else {}
+    named = isinstance(file, dict) and all(isinstance(name, str) for name in file)
+    state_dict = backbone_of(file) if named else {}
     if not state_dict:
         raise InputError(
             f"--init {path}: holds no ResNet-101; give a checkpoint that has one, or a file of torchvision's"

@@ -21,6 +21,7 @@ from hair_transfer.dataset import (
     list_pairs,
     normalize,
     split,
+    verify,
 )
 
 
@@ -108,6 +109,17 @@ def test_a_face_without_any_mask_is_not_bald_but_not_annotated(bald, tmp_path):
         if not path.name.endswith("_hair.png"):
             path.unlink()
     assert [face.id for face in list_faces([bald]) if face.mask is None] == [2, 5]
+
+
+def test_a_black_hair_mask_is_told_from_one_that_is_too_small_to_see(bald):
+    """Both cover nothing at 16 px; only the first has no white pixel."""
+    black, small = (bald / "CelebAMask-HQ-mask-anno" / "0" / f"{id:05d}_hair.png" for id in (0, 1))
+    Image.new("RGB", (64, 64)).save(black)
+    dot = Image.new("RGB", (64, 64))
+    dot.putpixel((0, 0), (255, 255, 255))
+    dot.save(small)
+    report = verify(list_faces([bald]), 16)
+    assert report.black == [black] and not report.problems and (report.share[:2] == 0).all()
 
 
 def test_the_cache_knows_when_a_hair_file_is_gone(faces, bald, tmp_path):

@@ -91,8 +91,8 @@ def test_the_coco_checkpoint_in_the_cache_loads_and_gets_new_heads(reference, tm
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     torch.save(reference.state_dict(), tmp_path / "checkpoints" / COCO)
-    model, source = build_model(arguments(init="pretrained"), [])
-    assert COCO in source and "new heads" in source
+    model, source, seen = build_model(arguments(init="pretrained"), [])
+    assert COCO in source and "new heads" in source and not seen
     assert torch.equal(model.backbone.layer4[2].conv3.weight, reference.backbone.layer4[2].conv3.weight)
     assert torch.equal(model.backbone.layer3[22].bn2.running_var, reference.backbone.layer3[22].bn2.running_var)
     assert not torch.equal(model.classifier[0].convs[0][0].weight, reference.classifier[0].convs[0][0].weight)
@@ -122,7 +122,7 @@ def test_a_classifiers_resnet_101_is_a_backbone_too(tmp_path):
     torch.manual_seed(2)
     classifier = resnet101()
     torch.save(classifier.state_dict(), tmp_path / "resnet101.pth")
-    model, source = build_model(arguments(init=str(tmp_path / "resnet101.pth"), output="tanh", aux=0.5), [])
+    model, source, _ = build_model(arguments(init=str(tmp_path / "resnet101.pth"), output="tanh", aux=0.5), [])
     assert torch.equal(model.backbone.layer1[0].downsample[0].weight, classifier.layer1[0].downsample[0].weight)
     assert "resnet101.pth" in source and model.output == "tanh" and model.aux_classifier is not None
     (tmp_path / "resnet101.pth").unlink()
@@ -143,6 +143,12 @@ def test_backbone_of_drops_heads():
         ({"features.0.weight": torch.zeros(1)}, "holds no ResNet-101"),
         ({"backbone.conv1.weight": torch.zeros(64, 3, 7, 7)}, "not a ResNet-101's weights"),
         ([1, 2], "holds no ResNet-101"),
+        ({1: torch.zeros(1)}, "holds no ResNet-101"),
+        ({"paper": "a_paper", "model": {1: torch.zeros(1)}}, "holds no ResNet-101"),
+        ({"paper": "a_paper", "args": None}, "its args or trained_on are not what train.py writes"),
+        ({"paper": "a_paper", "args": {}, "trained_on": None}, "its args or trained_on"),
+        ({"paper": "a_paper", "args": {}, "trained_on": [[1]]}, "its args or trained_on"),
+        ({"backbone.conv1.weight": "text"}, "not a ResNet-101's weights"),
     ],
 )
 def test_files_that_are_no_resnet_101_are_one_clear_line(content, named, tmp_path):

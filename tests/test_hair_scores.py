@@ -33,21 +33,21 @@ def binned_auroc(scores, truth):
 
 
 @pytest.mark.parametrize(
-    ("scores", "truth", "expected"),
+    ("scores", "truth", "expected", "bound"),  # bound: half of the pairs that share a bin, as ties do
     [
-        ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], 0.75),
-        ([1.0, 2.0, 3.0, 4.0], [0, 0, 1, 1], 1.0),
-        ([4.0, 3.0, 2.0, 1.0], [0, 0, 1, 1], 0.0),
-        ([5.0, 5.0, 5.0], [0, 1, 1], 0.5),  # all tied
-        ([1.0, 2.0, 2.0, 3.0], [0, 0, 1, 1], 0.875),  # one of four pairs tied
-        ([-3.0, -1.0, 0.0, -0.0, 2.0], [0, 1, 0, 1, 1], 4.5 / 6),  # -0 ties with 0
-        ([-math.inf, -2.0, 7.0, math.inf], [0, 1, 0, 1], 0.75),
+        ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], 0.75, 0),
+        ([1.0, 2.0, 3.0, 4.0], [0, 0, 1, 1], 1.0, 0),
+        ([4.0, 3.0, 2.0, 1.0], [0, 0, 1, 1], 0.0, 0),
+        ([5.0, 5.0, 5.0], [0, 1, 1], 0.5, 0.5),  # all tied
+        ([1.0, 2.0, 2.0, 3.0], [0, 0, 1, 1], 0.875, 0.5 / 4),  # one of four pairs tied
+        ([-3.0, -1.0, 0.0, -0.0, 2.0], [0, 1, 0, 1, 1], 4.5 / 6, 0.5 / 6),  # -0 ties with 0
+        ([-math.inf, -2.0, 7.0, math.inf], [0, 1, 0, 1], 0.75, 0),
     ],
 )
-def test_auroc_by_hand(scores, truth, expected):
+def test_auroc_by_hand(scores, truth, expected, bound):
     value, error = binned_auroc(scores, truth)
     assert value == pytest.approx(expected, abs=1e-12) == auroc(torch.tensor(scores), torch.tensor(truth))
-    assert error <= 0.5
+    assert error == pytest.approx(bound, abs=1e-12)
 
 
 @pytest.mark.parametrize("truth", [[0, 0, 0], [1, 1, 1]])
@@ -179,11 +179,13 @@ def test_a_process_without_batches_sends_the_same_shapes_and_types_as_the_others
 
 
 def test_the_table_holds_the_papers_numbers_as_printed_and_corrected():
-    scores = {"auroc_error": 0.0} | dict.fromkeys(
+    scores = {"part": "hair", "auroc_error": 0.0} | dict.fromkeys(
         ("auroc", "batch_auroc", "f1_01", "f1_05", "iou", "precision", "recall", "boundary_f1"), 0.5
     )
     rows = {row[0]: row[1:] for row in table({"random/best": scores | {"loss": math.nan}})}
     assert rows["AUROC, mean over batches"] == ["0.500000", "0.981631 (0.991447)", "0.968331 (0.978014)"]
     assert rows["mean squared error"] == ["none", "", ""]
+    rows = {row[0]: row[1:] for row in table({"skin/best": scores | {"part": "skin", "loss": 0.5}})}
+    assert all(row[1:] == ["", ""] for name, row in rows.items() if name != "score")  # the paper's are of hair
     # the template's own arithmetic turns the corrected number into the printed one
     assert np.mean([0] + [0.99144731] * 100) == pytest.approx(0.981631, abs=1e-8)

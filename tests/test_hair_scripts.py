@@ -13,6 +13,7 @@ from conftest import ROOT, leave_out_pictures, one_line_error, succeed
 from PIL import Image, ImageCms
 from trainings import make_networks_small
 
+from common.faces import write_celebamask
 from hair_transfer import dataset, eval, recolor, train
 from hair_transfer.weights import build_model
 
@@ -104,10 +105,38 @@ def test_a_start_that_has_seen_the_test_faces_is_told_apart(faces, trained):
     learned = {id for _, id in torch.load(trained / "best.pt", weights_only=True, mmap=True)["split"]["train"]}
     found = dataset.list_faces([faces])
     args = SimpleNamespace(init=str(trained / "best.pt"), output="sigmoid", aux=0)
-    _, source = build_model(args, found)
+    _, source, _ = build_model(args, found)
     assert f"IT WAS TRAINED ON {len(learned)} OF THE {len(found)} TEST FACES" in source
-    _, source = build_model(args, [face for face in found if face.id not in learned])
+    _, source, _ = build_model(args, [face for face in found if face.id not in learned])
     assert "TEST FACES" not in source
+
+
+def test_what_a_start_had_seen_is_not_forgotten_on_the_way(call, faces, trained, tmp_path):
+    """hair on X -> skin on Y -> hair on X: the second start was not trained on X, but what it started from was."""
+    others = write_celebamask(tmp_path / "others", n=6, size=64, seed=700)
+    arguments = ("--init", trained / "best.pt", "--part", "skin", "--data", others, "--out", tmp_path / "y")
+    assert "TEST FACES" not in succeed(call(train, *arguments, "--epochs", 1, "--cache", tmp_path / "c", *TINY))
+    before, after = (
+        torch.load(path / "best.pt", weights_only=True, mmap=True)["trained_on"] for path in (trained, tmp_path / "y")
+    )
+    assert len(before) == 9 and len(after) == 9 + 5 and set(before) < set(after)
+    args = SimpleNamespace(init=str(tmp_path / "y" / "best.pt"), output="sigmoid", aux=0)
+    _, source, seen = build_model(args, dataset.list_faces([faces]))
+    assert "IT WAS TRAINED ON 9 OF THE 12 TEST FACES" in source and seen == set(after)
+    photo = tmp_path / "photo.jpg"
+    shutil.copy(others / "CelebA-HQ-img" / "0.jpg", photo)
+    error = one_line_error(call(recolor, tmp_path / "y" / "best.pt", photo, "--color", "teal", "--out", tmp_path / "o"))
+    assert "y/best.pt: was trained to find skin, not hair" in error and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_start_that_is_not_finite_is_refused_before_there_is_a_run(value, call, faces, trained, tmp_path):
+    weights = torch.load(trained / "best.pt", weights_only=True)["model"]
+    weights["backbone.layer4.0.conv3.weight"][0] = value
+    torch.save(weights, tmp_path / "broken.pt")
+    arguments = ("--init", tmp_path / "broken.pt", "--data", faces, "--out", tmp_path / "run", *TINY)
+    error = one_line_error(call(train, *arguments, "--cache", trained.parent / "cache"))
+    assert "broken.pt: its layer4.0.conv3.weight holds nan or inf" in error and not (tmp_path / "run").exists()
 
 
 # ---- Evaluation ----------------------------------------------------------------------------------------------------
@@ -136,9 +165,11 @@ def test_eval_of_two_checkpoints_gives_table_numbers_figure_3_and_error_maps(cal
 
 def test_eval_on_all_faces_and_on_pairs_of_any_origin(call, faces, trained, tmp_path):
     cache = ("--cache", tmp_path / "cache", "--device", "cpu")
-    succeed(call(eval, trained / "best.pt", "--data", faces, "--split", "all", "--out", tmp_path / "all", *cache))
+    arguments = ("--data", faces, "--split", "all", "--out", tmp_path / "all")
+    out = succeed(call(eval, trained / "best.pt", *arguments, *cache))
     results = json.loads((tmp_path / "all" / "results.json").read_text())
     assert results["n"] == 12 and results["split"] == "all"
+    assert "WAS TRAINED ON 9 OF THESE 12 FACES" in out
     for name in ("photos", "masks"):
         (tmp_path / "pairs" / name).mkdir(parents=True)
     Image.new("RGB", (60, 40), (90, 60, 30)).save(tmp_path / "pairs" / "photos" / "a.jpg")
@@ -146,6 +177,61 @@ def test_eval_on_all_faces_and_on_pairs_of_any_origin(call, faces, trained, tmp_
     out = succeed(call(eval, trained / "best.pt", "--pairs", tmp_path / "pairs", "--out", tmp_path / "out", *cache))
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["n"] == 1 and results["auroc"] is None and results["recall"] is None and "none" in out
+
+
+def test_the_mean_mask_is_scored_as_a_network_is(call, faces, trained, tmp_path, real_pictures):
+    cache = ("--cache", trained.parent / "cache", "--device", "cpu")
+    out = succeed(call(eval, trained / "best.pt", "--mean-mask", "--error-map", "--out", tmp_path / "out", *cache))
+    results = json.loads((tmp_path / "out" / "mean-mask" / "results.json").read_text())
+    split = torch.load(trained / "best.pt", weights_only=True, mmap=True)["split"]
+    masks = {face.id: np.unpackbits(dataset.decode(face, 32)["masks"], axis=-1) for face in dataset.list_faces([faces])}
+    trains, tests = (np.stack([masks[id] for _, id in split[side]]) for side in ("train", "test"))
+    mean = trains.mean(0)
+    assert results["loss"] == pytest.approx(((tests - mean) ** 2).mean(), rel=1e-5)
+    assert results["recall"] == pytest.approx((tests * (mean > 0.5)).sum() / tests.sum())
+    assert (
+        results["n"] == 3 and results["batch_size"] == 6 and "mean mask of the 9 training faces" in results["weights"]
+    )
+    assert "mean training mask" in out.split("score", 1)[1].splitlines()[0]
+    header, *rows = csv.reader(open(tmp_path / "out" / "table.csv"))
+    assert header[1:3] == [f"{trained.name}/best", "mean training mask"]
+    assert dict(zip(header, rows[-1], strict=True))["mean training mask"] == f"{results['loss']:.6f}"
+    others = write_celebamask(tmp_path / "others", n=3, size=64, seed=700)  # the mean stays that of the training faces
+    arguments = ("--data", others, "--split", "all", "--mean-mask", "--out", tmp_path / "others-out")
+    assert "mean training mask: of 9 faces" in succeed(call(eval, trained / "best.pt", *arguments, *cache))
+
+
+def test_all_are_evaluated_in_the_first_ones_batches(call, trained, tmp_path):
+    saved = torch.load(trained / "best.pt", weights_only=True)
+    saved["args"]["batch_size"] = 2
+    (tmp_path / "pairs").mkdir()
+    torch.save(saved, tmp_path / "pairs" / "best.pt")
+    both = [trained / "best.pt", tmp_path / "pairs" / "best.pt"]
+    for first, second in (both, both[::-1]):
+        out = succeed(call(eval, first, second, "--out", tmp_path / "out", "--cache", trained.parent / "cache"))
+        sizes = {both[0]: 6, both[1]: 2}
+        assert f"trained in batches of {sizes[second]}, is evaluated in the first one's of {sizes[first]}" in out
+        found = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("results.json")]
+        assert [r["batch_size"] for r in found] == 2 * [sizes[first]]
+        assert found[0]["batch_auroc"] == found[1]["batch_auroc"]
+
+
+def test_other_faces_or_masks_than_those_of_the_run_are_refused(call, faces, trained, tmp_path):
+    """A mask that has changed is noticed by eval.py if it is a test face's, and by --resume in any case."""
+    cache = ("--cache", trained.parent / "cache", "--device", "cpu")
+    split = torch.load(trained / "best.pt", weights_only=True, mmap=True)["split"]
+    for side in ("train", "test"):
+        folder = tmp_path / side
+        shutil.copytree(faces, folder)
+        masks = folder / "CelebAMask-HQ-mask-anno" / "0"
+        hairy = [masks / f"{id:05d}_hair.png" for _, id in split[side]]
+        next(path for path in hairy if path.exists()).unlink()
+        error = one_line_error(call(train, "--resume", trained / "last.pt", "--data", folder, *cache))
+        assert f"{folder}: not the faces and masks that" in error
+        flags = ("--mean-mask",) if side == "train" else ()
+        error = one_line_error(call(eval, trained / "best.pt", "--data", folder, *flags, *cache))
+        assert f"{folder}: its faces or masks are not those of the {side} split of" in error
+    assert not (trained / "best-test").exists()
 
 
 # ---- Changing the colour -------------------------------------------------------------------------------------------
@@ -186,6 +272,41 @@ def test_recolor_with_the_network_itself(call, faces, trained, tmp_path):
     assert (result == np.asarray(Image.open(photo))).all()
 
 
+class Red(torch.nn.Module):
+    """A network's stand-in that takes what is red for hair."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(8.0))
+
+    def forward(self, x):
+        return self.weight * (x[:, :1] - 0.3)
+
+    def activate(self, logits):
+        return torch.sigmoid(logits)
+
+
+def test_recolor_at_full_strength_changes_the_hair_and_nothing_else(call, tmp_path, monkeypatch):
+    checkpoint = {"args": {"part": "hair", "size": 64, "amp": "off"}}
+    monkeypatch.setattr(recolor, "load_model", lambda path, device: (Red(), checkpoint))
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 30, (200, 200, 4), dtype=np.uint8)
+    picture[20:90, 60:140, 0] += 180
+    Image.fromarray(picture, "RGBA").save(tmp_path / "red.png")
+    Image.new("RGB", (50, 50)).save(tmp_path / "black.png")
+    for name in ("red", "black"):
+        arguments = ("--color", "teal", "--out", tmp_path / "out", "--device", "cpu")
+        out = succeed(call(recolor, "best.pt", tmp_path / f"{name}.png", *arguments))
+        assert ("no hair found, so left as they are: black" in out) == (name == "black")
+    before, after = picture[..., :3], np.asarray(Image.open(tmp_path / "out" / "red_teal.png"))
+    changed = (before != after).any(-1)
+    assert changed[30:80, 70:130].all() and after[30:80, 70:130, 2].mean() > before[30:80, 70:130, 2].mean() + 20
+    reach = 2 * int(recolor.REACH * 200 / 2) + 3  # and what the network's 64 px blur
+    changed[20 - reach : 90 + reach, 60 - reach : 140 + reach] = False
+    assert not changed.any()
+    assert not np.asarray(Image.open(tmp_path / "out" / "black_teal.png")).any()
+
+
 # ---- The data set --------------------------------------------------------------------------------------------------
 
 
@@ -195,8 +316,12 @@ def test_dataset_describes_folders_and_draws_their_figures(call, faces, tmp_path
     bald = sum(face.mask is None for face in dataset.list_faces([faces]))
     (folder / "CelebAMask-HQ-mask-anno" / "0" / "00000_hair.png").unlink()
     (folder / "CelebA-HQ-img" / "7.jpg").unlink()
+    black = folder / "CelebAMask-HQ-mask-anno" / "0" / "00001_hair.png"
+    Image.new("RGB", (64, 64)).save(black)
     out = succeed(call(dataset, "--data", faces, folder, "--size", 32, "--out", tmp_path / "figures"))
-    assert f"23 faces, {2 * bald + 1} without hair" in out and "every photo and every mask can be read" in out
+    assert f"23 faces, {2 * bald + 1} without hair" in out and "1 more whose mask is all black" in out
+    assert f"{black}: all black, so this face counts as one without hair" in out
+    assert "every photo and every mask can be read" in out
     assert "00007_hair.png: not used" in out
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"share.png", "samples.png"}
 
