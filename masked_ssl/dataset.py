@@ -1,4 +1,4 @@
-"""Faces with one exclusive label map each, in LaPa's or CelebAMask-HQ's own layout (photos without labels: pool.py).
+"""Faces with one exclusive label map each, in LaPa's or CelebAMask-HQ's own layout (one of them: reading.py).
 
     LaPa/                                                    11 classes; lapa.py says more
       {train,val,test}/images/NAME.jpg, labels/NAME.png
@@ -40,11 +40,11 @@ from common.cache import Arrays, cache_key, open_cache
 from common.checkpoint import make_folder
 from common.cli import InputError
 from common.device import to_device
-from common.faces import PARTS, write_celebamask
-from common.images import read_mask, read_photo
+from common.faces import write_celebamask
 from common.tables import print_table
 from masked_ssl import lapa, splits
 from masked_ssl.classes import LAYOUTS, PAPER_SHARE, classes_of, mirrored_classes, palette
+from masked_ssl.reading import CACHE_VERSION, IGNORED, decode
 from masked_ssl.splits import Face
 
 HERE = Path(__file__).resolve().parent
@@ -52,10 +52,10 @@ CACHE = HERE / "data" / "cache"
 SIZE = 512  # Approach
 N_GENERATED, GENERATED_SIZE = 200, 64  # ours: half an hour for both steps on one core in float32
 DEMONSTRATION = "note       a demonstration, small so that it ends within minutes on a CPU; the paper's recipe: --data"
-IGNORED = 255  # label of the pixels beyond a photo's edge
 MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # ImageNet's (ours: the paper does not say)
 STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
-CACHE_VERSION = 1  # counts up when decode() changes
+
+
 # ---- Which faces ---------------------------------------------------------------------------------------------------
 
 
@@ -82,12 +82,12 @@ def locate(data: Path | None, layout: str = "celebamask", limit: int | None = No
         folder, words = _painted(layout), f"{N_GENERATED} GENERATED faces (no --data, no data set in {HERE.name}/data)"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give --data LaPa's or CelebAMask-HQ's")
-    if (folder / "LaPa").is_dir():
-        folder = folder / "LaPa"
+    for name in ("LaPa", "CelebAMask-HQ"):  # the folder that holds it will do
+        folder = folder / name if (folder / name).is_dir() else folder
     if lapa.is_lapa(folder):
         parts = {part: lapa.list_part(folder, part) for part in splits.SPLITS}
         layout, split_words = "lapa", "LaPa's own split"
-    elif any((folder / name).is_dir() for name in ("CelebA-HQ-img", "CelebAMask-HQ")):
+    elif (folder / "CelebA-HQ-img").is_dir():
         found = celebamask.list_celebamask(folder)
         parts, split_words = splits.split_celebamask(folder, found)
         layout = "celebamask"
@@ -103,56 +103,7 @@ def _painted(layout: str) -> Path:
     return write_celebamask(folder, N_GENERATED, GENERATED_SIZE)
 
 
-# ---- Reading them --------------------------------------------------------------------------------------------------
-
-
-def decode(face: Face, size: int, classes: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """images: size x size x 3 uint8, antialiased; labels: size x size uint8, nearest, 255 beyond the photo's edge.
-
-    Raises InputError, naming the file, for what cannot be used.
-    """
-    photo = read_photo(face.photo)
-    if "" in dict(face.labels):  # LaPa's label map
-        label = lapa.read_label(face.labels[0][1], (photo.height, photo.width))
-    else:
-        label = merge(face, photo, classes)
-    top, left, h, w = fitted(photo.size, size)
-    labels = np.full((size, size), IGNORED, np.uint8)
-    labels[top : top + h, left : left + w] = Image.fromarray(label).resize((w, h), Image.Resampling.NEAREST)
-    return {"images": square(photo, size), "labels": labels}
-
-
-def merge(face: Face, photo: Image.Image, classes: tuple[str, ...]) -> np.ndarray:
-    """CelebAMask-HQ's part masks -> H x W uint8, later parts over earlier ones; background where a part is no class."""
-    masks, label = dict(face.labels), None
-    for part in PARTS:
-        if part not in masks:
-            continue
-        mask = read_mask(masks[part], None if label is None else label.shape)
-        label = np.zeros(mask.shape, np.uint8) if label is None else label
-        label[mask] = classes.index(part) if part in classes else 0
-        if photo.width * mask.shape[0] != photo.height * mask.shape[1]:
-            raise InputError(
-                f"{masks[part]}: is {mask.shape[1]} x {mask.shape[0]} px, another shape than its photo of "
-                f"{photo.width} x {photo.height}; give both the same width to height"
-            )
-    if label is None:
-        raise InputError(f"{face.photo}: has no mask; add masks to CelebAMask-HQ-mask-anno or remove the photo")
-    return label
-
-
-def fitted(photo_size: tuple[int, int], size: int) -> tuple[int, int, int, int]:
-    """top, left, h, w of a photo of (W, H) scaled to fit into size x size, in its middle."""
-    W, H = photo_size
-    h, w = max(1, round(H * size / max(W, H))), max(1, round(W * size / max(W, H)))
-    return (size - h) // 2, (size - w) // 2, h, w
-
-
-def square(photo: Image.Image, size: int) -> np.ndarray:
-    """size x size x 3 uint8: the photo scaled to fit, in the middle, its edge repeated around it."""
-    top, left, h, w = fitted(photo.size, size)
-    scaled = np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))  # Pillow widens the kernel when it shrinks
-    return np.pad(scaled, ((top, size - h - top), (left, size - w - left), (0, 0)), mode="edge")
+# ---- Their arrays --------------------------------------------------------------------------------------------------
 
 
 def files(faces: list[Face]) -> list[Path]:
@@ -308,10 +259,11 @@ def main() -> None:
     size, classes = args.size or (GENERATED_SIZE if data.generated else SIZE), classes_of(data.layout, args.classes)
     counts = ", ".join(f"{len(faces)} {part}" for part, faces in data.parts.items())
     print(f"{data.words}: {data.layout}'s layout, {len(classes)} classes, {counts}, {data.split_words}")
-    problems = []
+    problems, blank = [], []
     for part, faces in data.parts.items():
         report = verify(faces, size, classes)
         problems += report.problems
+        blank += [face for face, pixels in zip(report.usable, report.pixels, strict=True) if not pixels[1:].any()]
         if part == "train" and report.usable:
             sizes = ", ".join(f"{words} ({n})" for words, n in report.sizes.most_common(5))
             print(f"most frequent sizes of the photos to train with, in px: {sizes}")
@@ -330,6 +282,9 @@ def main() -> None:
     if data.layout == "celebamask":
         for path in celebamask.unused_files(data.folder, celebamask.list_celebamask(data.folder)):
             print(f"{path}: not used (its photo is missing, its name is unknown, or another file is in its place)")
+    if blank:
+        print(f"{len(blank)} face(s) with no class but the background, as if all masks were black; the first is "
+              f"{blank[0].photo}: leave them out, or they teach and count as background")  # fmt: skip
     for problem in problems:
         print(problem)
     if problems:

@@ -121,8 +121,12 @@ def load_model(path: Path, device: torch.device) -> tuple[Network, dict]:
     return model.to(device).eval(), saved
 
 
-def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str, str]:
-    """The faces to evaluate on (the checkpoint's test split unless told otherwise), where they come from, layout."""
+def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str, str, int]:
+    """The faces to evaluate on (the checkpoint's test split unless told otherwise), where they come from, layout, and
+    how many of them step 1 has seen without their labels.
+
+    Raises InputError for val or test faces that step 2 has learned from, and for test faces that step 1 has seen.
+    """
     was = saved["args"]
     if args.data:
         data = dataset.locate(args.data)
@@ -145,10 +149,17 @@ def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str, s
                 f"{data.folder}: {path} was trained on {len(seen)} of its {args.split} faces, such as {seen[0]}; give "
                 "--data another folder, or --split all to count them in"
             )
+    pool = set(saved["pool"])
+    seen = [face.photo.name for face in faces if identity(face.photo) in pool]
+    if seen and args.split == "test":
+        raise InputError(
+            f"{data.folder}: step 1 of {path} has seen {len(seen)} of its test photos, such as {seen[0]}; give --data "
+            "another folder, or --split all to count them in"
+        )
     arrays = dataset.load(faces, was["size"], classes, args.cache, f"{args.split} faces")
     words = f"{data.words}, {args.split}, {len(faces)} faces"
     faces = FaceLabels(arrays, list(range(len(faces))), [face.photo.name for face in faces], classes)
-    return faces, words, data.layout
+    return faces, words, data.layout, len(seen)
 
 
 # ---- Pictures ------------------------------------------------------------------------------------------------------
@@ -264,7 +275,7 @@ def main(argv: list[str] | None = None) -> None:
         if classes != first:
             raise InputError(f"{path}: has {len(classes)} classes, the others {len(first)}; compare like with like")
         amp = pick_amp(args.amp or saved["args"]["amp"], device)
-        data, words, layout = select(args, saved, path)
+        data, words, layout, seen = select(args, saved, path)
         facts = saved["args"]["size"], words, data.names
         like = like or facts
         if facts != like:
@@ -284,10 +295,12 @@ def main(argv: list[str] | None = None) -> None:
             "fraction": saved["args"]["fraction"],
             "size": saved["args"]["size"],
             "data": words,
+            "seen_in_step_1": seen,
             **summarize(evaluate(model, batches, device, amp, len(classes)), classes),
         }
+        known = f", of which step 1 has seen {seen}, without their labels" if seen else ""
         print(f"\n{path}, epoch {saved['epoch']}, {len(saved['learned'])} labels, {saved['args']['size']} px, from "
-              f"{saved['weights']}\n{words}")  # fmt: skip
+              f"{saved['weights']}\n{words}{known}")  # fmt: skip
         print_table(table(summaries[name]))
         write_csv(out / "table.csv", table(summaries[name]))
         write_json(out / "results.json", summaries[name])

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from common import cli, pictures
+from common.cache import fingerprint
 from common.checkpoint import make_folder, write_json
 from common.cli import InputError, number
 from common.tables import print_table, write_csv
@@ -75,14 +76,16 @@ def find_methods(args: Namespace, data: Data) -> tuple[dict[str, str], dict[str,
     """Name of a method -> its --init, the baseline first, then each pretraining by its run folder's name; and for each
     pretraining what tells it from another that may lie there one day.
 
-    Raises InputError for a pretraining that there is not, that was made with other data, or of a name used twice.
+    Raises InputError for a pretraining that there is not, for a name used twice, and for the newest in runs/ if that
+    was made with another folder. One that is named may have been: train.py refuses it if it has seen test photos.
     """
     starts, methods, marks = set(), {}, {}
     for path in args.pretrained or [newest_pretraining() or RUNS / "pretrain" / "pretrain.pt"]:
         saved, name = load_pretraining(path), path.resolve().parent.name
-        if saved["folder"] not in (None, str(data.folder.resolve())):
+        if not args.pretrained and saved["folder"] not in (None, str(data.folder.resolve())):
             raise InputError(
-                f"--pretrained {path}: was made with {saved['source']}, not with {data.folder}; make another"
+                f"{path}: the newest in runs/, was made with {saved['source']}, not with {data.folder}; give "
+                "--pretrained FILE, that one if it is meant"
             )
         if not saved["log"]:
             raise InputError(f"--pretrained {path}: has not finished an epoch yet; let pretrain.py finish one")
@@ -99,16 +102,19 @@ def find_methods(args: Namespace, data: Data) -> tuple[dict[str, str], dict[str,
     return {start: start, **methods}, marks
 
 
-def check_settings(out: Path, settings: dict, marks: dict[str, str]) -> None:
-    """Raise InputError if the runs in `out` have other flags or another pretraining: numbers would be mixed."""
+def check_settings(out: Path, settings: dict, marks: dict[str, str], data_path: str | None) -> None:
+    """Raise InputError if the runs in `out` have other flags or another pretraining: numbers would be mixed.
+
+    data_path: --data as it was typed, which older files hold where the faces' fingerprint stands now.
+    """
     path, known = out / "settings.json", {}
     if path.is_file():
         before = json.loads(path.read_text())
         known = before["pretrained"]
         for name, value in settings.items():
-            if before["flags"].get(name) != value:
+            was = before["flags"].get(name)
+            if was != value and (name, was) != ("data", data_path):
                 flag = "--" + name.replace("_", "-")
-                was = before["flags"].get(name)
                 raise InputError(f"{out}: its runs have {flag} {was}, not {value}; give another --out")
         for name, mark in marks.items():
             if known.get(name, mark) != mark:
@@ -117,16 +123,24 @@ def check_settings(out: Path, settings: dict, marks: dict[str, str]) -> None:
 
 
 def run_one(
-    folder: Path, init: str, fraction: float, seed: int, rest: list[str], machine: list[str], keep: bool
+    folder: Path,
+    init: str,
+    fraction: float,
+    seed: int,
+    rest: list[str],
+    machine: list[str],
+    resumed: list[str],
+    keep: bool,
 ) -> dict:
     """results.json of one run, which is made, or gone on with, if it is not there; and what its log says.
 
-    rest: train.py's flags; machine: those of them that eval.py and a resumed run need again.
+    rest: train.py's flags; machine: those of them that eval.py and a resumed run need again; resumed: and those that
+    only the latter knows.
     """
     results = folder / "last-test" / "results.json"
     if not results.is_file():
         if (folder / "last.pt").is_file():
-            train.main(["--resume", str(folder / "last.pt"), *machine])
+            train.main(["--resume", str(folder / "last.pt"), *machine, *resumed])
         else:
             train.main([*rest, "--fraction", str(fraction), "--seed", str(seed), "--init", init, "--out", str(folder)])
         eval.main([str(folder / "last.pt"), *machine])
@@ -218,9 +232,13 @@ def main(argv: list[str] | None = None) -> None:
     seeds = sorted(set(args.seeds))
     out = make_folder(args.out)
     machine = ["--workers", str(shared.workers), "--device", shared.device, "--cache", str(shared.cache)]
+    resumed = ["--checkpointing" if shared.checkpointing else "--no-checkpointing"]
+    resumed += ["--data", shared.data] if shared.data else []  # the folder may have been moved
     train.fill_defaults(shared, data.generated)
     settings = {name: cli.jsonable(value) for name, value in vars(shared).items() if name not in VARIES}
-    check_settings(out, settings, marks)
+    faces = [face for part in data.parts.values() for face in part]
+    settings["data"] = f"{len(faces)} faces in {data.layout}'s layout, {fingerprint(dataset.files(faces))}"
+    check_settings(out, settings, marks, shared.data)
     print("where this is stopped, the same command goes on", flush=True)
     runs, total = {}, len(methods) * len(fractions) * len(seeds)
     for fraction in fractions:
@@ -229,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
                 folder = out / f"{method}-{fraction:g}-seed{seed}"
                 keep = args.keep == "all" or (args.keep == "first" and seed == seeds[0])
                 print(f"\n== {len(runs) + 1} of {total}: {folder}", flush=True)
-                runs[method, fraction, seed] = run_one(folder, init, fraction, seed, rest, machine, keep)
+                runs[method, fraction, seed] = run_one(folder, init, fraction, seed, rest, machine, resumed, keep)
                 print(f"test mIoU {100 * runs[method, fraction, seed]['miou']:.2f}", flush=True)
     rows = table(runs, list(methods), fractions, seeds)
     print()

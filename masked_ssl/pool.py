@@ -16,20 +16,26 @@ from torch.utils.data import Dataset
 from common.cache import Arrays, cache_key, open_cache, stat
 from common.cli import InputError
 from common.images import PHOTO_SUFFIXES, cannot_list, read_photo
-from masked_ssl.dataset import CACHE_VERSION, Data, square
+from masked_ssl.dataset import Data
 from masked_ssl.masking import draw_mask
+from masked_ssl.reading import CACHE_VERSION, square
 
 
 def photos_below(folder: Path) -> list[Path]:
     """Every photo in a folder and its subfolders, sorted; CelebAMask-HQ's and LaPa's labels are left out.
 
-    Raises InputError if there is none.
+    Linked folders count, as long as they do not lead back to where they are. Raises InputError if there is none.
     """
     if not folder.is_dir():
         raise InputError(f"--photos {folder}: no such folder; give folders of photos")
     only = {"CelebA-HQ-img", "images"}  # beside CelebAMask-HQ-mask-anno/ and labels/
-    found = []
-    for root, folders, names in os.walk(folder, onerror=cannot_list):
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, onerror=cannot_list, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         if only & set(folders) and {"CelebAMask-HQ-mask-anno", "labels"} & set(folders):
             folders[:] = only & set(folders)
         folders[:] = sorted(name for name in folders if not name.startswith("."))

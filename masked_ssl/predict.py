@@ -23,8 +23,9 @@ from common.checkpoint import make_folder
 from common.device import autocast, for_inference, pick_amp, pick_device
 from common.images import OwnPhotos
 from masked_ssl.classes import palette
-from masked_ssl.dataset import fitted, normalize, square
+from masked_ssl.dataset import normalize
 from masked_ssl.eval import load_model
+from masked_ssl.reading import fitted, square
 
 
 @torch.inference_mode()

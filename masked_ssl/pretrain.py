@@ -46,6 +46,7 @@ from masked_ssl.weights import (
     adamw,
     check_run_arguments,
     check_together,
+    fill_in,
     load_backbone,
     load_pretraining,
     scheduled,
@@ -197,9 +198,7 @@ def main(argv: list[str] | None = None) -> None:
         photos, source, data = find_pool(args)
         generated = data is not None and data.generated
         identities, mark = [pool.identity(photo) for photo in photos], fingerprint(photos)
-        for name, value in (GENERATED if generated else DEFAULTS).items():
-            if getattr(args, name) is None:
-                setattr(args, name, value)
+        fill_in(args, GENERATED if generated else DEFAULTS)
         if saved and saved["fingerprint"] != mark:
             raise InputError(f"{source}: not the photos of {args.resume}; give the folders as they were")
         arrays = pool.load(photos, args.size, args.cache)

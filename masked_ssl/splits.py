@@ -34,9 +34,9 @@ def split_celebamask(folder: Path, found: list[FaceFiles]) -> tuple[dict[str, li
     Both photos of a known pair of duplicates fall on the same side of the random split.
     """
     faces = {f.id: Face(str(f.id), f.photo, tuple(f.masks.items()), str(FIRST_OF_PAIR.get(f.id, f.id))) for f in found}
-    roots = [folder, folder / "CelebAMask-HQ"]
+    outer = [folder.absolute().parent] if folder.absolute().name == "CelebAMask-HQ" else []  # the list is CelebA's
     mapping, partition = (
-        next((root / name for root in roots if (root / name).is_file()), None)
+        next((root / name for root in (folder, *outer) if (root / name).is_file()), None)
         for name in ("CelebA-HQ-to-CelebA-mapping.txt", "list_eval_partition.txt")
     )
     if mapping:

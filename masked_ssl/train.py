@@ -49,6 +49,7 @@ from masked_ssl.weights import (
     adamw,
     check_run_arguments,
     check_together,
+    fill_in,
     scheduled,
     start_from,
 )
@@ -161,9 +162,7 @@ def train_epoch(
 
 def fill_defaults(args: Namespace, generated: bool) -> None:
     """Give the arguments that were not typed the values for painted faces or for real data, in place."""
-    for name, value in (GENERATED if generated else DEFAULTS).items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    fill_in(args, GENERATED if generated else DEFAULTS)
     args.encoder_lr = args.encoder_lr or ENCODER_LR * args.lr
 
 
@@ -222,10 +221,10 @@ def main(argv: list[str] | None = None) -> None:
 
     # model (CNN Architectures, Fine-Tuning Process)
     network = Network(len(classes), args.checkpointing)
-    weights = saved["weights"] if saved else ""
+    weights, seen = (saved["weights"], saved["pool"]) if saved else ("", [])
     if not saved:
         with distributed.first_process_first():
-            kind, weights = start_from(network, args, data)
+            kind, weights, seen = start_from(network, args, data)
     network.to(device, memory_format=memory_format(device, amp))
 
     # training
@@ -254,6 +253,7 @@ def main(argv: list[str] | None = None) -> None:
             "repeat": repeat,
             "split": split,
             "learned": learned,
+            "pool": seen,
             "fingerprint": fingerprints,
             "rng": checkpoint.rng_state(device),
         }

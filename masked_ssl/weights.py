@@ -44,6 +44,13 @@ def check_together(args: Namespace, world_size: int) -> None:
         )
 
 
+def fill_in(args: Namespace, values: dict) -> None:
+    """Give the arguments that were not typed these values, in place."""
+    for name, value in values.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
 def load_backbone(network: Network, choice: str) -> tuple[str, str]:
     """Fill the ResNet-50 as --init says (auto, imagenet or random) -> "imagenet" or "random", and the same in words.
 
@@ -88,8 +95,9 @@ def load_encoder(network: Network, path: Path, saved: dict) -> str:
     return f"{words}, itself from {saved['weights']}"
 
 
-def start_from(network: Network, args: Namespace, data: Data) -> tuple[str, str]:
-    """Fill the network as --init says -> imagenet, random or pretrained, and where its weights come from, in words.
+def start_from(network: Network, args: Namespace, data: Data) -> tuple[str, str, list[str]]:
+    """Fill the network as --init says -> imagenet, random or pretrained; where its weights come from, in words; and the
+    identities of the photos that step 1 has seen.
 
     Raises InputError for an encoder that has seen test photos in step 1: its scores would not count.
     """
@@ -103,7 +111,7 @@ def start_from(network: Network, args: Namespace, data: Data) -> tuple[str, str]
             skipped = f"; not {newest}, which was made with other data or is not an epoch old"
     if str(path) in STARTS:
         start, words = load_backbone(network, args.init)
-        return start, words + skipped
+        return start, words + skipped, []
     saved = load_pretraining(path)
     seen = set(saved["pool"])
     tested = [face.photo.name for face in data.parts["test"] if identity(face.photo) in seen]
@@ -112,7 +120,7 @@ def start_from(network: Network, args: Namespace, data: Data) -> tuple[str, str]
             f"--init {path}: was pretrained on {len(tested)} of the test photos of {data.folder}, such as {tested[0]}; "
             "pretrain with --data, which keeps them out"
         )
-    return "pretrained", load_encoder(network, path, saved)
+    return "pretrained", load_encoder(network, path, saved), saved["pool"]
 
 
 def adamw(network: Network, encoder_lr: float, decoder_lr: float) -> torch.optim.AdamW:

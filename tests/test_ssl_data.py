@@ -14,9 +14,10 @@ from common.cli import InputError
 from common.data import TrainBatches, loader
 from masked_ssl import dataset, lapa, pool, splits
 from masked_ssl.classes import LAYOUTS, PAPER_SHARE, classes_of, mirrored_classes, palette
-from masked_ssl.dataset import IGNORED, FaceLabels, decode, denormalize, fitted, locate, normalize
+from masked_ssl.dataset import FaceLabels, denormalize, locate, normalize
 from masked_ssl.masking import find_region
 from masked_ssl.pool import MaskedPhotos
+from masked_ssl.reading import IGNORED, decode, fitted
 from masked_ssl.splits import Face, take_fraction
 
 CELEBA, LAPA = LAYOUTS["celebamask"], LAYOUTS["lapa"]
@@ -224,6 +225,18 @@ def test_the_partition_list_decides_where_there_is_one(mapped):
         locate(mapped)
 
 
+def test_the_folder_that_holds_the_data_is_the_same_data(mapped):
+    """With CelebA's list in either of the two."""
+    outer = mapped.parent / "outer"
+    inner = shutil.copytree(mapped, outer / "CelebAMask-HQ")
+    assert locate(outer).folder == inner and locate(outer).parts == locate(inner).parts
+    lines = [line.split()[2] for line in MAPPING.splitlines()[1:]]
+    (outer / "list_eval_partition.txt").write_text("".join(f"{name} {k % 3}\n" for k, name in enumerate(lines)))
+    for folder in (outer, inner):
+        assert ids(locate(folder)) == {"train": [0, 3, 6, 9], "val": [1, 4, 7, 10], "test": [2, 5, 8, 11]}
+        assert locate(folder).split_words == "official, list_eval_partition.txt"
+
+
 def test_the_random_split_is_80_10_10_and_never_parts_duplicates():
     def found(numbers):
         return [celebamask.FaceFiles(i, Path(f"{i}.jpg"), {}) for i in numbers]
@@ -359,6 +372,21 @@ def test_labels_are_no_photos(lapa_faces, faces):
     found = pool.photos_below(lapa_faces)
     assert found and all(p.parent.name == "images" for p in found)
     assert {p.parent.name for p in pool.photos_below(faces)} == {"CelebA-HQ-img"}
+
+
+def test_linked_folders_of_photos_count_but_not_in_circles(faces, tmp_path):
+    """Nor do the labels beside them, linked or not, or a test photo that is only linked."""
+    folder = tmp_path / "photos"
+    (folder / "set").mkdir(parents=True)
+    Image.new("RGB", (30, 20)).save(folder / "own.png")
+    for name in ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno"):
+        (folder / "set" / name).symlink_to(faces / name, target_is_directory=True)
+    (folder / "again").symlink_to(folder / "set", target_is_directory=True)
+    (folder / "set" / "CelebA-HQ-img-2").symlink_to(folder, target_is_directory=True)
+    names = [path.name for path in pool.photos_below(folder)]
+    assert sorted(names) == sorted(["own.png", *(f"{i}.jpg" for i in range(12))])
+    photos, left_out = pool.gather(locate(faces), [folder])
+    assert left_out == 1 and len(photos) == 12
 
 
 def test_an_empty_or_missing_folder_of_photos_is_refused(tmp_path):

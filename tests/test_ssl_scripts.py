@@ -4,16 +4,18 @@ import argparse
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, leave_out_pictures, one_line_error, succeed
+from conftest import ROOT, leave_out_pictures, one_line_error, refused, succeed
 from PIL import Image
 
 from masked_ssl import dataset, eval, label_fractions, lapa, predict, pretrain, train, weights
 from masked_ssl import model as ssl_model
 from masked_ssl.classes import LAYOUTS
+from masked_ssl.reading import square
 
 TINY = ("--size", 32, "--device", "cpu", "--amp", "off", "--batch-size", 4)
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -108,8 +110,9 @@ def test_the_encoder_of_step_2_begins_as_that_of_step_1_tensor_by_tensor(pretrai
     before = {name: tensor.clone() for name, tensor in network.decoder.state_dict().items()}
     path = pretrained / "pretrain.pt"
     args = argparse.Namespace(init=str(path), data=str(faces), layout="celebamask")
-    start, words = train.start_from(network, args, dataset.locate(faces))
+    start, words, seen = train.start_from(network, args, dataset.locate(faces))
     assert same_tensors(network.encoder.state_dict(), load(path)["encoder"])
+    assert len(seen) == 11 and seen == load(path)["pool"] == load(trained / "best.pt")["pool"]
     assert same_tensors(network.decoder.state_dict(), before) and start == "pretrained" and "2 epochs" in words
     keys = {name.removeprefix("encoder.") for name in load(trained / "last.pt")["model"] if name.startswith("encoder.")}
     assert keys == set(load(path)["encoder"])
@@ -122,12 +125,25 @@ def test_the_encoder_of_step_2_begins_as_that_of_step_1_tensor_by_tensor(pretrai
     path.with_name("broken.pt").unlink()
 
 
-@pytest.mark.parametrize("flags", [("--region", "whole"), ("--two-thirds", "area", "--loss-on", "masked")])
-def test_the_ablations_of_step_1_run_and_differ(flags, call, faces, runs, pretrained, tmp_path):
-    arguments = ("--data", faces, "--init", "random", "--epochs", 1, "--lr", 0.003, "--cache", runs / "cache", *TINY)
-    succeed(call(pretrain, *arguments, *flags, "--mask-ratio", 0.3, "--out", tmp_path / "run"))
-    row = next(csv.DictReader(open(tmp_path / "run" / "log.csv")))
-    assert row["loss"] != next(csv.DictReader(open(pretrained / "log.csv")))["loss"]
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "50% of rows and columns 5 to 25, L1 on the region"),
+        (("--region", "whole"), "50% of rows and columns 0 to 31, L1 on the region"),
+        (("--two-thirds", "area"), "50% of rows and columns 3 to 28, L1 on the region"),
+        (("--loss-on", "masked"), "50% of rows and columns 5 to 25, L1 on the masked"),
+        (("--loss", "l2"), "50% of rows and columns 5 to 25, L2 on the region"),
+        (("--mask-ratio", 0.3), "30% of rows and columns 5 to 25, L1 on the region"),
+    ],
+)
+def test_each_flag_of_step_1_changes_its_loss(flags, words, call, faces, runs, pretrained, tmp_path, monkeypatch):
+    """The run of `pretrained` with one flag more, for one epoch; without any it is that run again."""
+    interrupted(monkeypatch, pretrain, epoch=2)
+    arguments = ("--data", faces, "--init", "random", "--epochs", 2, "--lr", 0.003, "--cache", runs / "cache", *TINY)
+    result = call(pretrain, *arguments, *flags, "--out", tmp_path / "run")
+    assert result.returncode == 130 and f" px over {words}\n" in result.stdout
+    loss, other = (next(csv.DictReader(open(run / "log.csv")))["loss"] for run in (pretrained, tmp_path / "run"))
+    assert (loss == other) == (not flags)
 
 
 def test_checkpointing_trains_the_same(call, faces, runs, pretrained, tmp_path, monkeypatch):
@@ -171,8 +187,8 @@ def test_auto_takes_the_encoder_of_the_same_data_only(pretrained, faces, monkeyp
     data, network = dataset.locate(faces), ssl_model.Network(19)
     args = argparse.Namespace(init="auto", data=str(faces), layout="celebamask")
     assert train.start_from(network, args, data)[1].startswith("encoder of")
-    start, words = train.start_from(network, args, data._replace(folder=faces.parent))
-    assert start == "random" and "RANDOM" in words and "made with other data" in words
+    start, words, seen = train.start_from(network, args, data._replace(folder=faces.parent))
+    assert start == "random" and "RANDOM" in words and "made with other data" in words and seen == []
 
 
 def test_an_encoder_that_has_seen_the_test_photos_is_refused(call, faces, runs, tmp_path):
@@ -207,6 +223,7 @@ def test_eval_gives_the_numbers_that_training_logged_tables_and_figures(call, tr
     log = list(csv.DictReader(open(trained / "log.csv")))[-1]
     assert 100 * results["miou"] == pytest.approx(float(log["test_miou"]))
     assert 100 * results["f1"] == pytest.approx(float(log["test_f1"])) and results["labels"] == 10
+    assert results["seen_in_step_1"] == 0 and "step 1 has seen" not in out
     assert list(results["per_class"]) == list(LAYOUTS["celebamask"])
     labels = [np.asarray(Image.open(p)) for p in (folder / "faces").glob("*_label.png")]
     assert len(labels) == 1 and labels[0].shape == (32, 32) and labels[0].max() < 19
@@ -234,6 +251,29 @@ def test_eval_refuses_faces_that_were_learned_from(call, trained, faces, runs, t
     succeed(call(eval, trained / "last.pt", *everything, "--out", tmp_path / "out"))
 
 
+def test_eval_refuses_test_photos_that_step_1_has_seen(call, trained, faces, runs, tmp_path):
+    """The validation photo, which step 2 has not learned from: here it is the test photo of another split."""
+    folder = tmp_path / "faces"
+    shutil.copytree(faces, folder)
+    parts = {part: [int(face.name) for face in found] for part, found in dataset.locate(faces).parts.items()}
+    ids = [*parts["val"], *parts["test"], *parts["train"]]
+    mapping = [f"{i} {k} {k:06d}.jpg" for k, i in enumerate(ids)]
+    (folder / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(mapping))
+    sides = "\n".join(f"{k:06d}.jpg {s}" for k, s in enumerate([2, 1, *[0] * 10]))
+    (folder / "list_eval_partition.txt").write_text(sides)
+    where = ("--device", "cpu", "--cache", runs / "cache", "--out", tmp_path / "out")
+    error = one_line_error(call(eval, trained / "last.pt", "--data", folder, *where))
+    assert f"has seen 1 of its test photos, such as {parts['val'][0]}.jpg" in error and not (tmp_path / "out").exists()
+    for split, arguments, n in (("all", ("--data", folder), 11), ("val", (), 1)):
+        out = succeed(call(eval, trained / "last.pt", *arguments, "--split", split, *where))
+        assert f"of which step 1 has seen {n}, without their labels" in out
+        assert json.loads((tmp_path / "out" / "results.json").read_text())["seen_in_step_1"] == n
+    older = load(trained / "last.pt")
+    del older["pool"]
+    torch.save(older, tmp_path / "older.pt")
+    assert "older.pt: holds no 'pool'; use a checkpoint" in one_line_error(call(eval, tmp_path / "older.pt", *where))
+
+
 def test_predict_keeps_size_and_orientation_and_names_what_cannot_be_read(call, trained, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -255,11 +295,22 @@ def test_predict_is_the_argmax_of_the_enlarged_logits(trained):
     model, saved = eval.load_model(trained / "best.pt", torch.device("cpu"))
     photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     label = predict.predict(model, photo, 32, torch.device("cpu"), amp=False)
-    image = torch.from_numpy(dataset.square(photo, 32)).permute(2, 0, 1)[None]
+    image = torch.from_numpy(square(photo, 32)).permute(2, 0, 1)[None]
     with torch.no_grad():
         logits = model(dataset.normalize(image, torch.device("cpu")))
     large = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear", align_corners=False)
     assert (label == large.argmax(1)[0].numpy()).all() and len(np.unique(label)) > 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_predict_finds_a_photo_that_is_not_square_where_it_lies(turned):
+    """A network that names the strongest colour, and a photo of stripes of colour: 96 x 48 px, then 48 x 96."""
+    truth = np.repeat(np.array([0, 1, 2, 0, 2], np.uint8), [12, 6, 9, 15, 6])[:, None].repeat(96, axis=1)
+    truth[:, :30] = (truth[:, :30] + 1) % 3
+    truth = truth.T if turned else truth
+    photo = Image.fromarray(np.eye(3, dtype=np.uint8)[truth] * 255)
+    label = predict.predict(torch.nn.Identity(), photo, 32, torch.device("cpu"), amp=False)
+    assert label.shape == truth.shape and (label != truth).mean() < 0.005  # where three colours meet
 
 
 # ---- Fractions and seeds -------------------------------------------------------------------------------------------
@@ -275,6 +326,14 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
         interrupted(patch, train, epoch=2)
         assert call(label_fractions, *arguments).returncode == 130
     assert load(out / "random-0.3-seed0" / "last.pt")["epoch"] == 1
+    moved = tmp_path / "moved" / "CelebAMask-HQ"  # the same data in another place, for another kind of machine
+    shutil.copytree(faces, moved)
+    there = ("--fractions", 0.3, "--seeds", 0, "--data", moved.parent, "--checkpointing")
+    succeed(call(label_fractions, *arguments, *there))
+    for method in ("random", "pretrain"):  # one that was gone on with, and a new one
+        saved = load(out / f"{method}-0.3-seed0" / "last.pt")
+        assert saved["args"]["checkpointing"] is True and saved["args"]["data"] == str(moved.parent)
+        assert saved["epoch"] == 2
     text = succeed(call(label_fractions, *arguments))
     assert "gain, pretrain" in text and "+-" in text
     assert {p.name for p in out.iterdir() if p.is_file()} == {
@@ -298,9 +357,97 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
         raise AssertionError("a finished run was run again")
 
     monkeypatch.setattr(train, "train_epoch", never)
-    again = succeed(call(label_fractions, *arguments))
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["flags"]["data"].startswith("12 faces in celebamask's layout, ")
+    settings["flags"]["data"] = str(faces)  # as older files have it
+    (out / "settings.json").write_text(json.dumps(settings))
+    again = succeed(call(label_fractions, *arguments, "--keep", "none"))
     assert again.split("\nfraction ")[1] == text.split("\nfraction ")[1]
+    assert not list(out.glob("*/*.pt"))
     assert "its runs have --lr 0.003, not 0.1" in one_line_error(call(label_fractions, *arguments, "--lr", 0.1))
+    next(moved.glob("CelebAMask-HQ-mask-anno/0/*_nose.png")).unlink()
+    error = one_line_error(call(label_fractions, *arguments, "--data", moved))
+    assert "its runs have --data 12 faces in celebamask's layout, " in error and "not 12 faces in" in error
+    other = load(pretrained / "pretrain.pt")
+    other["log"][-1]["loss"] = 0.125
+    (tmp_path / "pretrain").mkdir()
+    torch.save(other, tmp_path / "pretrain" / "pretrain.pt")
+    error = one_line_error(call(label_fractions, *arguments, "--pretrained", tmp_path / "pretrain" / "pretrain.pt"))
+    assert "its pretrain is of 2 epochs, loss" in error and "this one of 2 epochs, loss 0.125000" in error
+
+
+@pytest.fixture
+def without_training(monkeypatch):
+    """train.py and eval.py leave files and numbers at once -> the arguments that train.py was started with."""
+    started, scores = [], dict.fromkeys(("miou", "miou_foreground", "f1"), 0.5)
+
+    def train_main(argv):
+        started.append(argv)
+        folder = Path(argv[argv.index("--out") + 1])
+        folder.mkdir(parents=True)
+        (folder / "last.pt").touch()
+        (folder / "best.pt").touch()
+        (folder / "log.csv").write_text("epoch,loss,val_miou,test_miou\n1,0.5,50,50\n")
+
+    def eval_main(argv):
+        results = {"labels": 10, **scores, "weights": "", "data": "", "per_class": {}}
+        (Path(argv[0]).parent / "last-test").mkdir()
+        (Path(argv[0]).parent / "last-test" / "results.json").write_text(json.dumps(results))
+
+    monkeypatch.setattr(train, "main", train_main)
+    monkeypatch.setattr(eval, "main", eval_main)
+    return started
+
+
+@pytest.fixture
+def two_pretrained(pretrained, tmp_path):
+    """Copies of it in run folders a and b; b says that it started from ImageNet's weights."""
+    paths = []
+    for name, start in (("a", "random"), ("b", "imagenet")):
+        (tmp_path / name).mkdir()
+        paths.append(tmp_path / name / "pretrain.pt")
+        torch.save(load(pretrained / "pretrain.pt") | {"start": start}, paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("none", ()), ("first", (3,)), ("all", (3, 4))])
+def test_one_baseline_for_several_pretrainings(keep, kept, call, faces, without_training, two_pretrained, tmp_path):
+    out = tmp_path / "fractions"
+    arguments = ("--data", faces, "--fractions", 1, "--seeds", 3, 4, "--out", out, "--pretrained", *two_pretrained)
+    succeed(call(label_fractions, *arguments, "--baseline", "imagenet", "--keep", keep))
+    starts = {"imagenet": "imagenet"} | {path.parent.name: str(path) for path in two_pretrained}
+    assert [argv[argv.index("--init") + 1] for argv in without_training] == [*starts.values()] * 2
+    assert json.loads((out / "results.json").read_text())["methods"] == starts
+    with open(out / "table.csv") as file:
+        assert next(csv.reader(file))[3:] == ["imagenet", "a", "b", "gain, a", "gain, b"]
+    found = {str(path.relative_to(out)) for path in out.glob("*/*.pt")}
+    assert found == {f"{m}-1-seed{s}/{file}.pt" for m in starts for s in kept for file in ("last", "best")}
+
+
+def test_what_cannot_be_one_comparison(call, faces, without_training, two_pretrained, tmp_path):
+    arguments = ("--data", faces, "--out", tmp_path / "fractions", "--pretrained")
+    a, b = two_pretrained
+    assert "and one from random ones; give --baseline" in one_line_error(call(label_fractions, *arguments, a, b))
+    assert "there is another run folder named a" in one_line_error(call(label_fractions, *arguments, a, a))
+    random = shutil.copytree(a.parent, tmp_path / "random") / "pretrain.pt"
+    assert "a run folder is named random, as the" in one_line_error(call(label_fractions, *arguments, random))
+    torch.save(load(a) | {"log": []}, a)
+    assert "has not finished an epoch yet" in one_line_error(call(label_fractions, *arguments, a))
+    assert not without_training
+
+
+def test_the_newest_pretraining_is_compared_on_its_own_data_alone(pretrained, faces, monkeypatch):
+    """Unless it is named: then the photos that it has seen decide, in train.py."""
+    monkeypatch.setattr(weights, "RUNS", pretrained.parent)
+    data = dataset.locate(faces)
+    args = argparse.Namespace(pretrained=None, baseline="same")
+    expected = {"random": "random", "pretrain": str(pretrained / "pretrain.pt")}
+    assert label_fractions.find_methods(args, data)[0] == expected
+    elsewhere = data._replace(folder=faces.parent)
+    message = refused(label_fractions.find_methods, args, elsewhere)
+    assert "pretrain.pt: the newest in runs/, was made with" in message and "give --pretrained FILE" in message
+    args.pretrained = [pretrained / "pretrain.pt"]
+    assert label_fractions.find_methods(args, elsewhere)[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -324,6 +471,7 @@ def test_dataset_describes_both_layouts(call, faces, tmp_path, real_pictures):
     out = succeed(call(dataset, "--data", faces, "--size", 32, "--out", tmp_path / "a"))
     assert "19 classes, 10 train, 1 val, 1 test" in out and "0.017" in out and "misprint" in out
     assert "every photo and every label can be read" in out and (tmp_path / "a" / "samples.png").exists()
+    assert "no class but the background" not in out
     folder = lapa.write_generated(tmp_path / "LaPa", n=20, size=40)
     out = succeed(call(dataset, "--data", folder, "--size", 32, "--out", tmp_path / "b"))
     assert "11 classes, 21 train, 2 val, 2 test" in out and "16 source photos" in out
@@ -331,6 +479,15 @@ def test_dataset_describes_both_layouts(call, faces, tmp_path, real_pictures):
     Image.fromarray(np.full_like(np.asarray(Image.open(labels[0])), 99)).save(labels[0])
     result = call(dataset, "--data", folder, "--size", 32, "--out", tmp_path / "b")
     assert result.returncode == 2 and "has the value 99; expected 0..10" in result.stdout
+
+
+def test_dataset_counts_faces_without_any_label(call, faces, tmp_path):
+    """As CelebAMask-HQ's 4790: its masks are there, and black."""
+    shutil.copytree(faces, tmp_path / "faces")
+    for path in (tmp_path / "faces").glob("CelebAMask-HQ-mask-anno/0/00003_*.png"):
+        Image.new("RGB", Image.open(path).size).save(path)
+    out = succeed(call(dataset, "--data", tmp_path / "faces", "--size", 32, "--out", tmp_path / "a"))
+    assert "1 face(s) with no class but the background" in out and "CelebA-HQ-img/3.jpg" in out
 
 
 # ---- Bad input: one line that names the file and the remedy, exit code 2 ---------------------------------------------
