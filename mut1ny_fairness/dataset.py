@@ -39,7 +39,7 @@ from common.cli import InputError
 from common.device import to_device
 from common.images import read_mask, read_photo
 from mut1ny_fairness.palette import CLASSES, PAINTED, PALETTE, celebamask_to_mut1ny, to_classes, to_colours
-from mut1ny_fairness.prepare import COLUMNS, inside, locate, prepare
+from mut1ny_fairness.prepare import COLUMNS, inside, is_celebamask, locate, prepare
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / "data" / "cache"
@@ -72,7 +72,7 @@ def list_samples(data: Path | None, manifest: Path | None = None) -> tuple[list[
     Raises InputError for what cannot be used. A Mut1ny folder without a manifest is prepared first, and it is said.
     """
     root, source = locate(data)
-    if (root / "CelebA-HQ-img").is_dir() or (root / "CelebAMask-HQ").is_dir():
+    if is_celebamask(root):
         if manifest:
             raise InputError(f"--manifest {manifest}: {root} is CelebAMask-HQ, which has none; leave it out")
         faces = list_celebamask(root)

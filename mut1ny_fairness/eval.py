@@ -42,15 +42,9 @@ from mut1ny_fairness.palette import (
     to_colours,
 )
 from mut1ny_fairness.pspnet import PSPNet
-from mut1ny_fairness.scores import ROWS, Tally
+from mut1ny_fairness.scores import FINAL, POSITIVES, ROWS, Tally, implied_share, positives
 
 PAPER = Path(__file__).resolve().parent.name
-# Sec. IV-B, IV-C: the test scores of the last epoch
-FINAL = {
-    "DeepLabV3": {"loss": 0.0355, "accuracy": 0.8369, "f1": 0.7555, "iou": 0.4818, "precision": 0.6657,
-                  "recall": 0.8973},
-    "PSPNet": {"loss": 0.0649, "accuracy": 0.6115, "f1": 0.5659, "iou": 0.3346, "precision": 0.4168, "recall": 0.9158},
-}  # fmt: skip
 
 
 @torch.inference_mode()
@@ -149,12 +143,15 @@ def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[LabelledFaces
 
 
 def final_table(results: dict[str, dict]) -> list[list[str]]:
-    """A header and one row per score: each run's, then the paper's two models' on their own test set."""
+    """A header and one row per score: each run's, then the paper's two models' on their own test set.
+
+    How many of the paper's channel-pixels were positive follows from its accuracy, precision and recall.
+    """
     rows = [["score", *results, *(f"paper, {name}, last epoch" for name in FINAL)]]
-    for name, title in ROWS.items():
-        found = [r.get(name) for r in results.values()]
-        ours = ["" if x is None else "none" if math.isnan(x) else f"{x:.4f}" for x in found]
-        rows.append([title, *ours, *(f"{scores[name]:.4f}" if name in scores else "" for scores in FINAL.values())])
+    papers = [s | positives(implied_share(s["accuracy"], s["precision"], s["recall"])) for s in FINAL.values()]
+    for name, title in (ROWS | POSITIVES).items():
+        found = [scores.get(name) for scores in (*results.values(), *papers)]
+        rows.append([title, *("" if x is None else "none" if math.isnan(x) else f"{x:.4f}" for x in found)])
     return rows
 
 
@@ -277,13 +274,15 @@ def main() -> None:
         if faces != first_faces:
             raise InputError(f"{path} and {paths[0]} have other images; evaluate them apart, or both with --data")
         make_folder(folder)
+        if not args.bgr:
+            (folder / "results-bgr.json").unlink(missing_ok=True)  # of an earlier evaluation
         facts = {"checkpoint": str(path), "title": title, "epoch": checkpoint["epoch"]}
         facts |= {"weights": checkpoint["weights"], "data": source, "split": args.split, "n": len(data)}
         for read_bgr in (False, True) if args.bgr else (False,):
             name = f"{title}, as BGR" if read_bgr else title
             batches = loader(data, EvalBatches(len(data), saved["batch_size"]), args.workers)
             scores = evaluate(model, batches, device, amp, saved["target"], saved["bgr"], read_bgr)
-            if read_bgr:  # the paper's convention was counted of the outputs as they are
+            if read_bgr:  # the channel-pixels were counted of the outputs as they are
                 scores = {k: v for k, v in scores.items() if k.startswith("class_") or k == "confusion"}
             results[name] = facts | {"read_bgr": read_bgr} | scores | {"per_class": per_class(scores["confusion"])}
             plain = results[name] | {"confusion": scores["confusion"].tolist()}
@@ -306,6 +305,8 @@ def main() -> None:
             as_hair, as_ears = (float(hair[CLASSES.index(c)] / hair.sum().clamp(min=1)) for c in ("hair", "ears"))
             print(f"of the hair's pixels, {as_hair:.1%} are taken for hair and {as_ears:.1%} for ears: {name}")
         draw_turquoise(out / "turquoise.png", photos, truths, outputs)
+    else:
+        (out / "turquoise.png").unlink(missing_ok=True)
     write_csv(out / "final.csv", final_table(results))
     write_csv(out / "per_class.csv", class_table(results))
     draw_confusion(out / "confusion.png", {name: result["confusion"] for name, result in results.items()})

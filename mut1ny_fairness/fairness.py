@@ -35,7 +35,14 @@ from common.tables import print_table, write_csv
 from mut1ny_fairness import dataset, group_pictures, group_stats
 from mut1ny_fairness.eval import load_model, predict, titles_of
 from mut1ny_fairness.group_stats import MIN_RANKED, SCORES
-from mut1ny_fairness.group_tables import difference_table, gap_table, score_table, write_results
+from mut1ny_fairness.group_tables import (
+    OF_LABELS,
+    difference_table,
+    gap_table,
+    remove_earlier,
+    score_table,
+    write_results,
+)
 from mut1ny_fairness.groups import Groups, Photo, find_groups, read_groups
 from mut1ny_fairness.palette import CLASSES, predicted_classes
 
@@ -94,35 +101,45 @@ def count(predicted: np.ndarray, true: np.ndarray, classes: list[int]) -> np.nda
     return counts_from_confusion(matrix)[classes, :3].double().numpy()
 
 
+def in_labels(counts: dict[str, np.ndarray], classes: list[int], args: Namespace) -> np.ndarray:
+    """Each model's counts, n x C x 3 -> models x n x C bool: whether a photo's label, at a model's size, has a class.
+
+    Raises InputError if a class that --classes names is in no label, or none of all of them.
+    """
+    present = np.stack([c[:, :, 0] + c[:, :, 2] > 0 for c in counts.values()])
+    absent = [CLASSES[c] for c, found in zip(classes, present.any((0, 1)), strict=True) if not found]
+    if absent and (args.classes or len(absent) == len(classes)):
+        raise InputError(f"--groups {args.groups}: no label holds {', '.join(absent)}; give other --classes or labels")
+    return present
+
+
 # ---- Scores, gaps, differences -------------------------------------------------------------------------------------
 
 
-def analyse(counts: np.ndarray, groups: Groups, args: Namespace) -> dict:
-    """n x C x 3 counts of a model -> observed scores, their resamples, and of each score gap, p and null."""
-    G, ranked = len(groups.names), np.flatnonzero(groups.ranked)
-    observed = group_stats.weighted_scores(counts, group_stats.one_hot(groups.of_image, G))
-    resampled = group_stats.bootstrap(
-        counts, groups.person, groups.of_image, groups.columns, G, args.bootstrap, args.seed
-    )
+def analyse(counts: np.ndarray, shared: np.ndarray, groups: Groups, args: Namespace) -> dict:
+    """n x C x 3 counts of a model, C bool -> observed scores (means over the classes `shared`), their resamples, and of
+    each score gap, p and null."""
+    G, ranked, kept = len(groups.names), np.flatnonzero(groups.ranked), groups.tested
+    observed = group_stats.weighted_scores(counts, group_stats.one_hot(groups.of_image, G), shared)
+    rng = np.random.default_rng(args.seed)  # the same resamples for every model
+    weights = group_stats.person_weights(groups.person, groups.columns, kept, args.bootstrap, rng)
+    resampled = group_stats.bootstrap(counts, groups.person, groups.of_image, G, weights, shared)
     for values in resampled.values():
         values[:, np.array(groups.people) < 2] = np.nan  # one person says nothing about the next
     result = {"observed": observed, "resampled": resampled, "gaps": {}}
-    if len(ranked) < 2:
+    if len(ranked) < 2 or not shared.any():
         return result
     # the null knows only the people of ranked groups
-    kept = np.isin(groups.of_image, ranked)
     new_number = np.full(G + 1, -1)  # the last for -1, a combination that no photo has
     new_number[ranked] = np.arange(len(ranked))
     person = np.unique(groups.person[kept], return_inverse=True)[1]
     rng = np.random.default_rng([args.seed, 1])
     columns = [column[kept] for column in groups.columns]
     permuted = group_stats.permuted_groups(person, columns, new_number[groups.table], args.permutations, rng)
-    nulls = group_stats.permutation_null(counts[kept], permuted, len(ranked))
-    overall = group_stats.weighted_scores(counts[kept], np.ones((1, kept.sum())))
+    nulls = group_stats.permutation_null(counts[kept][:, shared], permuted, len(ranked))
+    overall = group_stats.weighted_scores(counts[kept], np.ones((1, kept.sum())), shared)
     for score in SCORES:
         values = observed[score][ranked]
-        if np.isnan(values).any():  # a group without any of the classes in truth and prediction
-            continue
         best, worst = ranked[values.argmax()], ranked[values.argmin()]
         low, high = group_stats.interval(resampled[score][:, best] - resampled[score][:, worst])
         size = float(group_stats.gap(values))
@@ -139,6 +156,19 @@ def analyse(counts: np.ndarray, groups: Groups, args: Namespace) -> dict:
             "null": nulls[score],
         }
     return result
+
+
+def print_what_varies(photos: list[Photo], groups: Groups, by: list[str]) -> None:
+    """Say so where a column of --by differs between the tested photos of a person."""
+    kept = groups.tested
+    people = np.unique(groups.person[kept])
+    for name, column in zip(by, groups.columns, strict=True):
+        varied = people[~group_stats.same_within_people(groups.person[kept], column[kept])]
+        if varied.size and groups.ranked.sum() > 1:
+            one = next(photo.person for photo, p in zip(photos, groups.person, strict=True) if p == varied[0])
+            print(f"note: {name} differs between the photos of {varied.size} of {people.size} people (first: {one}), "
+                  "so the permutation test shuffles it within people, and only these tell anything; if it should not "
+                  "differ, correct the file")  # fmt: skip
 
 
 # ---- The two things that the script does ---------------------------------------------------------------------------
@@ -168,7 +198,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--groups", type=Path, metavar="FILE", help="groups.csv")
     add("--by", nargs="+", default=["group"], metavar="COLUMN", help="one or two columns (default group: Sec. V)")
     add("--columns", metavar="COLUMN", help="of the grid (default: emotion if there is one: Sec. V, table II)")
-    add("--classes", metavar="A,B", help="score only these (default: all in the labels but the background)")
+    add("--classes", metavar="A,B", help="score only these (default: all in the labels but the background; "
+        "means leave out what the labels of a ranked group lack)")
     add("--crop", nargs=4, type=number(float, 0, 1), default=[0.0, 0.0, 1.0, 1.0], metavar=("L", "T", "R", "B"),
         help="the part of every photo to use, in fractions of its sides: frame the faces as the training photos do "
         "(default: the whole photo)")
@@ -212,8 +243,7 @@ def main() -> None:
         raise InputError(f"--columns {args.columns}: {args.groups} has no such column; it has {', '.join(columns)}")
     across = args.columns or ("emotion" if "emotion" in columns else None)
     grid = group_pictures.choose_grid(photos, args.by, across, args.seed)
-    shown = [photo for row in grid.cells for photo in row if photo is not None]
-    needed = labelled + [photo for photo in shown if photo.label is None]
+    needed = labelled + [photo for row in grid.cells for photo in row if photo is not None and photo.label is None]
     loaded = [load_model(path, device) for path in args.checkpoints]
     titles = titles_of(args.checkpoints, [checkpoint for _, checkpoint in loaded])
     out = make_folder(args.out or args.checkpoints[0].parent / f"fairness-{'-'.join(args.by)}")
@@ -229,26 +259,22 @@ def main() -> None:
             counts[title] = np.stack([count(p, t, classes) for p, t in pairs])
     if off:
         print(f"note: {off:,} label pixels are off the palette and count as the class of the nearest colour")
+    present = in_labels(counts, classes, args) if labelled else None
+    remove_earlier(out)
     group_pictures.draw_grid(out / "grid.png", grid, drawn, lambda image: cropped(image, args.crop))
     if not labelled:
         print(f"{len(photos)} photos, none with a label: nothing to score; grid.png -> {out}")
         return
-    pixels = sum(c[:, :, [0, 2]].sum((0, 2)) for c in counts.values())  # of each class in the truth
-    absent = [CLASSES[c] for c, n in zip(classes, pixels, strict=True) if not n]
-    if absent and (args.classes or len(absent) == len(classes)):
-        raise InputError(f"--groups {args.groups}: no label holds {', '.join(absent)}; give other --classes or labels")
-    classes = [c for c, n in zip(classes, pixels, strict=True) if n]
-    counts = {title: c[:, pixels > 0] for title, c in counts.items()}
+    found = present.any((0, 1))
+    classes = [c for c, there in zip(classes, found, strict=True) if there]
+    counts = {title: c[:, found] for title, c in counts.items()}
     groups = find_groups(labelled, args.by)
-    for name, column in zip(args.by, groups.columns, strict=True):
-        varied = np.flatnonzero(~group_stats.same_within_people(groups.person, column))
-        if varied.size:
-            one = next(photo.person for photo, p in zip(labelled, groups.person, strict=True) if p == varied[0])
-            people = groups.person.max() + 1
-            print(f"note: {name} differs between the photos of {varied.size} of {people} people (first: {one}), so the "
-                  "permutation test shuffles it within people, and only these tell anything; if it should not differ, "
-                  "correct the file")  # fmt: skip
-    results = {title: analyse(c, groups, args) for title, c in counts.items()}
+    shared = group_stats.shared_classes(present[:, :, found].all(0), groups.of_image, groups.ranked)
+    left_out = [CLASSES[c] for c, s in zip(classes, shared, strict=True) if not s]
+    if left_out:
+        print(f"note: {', '.join(left_out)}: not in the labels of every ranked group, so left out of all means")
+    print_what_varies(labelled, groups, args.by)
+    results = {title: analyse(c, shared, groups, args) for title, c in counts.items()}
     names = ", ".join(CLASSES[c] for c in classes)
     print(f"{args.groups}: {len(labelled)} photos with a label, of {groups.person.max() + 1} people; scored: {names}\n")
     table = score_table(groups, results, classes)
@@ -257,11 +283,11 @@ def main() -> None:
     shown = [*range(4), *iou, *range(of_class, of_class + len(classes)), -1]
     print_table([[row[c] for c in shown] for row in table], left=2)
     print()
-    write_results(out, groups, results, classes, args, args.checkpoints)
+    write_results(out, groups, results, classes, left_out, args)
     if groups.ranked.sum() < 2:
         print(f"no gap: fewer than two groups have {MIN_RANKED} people with a labelled photo")
     elif not all(group_pictures.HEADLINE in result["gaps"] for result in results.values()):
-        print("no gap: a group has none of the scored classes, in truth or prediction")
+        print("no gap: no class is in the labels of every ranked group")
     else:
         print_table(gap_table(results), left=4)
         group_pictures.draw_nulls(out / "null.png", results)
@@ -270,7 +296,7 @@ def main() -> None:
         print_table([row[:6] + row[-1:] for row in difference_table(groups, results)], left=3)
     group_pictures.draw_scores(out / "scores.png", groups, results, classes)
     print(f"\n[95 % interval: {args.bootstrap} resamples of people]; p: {args.permutations} permutations of the groups")
-    print(f"{', '.join(sorted(path.name for path in out.iterdir()))} -> {out}")
+    print(f"{', '.join(name for name in ('grid.png', *OF_LABELS) if (out / name).exists())} -> {out}")
 
 
 if __name__ == "__main__":

@@ -27,22 +27,31 @@ def mean_over_classes(values: np.ndarray) -> np.ndarray:
         return np.where(present, values, 0).sum(-1) / present.sum(-1)
 
 
-def weighted_scores(counts: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+def shared_classes(present: np.ndarray, group: np.ndarray, ranked: np.ndarray) -> np.ndarray:
+    """n x C bool, the classes in each image's truth; n group numbers; G bool -> C bool: those that the truth of every
+    ranked group has. Means over others would compare one group's teeth with another group's eyes."""
+    images = one_hot(group, len(ranked))[ranked] @ present  # ranked C, how many have the class
+    return (images > 0).all(0)
+
+
+def weighted_scores(
+    counts: np.ndarray, weights: np.ndarray, shared: np.ndarray | slice = slice(None)
+) -> dict[str, np.ndarray]:
     """n x C x 3 counts, ... x n weights -> each of SCORES (...) and each of CLASS_SCORES (... x C).
 
     pooled: pixels are summed over the images, divided once per class, and averaged over the classes. image: each image
     has its mean over the classes that are in its truth or its prediction, and these are averaged; of a class, the mean
-    over the images with it in either.
+    over the images with it in either. shared: C bool, the classes that SCORES are means over (default all).
     """
     n, C, _ = counts.shape
     class_iou, class_f1 = ratios((weights @ counts.reshape(n, -1)).reshape(*weights.shape[:-1], C, 3))
     scores = {"class_iou_pooled": class_iou, "class_f1_pooled": class_f1}
     for name, by_class, of_image in zip(("iou", "f1"), (class_iou, class_f1), ratios(counts), strict=True):
-        image = mean_over_classes(of_image)
+        image = mean_over_classes(of_image[:, shared])
         counted = ~np.isnan(image)
         with np.errstate(invalid="ignore"):
             scores[f"{name}_image"] = (weights @ np.where(counted, image, 0)) / (weights @ counted.astype(float))
-        scores[f"{name}_pooled"] = mean_over_classes(by_class)
+        scores[f"{name}_pooled"] = mean_over_classes(by_class[..., shared])
         shown = ~np.isnan(of_image)
         with np.errstate(invalid="ignore"):
             scores[f"class_{name}_image"] = (weights @ np.where(shown, of_image, 0)) / (weights @ shown.astype(float))
@@ -59,18 +68,23 @@ def one_hot(group: np.ndarray, G: int) -> np.ndarray:
 
 def same_within_people(person: np.ndarray, column: np.ndarray) -> np.ndarray:
     """n person numbers, n codes -> people bool: whether all images of a person have the same code (group, gender)."""
-    first = np.unique(person, return_index=True)[1]  # an image of each person
+    _, first, person = np.unique(person, return_index=True, return_inverse=True)  # first: an image of each person
     return np.bincount(person, column != column[first][person]) == 0
 
 
-def person_weights(person: np.ndarray, columns: list[np.ndarray], repeats: int, rng: np.random.Generator) -> np.ndarray:
+def person_weights(
+    person: np.ndarray, columns: list[np.ndarray], tested: np.ndarray, repeats: int, rng: np.random.Generator
+) -> np.ndarray:
     """repeats x people: how often each person is drawn, with replacement, among those of the same group.
 
     Only columns that are the same in all images of each person (group, gender) divide the people; one that varies
-    (emotion) does not: who is happy and sad is drawn for both at once.
+    (emotion) does not: who is happy and sad is drawn for both at once. Whether one varies is seen from the images
+    that are `tested` (n bool) alone, as in the permutation test, and a person's group is that of such an image.
     """
-    first = np.unique(person, return_index=True)[1]
-    fixed = [column[first] for column in columns if same_within_people(person, column).all()]
+    order = np.lexsort((~tested, person))  # each person's images, the tested ones first
+    first = order[np.unique(person[order], return_index=True)[1]]
+    same = [same_within_people(person[tested], column[tested]).all() for column in columns]
+    fixed = [column[first] for column, s in zip(columns, same, strict=True) if s]
     strata = np.unique(np.stack(fixed), axis=1, return_inverse=True)[1].ravel() if fixed else np.zeros(len(first), int)
     weights = np.zeros((repeats, len(first)))
     for s in range(strata.max() + 1):
@@ -83,22 +97,20 @@ def bootstrap(
     counts: np.ndarray,
     person: np.ndarray,
     group: np.ndarray,
-    columns: list[np.ndarray],
     G: int,
-    repeats: int,
-    seed: int,
+    weights: np.ndarray,
+    shared: np.ndarray | slice = slice(None),
 ) -> dict[str, np.ndarray]:
-    """The scores of the groups in `repeats` resamples of the people: repeats x G (class_*: repeats x G x C).
+    """The scores of the groups in resamples of the people: repeats x G (class_*: repeats x G x C).
 
-    group: n group numbers; columns: the n codes of each column that the groups are made of.
-    With the same seed, two models get the same resamples, so their difference can be taken one by one.
+    group: n group numbers; weights: repeats x people. Two models get the same weights, so that their difference can be
+    taken resample by resample.
     """
-    weights = person_weights(person, columns, repeats, np.random.default_rng(seed))
     members = one_hot(group, G)
     block = max(1, int(BLOCK_BYTES / (8 * members.size)))
     parts = [
-        weighted_scores(counts, weights[start : start + block][:, None, person] * members)
-        for start in range(0, repeats, block)
+        weighted_scores(counts, weights[start : start + block][:, None, person] * members, shared)
+        for start in range(0, len(weights), block)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -12,6 +12,7 @@ from mut1ny_fairness.group_stats import CLASS_SCORES, SCORES
 from mut1ny_fairness.groups import Groups
 from mut1ny_fairness.palette import CLASSES
 
+OF_LABELS = ("scores.csv", "gaps.csv", "differences.csv", "scores.png", "null.png", "fairness.json")
 NAMES = {  # SCORES -> the tables'
     "iou_image": "mean IoU per image", "f1_image": "mean F1 per image", "iou_pooled": "mean IoU, pooled",
     "f1_pooled": "mean F1, pooled",
@@ -77,12 +78,19 @@ def difference_table(groups: Groups, results: dict[str, dict]) -> list[list[str]
     return rows
 
 
-def write_results(
-    out: Path, groups: Groups, results: dict[str, dict], classes: list[int], args: Namespace, paths: list[Path]
-) -> None:
-    """scores.csv, gaps.csv, differences.csv (two or more models) and fairness.json, which holds all their numbers."""
-    for name in ("differences.csv", "null.png"):  # of another run: not every run makes these
+def remove_earlier(out: Path) -> None:
+    """Remove what an earlier run of fairness.py has made of labels: not every run writes all of it."""
+    for name in OF_LABELS:
         (out / name).unlink(missing_ok=True)
+
+
+def write_results(
+    out: Path, groups: Groups, results: dict[str, dict], classes: list[int], left_out: list[str], args: Namespace
+) -> None:
+    """scores.csv, gaps.csv, differences.csv (two or more models) and fairness.json, which holds all their numbers.
+
+    left_out: names of scored classes that are not in the means.
+    """
     write_csv(out / "scores.csv", score_table(groups, results, classes))
     write_csv(out / "gaps.csv", gap_table(results))
     if len(results) > 1:
@@ -99,9 +107,9 @@ def write_results(
             "scores": as_lists(scores),
             "gaps": {s: {k: v for k, v in g.items() if k != "null"} for s, g in result["gaps"].items()},
         }
-    facts = {"checkpoints": list(map(str, paths)), "by": args.by, "classes": [CLASSES[c] for c in classes]}
-    facts |= {"bootstrap": args.bootstrap, "permutations": args.permutations, "seed": args.seed}
-    facts |= {"crop": args.crop}
+    facts = {"checkpoints": list(map(str, args.checkpoints)), "by": args.by, "classes": [CLASSES[c] for c in classes]}
+    facts |= {"left_out_of_means": left_out, "bootstrap": args.bootstrap, "permutations": args.permutations}
+    facts |= {"seed": args.seed, "crop": args.crop}
     listing = zip(groups.names, groups.people, groups.images, groups.ranked.tolist(), strict=True)
     rows = [{"name": n, "people": p, "images": i, "ranked": r, "note": groups.note(g)}
             for g, (n, p, i, r) in enumerate(listing)]  # fmt: skip

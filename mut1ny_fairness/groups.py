@@ -88,6 +88,12 @@ class Groups(NamedTuple):
     columns: list[np.ndarray]  # of each column of --by, n codes
     table: np.ndarray  # group number of each combination of codes, -1 if there is none
 
+    @property
+    def tested(self) -> np.ndarray:
+        """n bool: the images of ranked groups, which the test of the gap is about; all where there is no test because
+        fewer than two groups are ranked."""
+        return self.ranked[self.of_image] | (self.ranked.sum() < 2)
+
     def note(self, g: int) -> str:
         """What must be said beside group g: not ranked, or a wide interval."""
         if not self.ranked[g]:

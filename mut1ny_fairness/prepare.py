@@ -69,6 +69,11 @@ def locate(data: Path | None) -> tuple[Path, str]:
     return write_mut1ny(HERE / "data" / "generated"), f"GENERATED (no --data, no data/mut1ny in {HERE.name})"
 
 
+def is_celebamask(root: Path) -> bool:
+    """Whether a folder is CelebAMask-HQ or holds it: that needs no preparing."""
+    return (root / "CelebA-HQ-img").is_dir() or (root / "CelebAMask-HQ").is_dir()
+
+
 def inside(root: Path, name: str, where: Path) -> Path:
     """root/name; raises InputError if that lies outside root, be it through "..", a whole path or a link."""
     path = PurePosixPath(name.replace("\\", "/"))
@@ -162,30 +167,30 @@ def _pairs_of_xml(path: Path) -> tuple[list[tuple[str, str]] | None, str]:
     return pairs, ""
 
 
-def _pairs_of_folders(root: Path) -> tuple[list[tuple[str, str]], str]:
-    """samples/FOLDER.../NAME with labels/FOLDER/NAME: the folder of an image begins with the name of its label's.
-
-    male06_1 and male06_2 are the images of male06... with and without light, of which the latter say "nolight".
+def _label_folder(name: str, folders: set[str]) -> str:
+    """The label folder of samples/NAME, "" if there is none: NAME or what stands before a "_" in it, not any beginning,
+    for femalebarbera2_park is not of femalebarbera. male06_1 and male06_2 are male06_... with and without light, of
+    which the latter say "nolight". Of real and multi any beginning will do: they mix up no people.
     """
+    parts = name.split("_")
+    fitting = ["_".join(parts[:n]) for n in range(len(parts), 0, -1)] + [f"{parts[0]}_{1 + ('nolight' in name)}"]
+    fitting += [folder for folder in sorted(folders) if not who(folder)[1] and name.startswith(folder)]
+    return next((folder for folder in fitting if folder in folders), "")
+
+
+def _pairs_of_folders(root: Path) -> tuple[list[tuple[str, str]], str]:
+    """samples/FOLDER.../NAME with labels/FOLDER/NAME, for the folders that belong together."""
     labels = {}
     for path in files_below(root / "labels"):
         if path.suffix.lower() in PHOTO_SUFFIXES:
             labels[path.parent.name, path.stem] = path
-    folders = sorted({folder for folder, _ in labels}, key=len, reverse=True)
-    pairs, lonely = [], 0
-    for path in files_below(root / "samples"):
-        if path.suffix.lower() not in PHOTO_SUFFIXES:
-            continue
-        name = path.parent.name
-        fitting = [f for f in folders if name.startswith(f)]
-        fitting += [f for f in folders if "_" in f and name.startswith(f.split("_")[0])
-                    and f.endswith("_2" if "nolight" in name else "_1")]  # fmt: skip
-        found = next((labels[f, path.stem] for f in fitting if (f, path.stem) in labels), None)
-        if found is None:
-            lonely += 1
-        else:
-            pairs.append((path.relative_to(root).as_posix(), found.relative_to(root).as_posix()))
-    return pairs, f"{len(pairs)} pairs matched by folder and name, {lonely} images without a label left out"
+    folders = {folder for folder, _ in labels}
+    images = [path for path in files_below(root / "samples") if path.suffix.lower() in PHOTO_SUFFIXES]
+    found = [(path, labels.get((_label_folder(path.parent.name, folders), path.stem))) for path in images]
+    pairs = [tuple(p.relative_to(root).as_posix() for p in pair) for pair in found if pair[1]]
+    lonely = [path.relative_to(root).as_posix() for path, label in found if not label]
+    first = f" (first {lonely[0]})" if lonely else ""
+    return pairs, f"{len(pairs)} pairs matched by folder and name, {len(lonely)} images without a label{first} left out"
 
 
 # ---- Duplicates ----------------------------------------------------------------------------------------------------
@@ -241,7 +246,6 @@ def subsample(pairs: list[Pair], seed: int) -> list[int]:
     """Indices of all of real, 50 of multi, 10 of each other label folder, at random but the same for a seed.
 
     Sec. III-C.6 says 10 of every other category, such as a person; that a person's two folders count apart is ours.
-
     Every folder has a generator of its own: what is drawn of one does not depend on the others.
     """
     groups: dict[str, list[int]] = {}
@@ -317,7 +321,7 @@ def main() -> None:
     add("--out", type=Path, default=HERE / "runs" / "prepare", metavar="DIR", help="default: runs/prepare here")
     args = parser.parse_args()
     root, source = locate(args.data)
-    if (root / "CelebA-HQ-img").is_dir() or (root / "CelebAMask-HQ").is_dir():
+    if is_celebamask(root):
         raise InputError(f"{root}: CelebAMask-HQ needs no preparing; give it to train.py as it is")
     print(f"data       {source}")
     if args.manifest:

@@ -1,5 +1,8 @@
 """The scores of Sec. IV-A, and those of the 11 classes beside them; the same while training and at the end."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -7,6 +10,7 @@ from common.distributed import sum_over_processes
 from common.metrics import confusion_matrix, counts_from_confusion, multilabel_counts, scores_from_counts
 from mut1ny_fairness.palette import (
     CLASSES,
+    PALETTE,
     PREDICTED_ABOVE,
     TRUE_ABOVE,
     predicted_channels,
@@ -27,14 +31,39 @@ ROWS = {  # results.json's name -> the table's
     "class_precision": "mean precision, 11 classes",
     "class_recall": "mean recall, 11 classes",
 }
+# ours: what F1 comes to without a network, which depends on the labels' colours alone
+POSITIVES = {"positive_share": "channel-pixels that are positive", "all_positive_f1": "F1 of calling all positive"}
+# Sec. IV-B, IV-C: the test scores of the last epoch
+FINAL = {
+    "DeepLabV3": {"loss": 0.0355, "accuracy": 0.8369, "f1": 0.7555, "iou": 0.4818, "precision": 0.6657,
+                  "recall": 0.8973},
+    "PSPNet": {"loss": 0.0649, "accuracy": 0.6115, "f1": 0.5659, "iou": 0.3346, "precision": 0.4168, "recall": 0.9158},
+}  # fmt: skip
+
+
+def positives(share: float) -> dict[str, float]:
+    """Part of the channel-pixels that is positive -> POSITIVES' names to numbers: precision is the share, recall 1."""
+    return {"positive_share": share, "all_positive_f1": 2 * share / (1 + share)}
+
+
+def share_in_labels(support: Sequence[int]) -> float:
+    """The pixels of each class -> the part of their three channels that is above 0 in its colour."""
+    return float(np.asarray(support) @ (PALETTE > 255 * TRUE_ABOVE).mean(1) / sum(support))
+
+
+def implied_share(accuracy: float, precision: float, recall: float) -> float:
+    """The part that was positive where these were measured: accuracy is 1 - share * (missed + wrongly called), missed
+    being 1 - recall, and wrongly called recall * (1 - precision) / precision."""
+    return (1 - accuracy) / (1 - recall + recall * (1 - precision) / precision)
 
 
 class Tally:
     """What training and evaluation count, batch by batch, on the device and without waiting for it.
 
-    The paper's convention, the public template's: every channel of every pixel is a case of its own, true where the
-    label's colour is above 0, predicted where the output is above 0.1. Beside it the 11 classes' confusion matrix.
-    bgr: the labels were read in the wrong channel order; read_bgr: the outputs are.
+    The public template's thresholds: every channel of every pixel is a case of its own, true where the label's colour
+    is above 0, predicted where the output is above 0.1. Pooled, where the template averages over batches (README).
+    Beside it the 11 classes' confusion matrix. bgr: the labels were read in the wrong channel order; read_bgr: the
+    outputs are.
     """
 
     def __init__(self, device: torch.device, target: str, bgr: bool = False, read_bgr: bool = False):
@@ -54,7 +83,7 @@ class Tally:
         self.sizes.append(len(labels))
 
     def scores(self) -> dict[str, float | Tensor]:
-        """ROWS' names to numbers, and confusion, over all processes of torchrun."""
+        """ROWS' and POSITIVES' names to numbers, and confusion, over all processes of torchrun."""
         losses = [loss.item() * size for loss, size in zip(self.losses, self.sizes, strict=True)]
         sums = torch.tensor([sum(losses), sum(self.sizes)], dtype=torch.float32, device=self.counts.device)
         loss, n = sum_over_processes(sums).tolist()
@@ -67,5 +96,6 @@ class Tally:
             **{name: float(paper[name][0]) for name in ("accuracy", "f1", "iou", "precision", "recall")},
             "class_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
             **{f"class_{m}": float(classes[m][present].mean()) for m in ("iou", "f1", "precision", "recall")},
+            **positives(share_in_labels(classes["support"])),
             "confusion": confusion,
         }

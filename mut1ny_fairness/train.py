@@ -261,7 +261,8 @@ def main() -> None:
             out = checkpoint.resumed_run_folder(args.resume, log)
         else:
             name = f"{args.model}{'-truncated' * args.truncated}-{args.target}{'-bgr' * args.bgr}"
-            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name, "GENERATED" in source)
+            generated = not args.data and "GENERATED" in source
+            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name, generated)
         off = train_set.off_palette + test_set.off_palette
         print(f"command    {shlex.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")

@@ -11,10 +11,12 @@ from report_generated import generated
 
 from hair_transfer import eval as hair
 from lrn_headtorso import eval as lrn
+from lrn_headtorso.phases import FROZEN
 from masked_ssl import label_fractions as ssl
 from mut1ny_fairness import eval as mut1ny
 from mut1ny_fairness import group_tables
 from mut1ny_fairness.group_pictures import HEADLINE
+from mut1ny_fairness.scores import positives, share_in_labels
 from nu_deeplabv3plus import eval as nu
 
 
@@ -81,10 +83,10 @@ def nu_runs(results: dict[str, dict]) -> Rows:
 
 
 def hair_scores(results: dict[str, dict]) -> Rows:
-    """The two ways to start, of one split, beside the paper's AUROC as printed and, in brackets, corrected."""
-    runs = {"from random weights": "random", "from the skin's network": "from-skin"}
+    """The two ways to start and a baseline beside the paper's AUROC as printed and, in brackets, corrected."""
+    runs = {"from random weights": "random", "from the skin's network": "from-skin", hair.MEAN_MASK: "mean-mask"}
     table = hair.table({title: results[name]["results"] for title, name in runs.items()})
-    return [row[:3] + row[4:2:-1] for row in table]  # the paper's random run first, as ours
+    return [row[:-2] + row[:-3:-1] for row in table]  # the paper's random run first, as ours
 
 
 def hair_epochs(results: dict[str, dict]) -> Rows:
@@ -105,6 +107,8 @@ def hair_epochs(results: dict[str, dict]) -> Rows:
 def hair_runs(results: dict[str, dict]) -> Rows:
     rows = [["run", "best epoch", "loss, test", "training", "IoU, test", "training", "s per epoch", "min"]]
     for name, run in results.items():
+        if "log" not in run:  # the mean mask
+            continue
         losses = f"{run['results']['loss']:.4f}", f"{best(run)['loss']:.4f}"
         ious = f"{run['results']['iou']:.4f}", f"{best(run)['iou']:.4f}"
         rows.append([f"`{name}`", epoch_of(run), *losses, *ious, *times(run)])
@@ -114,9 +118,10 @@ def hair_runs(results: dict[str, dict]) -> Rows:
 def lrn_table_1(results: dict[str, dict]) -> Rows:
     """The paper's rows, then ours, in the order of the files' names."""
     shares = [f"{share} %" for share in lrn.SHARES]
-    rows = [["run", "Jaccard %", "Hausdorff px", *shares, "empty", "best epoch", "s per epoch", "min"]]
+    last = f"val Jaccard %, last {LRN_LAST} epochs"
+    rows = [["run", "Jaccard %", "Hausdorff px", *shares, "empty", "best epoch", last, "s per epoch", "min"]]
     for name, scores in lrn.TABLE_1.items():
-        rows.append([f"{name}, the paper", *(f"{mean:.2f} ± {std:.2f}" for mean, std in scores), *[""] * 7])
+        rows.append([f"{name}, the paper", *(f"{mean:.2f} ± {std:.2f}" for mean, std in scores), *[""] * 8])
     if not results:
         raise NotMeasured
     for name, run in results.items():
@@ -125,9 +130,20 @@ def lrn_table_1(results: dict[str, dict]) -> Rows:
         jaccard = f"{100 * scores['jaccard']:.2f} ± {100 * scores['jaccard_std']:.2f}"
         hausdorff = f"{scores['hausdorff']:.2f} ± {scores['hausdorff_std']:.2f}"
         empty = f"{scores['empty_predicted']} of {scores['n']}"
-        epoch = f"{scores['epoch']} of {run['epochs']}"
-        rows.append([f"`{name}`", jaccard, hausdorff, *shares, empty, epoch, *times(run)])
+        minutes = f"{run['minutes']:.0f}"
+        rows.append([f"`{name}`", jaccard, hausdorff, *shares, empty, *lrn_epochs(run, scores["epoch"]), minutes])
     return rows
+
+
+def lrn_epochs(run: dict, scored: int) -> tuple[str, str, str]:
+    """The epoch that was scored, the validation Jaccard of the last ones, and the seconds of one (median) by phase."""
+    log = run["log"]
+    frozen = ", encoder frozen" if log[scored - 1]["phase"] == FROZEN else ""
+    last = [100 * row["val_jaccard"] for row in log[-LRN_LAST:]]
+    phases = dict.fromkeys(row["phase"] for row in log)
+    seconds = [statistics.median(row["seconds"] for row in log if row["phase"] == phase) for phase in phases]
+    moving = f"{statistics.mean(last):.1f} ± {statistics.pstdev(last):.1f}"
+    return f"{scored} of {len(log)}{frozen}", moving, " and ".join(f"{median:.0f}" for median in seconds)
 
 
 def lrn_differences(results: dict[str, dict]) -> Rows:
@@ -153,8 +169,10 @@ MUT1NY_RUNS = ("deeplabv3-rgb", "pspnet-rgb", "deeplabv3-labels", "pspnet-labels
 
 
 def mut1ny_scores(results: dict[str, dict]) -> Rows:
-    """The final scores of both networks and targets, beside the paper's."""
-    return mut1ny.final_table({results[name]["results"]["title"]: results[name]["results"] for name in MUT1NY_RUNS})
+    """The final scores of both networks and targets, beside the paper's; what F1 is without a network."""
+    runs = [results[name]["results"] for name in MUT1NY_RUNS]
+    support = [scores["support"] for scores in runs[0]["per_class"].values()]
+    return mut1ny.final_table({run["title"]: run | positives(share_in_labels(support)) for run in runs})
 
 
 def mut1ny_classes(results: dict[str, dict]) -> Rows:
@@ -280,11 +298,13 @@ def _nan(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
+LRN_LAST = 16  # epochs: the best before a plateau, and its 15
 LRN_PAIRS = (
     ("headtorso-lrn", "headtorso-unet"),
     ("celebamask-lrn", "celebamask-unet"),
     ("headtorso-lrn-pretrained", "headtorso-lrn"),
     ("headtorso-unet-pretrained", "headtorso-unet"),
+    ("headtorso-lrn-pretrained", "headtorso-unet-pretrained"),
     ("headtorso-lrn", "headtorso-lrn-64"),  # twice the size
     ("headtorso-lrn-64-backgrounds", "headtorso-lrn-64"),
     ("headtorso-lrn-64-reduction", "headtorso-lrn-64"),

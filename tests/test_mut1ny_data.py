@@ -19,7 +19,7 @@ from mut1ny_fairness import dataset, generate, palette, prepare
 from mut1ny_fairness.dataset import LabelledFaces, Sample
 from mut1ny_fairness.palette import CLASSES, PALETTE, celebamask_to_mut1ny, nearest_class, to_classes, to_colours
 from mut1ny_fairness.prepare import Pair, difference_hash, find_duplicates, read_pairs, subsample, who
-from mut1ny_fairness.scores import Tally
+from mut1ny_fairness.scores import Tally, implied_share
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,21 @@ def test_a_class_that_is_not_there_does_not_count_in_the_means_even_if_it_is_pre
     assert scores["class_recall"] == pytest.approx((7 / 8 + 1) / 2) and scores["class_precision"] == 1
 
 
+def test_f1_of_calling_every_channel_pixel_positive():
+    """What the paper's F1 is worth depends on how much of the labels' colour is above 0."""
+    label = torch.from_numpy(np.random.default_rng(3).choice([0, 3, 5, 8], (2, 12, 12), p=[0.6, 0.2, 0.1, 0.1]))
+    tally = Tally(torch.device("cpu"), "rgb")
+    tally.add(torch.ones(2, 3, 12, 12), label, torch.tensor(0.0))
+    scores = tally.scores()
+    assert scores["recall"] == 1 and scores["precision"] == pytest.approx(scores["positive_share"])
+    assert scores["f1"] == pytest.approx(scores["all_positive_f1"]) and 0.2 < scores["positive_share"] < 0.4
+    output = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)) / 5  # half of it above 0.1
+    tally.add(output, label, torch.tensor(0.0))
+    found = tally.scores()
+    implied = implied_share(found["accuracy"], found["precision"], found["recall"])
+    assert implied == pytest.approx(found["positive_share"]) and found["f1"] < found["all_positive_f1"]
+
+
 def test_losses_and_channels_of_both_targets():
     label = torch.tensor([[[5, 0]]])
     output = torch.zeros(1, 3, 1, 2)
@@ -168,6 +183,33 @@ def test_without_a_usable_xml_pairs_are_matched_by_their_folders(shipped, tmp_pa
     assert pairs == read_pairs(shipped)[0]  # male06_light and male06_nolight too
     assert any("matched" in note for note in notes)
     assert damage != "broken" or any("not well-formed" in note for note in notes)
+
+
+def test_an_image_never_gets_the_label_of_a_folder_with_a_shorter_name(tmp_path):
+    """femalebarbera and femalebarbera2 are two settings with the same file names."""
+    picture = Image.new("RGB", (8, 8))
+
+    def save(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            picture.save(tmp_path / name)
+
+    save("labels/femalebarbera/0001.png", "labels/femalebarbera/0002.png", "labels/femalebarbera2/0001.png")
+    save("samples/femalebarbera_park/0001.png", "samples/femalebarbera_studio/0002.png")
+    save("samples/femalebarbera2_park/0001.png", "samples/femalebarbera2_park/0002.png")  # the second without a label
+    save("samples/femalebarbera3_park/0001.png")  # no folder of labels at all
+    save("labels/male06_1/0001.png", "samples/male06_dark/0001.png", "samples/male06_nolight/0001.png")  # no male06_2
+    save("labels/real/0001.png", "samples/real2_street/0001.png")
+    pairs, notes = read_pairs(tmp_path)
+    assert [(pair.image, pair.label) for pair in pairs] == [
+        ("samples/femalebarbera2_park/0001.png", "labels/femalebarbera2/0001.png"),
+        ("samples/femalebarbera_park/0001.png", "labels/femalebarbera/0001.png"),
+        ("samples/femalebarbera_studio/0002.png", "labels/femalebarbera/0002.png"),
+        ("samples/male06_dark/0001.png", "labels/male06_1/0001.png"),
+        ("samples/real2_street/0001.png", "labels/real/0001.png"),
+    ]
+    assert notes == ["5 pairs matched by folder and name, 3 images without a label (first "
+                     "samples/femalebarbera2_park/0002.png) left out"]  # fmt: skip
 
 
 def test_a_folder_that_cannot_be_listed_is_named_and_not_passed_over(shipped, tmp_path, monkeypatch):

@@ -13,14 +13,31 @@ from PIL import Image
 from common.cli import InputError
 from common.metrics import confusion_matrix, counts_from_confusion, scores_from_counts
 from mut1ny_fairness import fairness, group_pictures, group_stats, group_tables
-from mut1ny_fairness.group_stats import bootstrap, gap, one_hot, permutation_null, permuted_groups, weighted_scores
+from mut1ny_fairness.group_stats import (
+    bootstrap,
+    gap,
+    one_hot,
+    permutation_null,
+    permuted_groups,
+    person_weights,
+    shared_classes,
+    weighted_scores,
+)
 from mut1ny_fairness.groups import NOT_GIVEN, Photo, find_groups, read_groups
 from mut1ny_fairness.palette import CLASSES
+
+ARGS = SimpleNamespace(bootstrap=300, permutations=400, seed=0)
 
 
 def counts_with_iou(*ious):
     """One class; images with the given IoU: TP of 100 pixels, the rest is missed."""
     return np.array([[[100 * iou, 0, 100 * (1 - iou)]] for iou in ious])
+
+
+def resample(counts, person, group, G, repeats, seed):
+    """The bootstrap of groups that are made of one column."""
+    everything, rng = np.ones(len(person), bool), np.random.default_rng(seed)
+    return bootstrap(counts, person, group, G, person_weights(person, [group], everything, repeats, rng))
 
 
 # ---- Scores --------------------------------------------------------------------------------------------------------
@@ -63,7 +80,7 @@ def test_bootstrap_of_two_people_has_three_outcomes():
     """Ann (images 0.2, 0.4) and Bob (0.9): Ann twice, both, Bob twice, at 1 : 2 : 1. Images of Ann stay together."""
     counts = counts_with_iou(0.2, 0.4, 0.9)
     person, group = np.array([0, 0, 1]), np.zeros(3, int)
-    values = bootstrap(counts, person, group, [group], 1, repeats=4000, seed=0)["iou_image"][:, 0]
+    values = resample(counts, person, group, 1, repeats=4000, seed=0)["iou_image"][:, 0]
     found, times = np.unique(values.round(6), return_counts=True)
     assert found.tolist() == pytest.approx([0.3, 0.5, 0.9])
     assert times / 4000 == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
@@ -76,17 +93,17 @@ def test_people_who_are_in_two_groups_are_drawn_for_both_at_once():
     happy, sad = np.linspace(0.3, 0.8, 6), np.linspace(0.3, 0.8, 6) - 0.1
     counts = counts_with_iou(*happy, *sad)
     person, group = np.tile(np.arange(6), 2), np.repeat([0, 1], 6)
-    values = bootstrap(counts, person, group, [group], 2, repeats=200, seed=1)["iou_image"]
+    values = resample(counts, person, group, 2, repeats=200, seed=1)["iou_image"]
     assert np.ptp(values[:, 0]) > 0.1 and values[:, 0] - values[:, 1] == pytest.approx(np.full(200, 0.1))
 
 
 def test_groups_keep_their_size_and_a_seed_gives_the_same_resamples():
     person, group = np.arange(7), np.array([0, 0, 0, 1, 1, 1, 1])
-    weights = group_stats.person_weights(person, [group], 50, np.random.default_rng(0))
+    weights = person_weights(person, [group], np.ones(7, bool), 50, np.random.default_rng(0))
     assert (weights[:, :3].sum(1) == 3).all() and (weights[:, 3:].sum(1) == 4).all()
     counts = counts_with_iou(*np.linspace(0, 1, 7))
-    once, twice = (bootstrap(counts, person, group, [group], 2, 50, seed=3)["iou_image"] for _ in range(2))
-    assert (once == twice).all()
+    once, twice, other = (resample(counts, person, group, 2, 50, seed)["iou_image"] for seed in (3, 3, 4))
+    assert (once == twice).all() and (once != other).any()
 
 
 def test_people_with_different_subsets_of_a_column_are_resampled_together():
@@ -96,7 +113,7 @@ def test_people_with_different_subsets_of_a_column_are_resampled_together():
     person = np.repeat(np.arange(60), [len(e) for e in emotions])
     emotion, ious = np.concatenate(emotions), rng.uniform(0.3, 0.9, 60)
     counts = counts_with_iou(*ious[person])
-    found = bootstrap(counts, person, emotion, [emotion], 6, 2000, seed=0)["iou_image"].std(0)
+    found = resample(counts, person, emotion, 6, 2000, seed=0)["iou_image"].std(0)
     expected = [ious[person[emotion == e]].std() / np.sqrt((emotion == e).sum()) for e in range(6)]
     assert found == pytest.approx(expected, rel=0.15)
 
@@ -104,11 +121,11 @@ def test_people_with_different_subsets_of_a_column_are_resampled_together():
 def test_large_sets_in_blocks_are_the_same_as_in_one(monkeypatch):
     counts = counts_with_iou(*np.linspace(0, 1, 9))
     person, group = np.arange(9), np.arange(9) % 3
-    whole = bootstrap(counts, person, group, [group], 3, 40, seed=3)["iou_pooled"]
+    whole = resample(counts, person, group, 3, 40, seed=3)["iou_pooled"]
     groups = np.array([np.random.default_rng(i).permutation(group) for i in range(40)])
     null = permutation_null(counts, groups, 3)["iou_pooled"]
     monkeypatch.setattr(group_stats, "BLOCK_BYTES", 1)
-    assert (bootstrap(counts, person, group, [group], 3, 40, seed=3)["iou_pooled"] == whole).all()
+    assert (resample(counts, person, group, 3, 40, seed=3)["iou_pooled"] == whole).all()
     assert permutation_null(counts, groups, 3)["iou_pooled"] == pytest.approx(null)
 
 
@@ -257,20 +274,88 @@ def test_the_gap_is_between_ranked_groups_only():
                        *[("tiny", f"t{i}", "sad") for i in range(3)], ("one", "o", "sad"))  # fmt: skip
     ious = np.concatenate([rng.uniform(0.7, 0.8, 12), rng.uniform(0.5, 0.6, 12), [0.01] * 3, [0.99]])
     groups = find_groups(photos, ["group"])
-    args = SimpleNamespace(bootstrap=300, permutations=400, seed=0)
-    result = fairness.analyse(counts_with_iou(*ious), groups, args)
+    one_class = np.ones(1, bool)
+    result = fairness.analyse(counts_with_iou(*ious), one_class, groups, ARGS)
     found = result["gaps"]["iou_image"]
     assert (found["best"], found["worst"]) == ("a", "b") and found["p"] == pytest.approx(1 / 401)
     assert found["gap"] == pytest.approx(ious[:12].mean() - ious[12:24].mean())
     assert found["gap_low"] < found["gap"] < found["gap_high"] and found["overall"] == pytest.approx(ious[:24].mean())
-    assert found["equity_scaled"] < found["overall"]
+    distances = abs(ious[:12].mean() - ious[:24].mean()) + abs(ious[12:24].mean() - ious[:24].mean())
+    assert found["equity_scaled"] == pytest.approx(ious[:24].mean() / (1 + distances))
     table = group_tables.score_table(groups, {"model": result}, [CLASSES.index("eyes")])
     by_group = {row[1]: row for row in table[1:]}
     assert "[" in by_group["tiny"][4] and by_group["one"][4] == "0.990"  # one person: no interval
-    alone = fairness.analyse(counts_with_iou(*ious[:12]), find_groups(photos[:12], ["group"]), args)
+    alone = fairness.analyse(counts_with_iou(*ious[:12]), one_class, find_groups(photos[:12], ["group"]), ARGS)
     assert alone["gaps"] == {}
     both = group_tables.difference_table(groups, {"A": result, "B": result})
     assert both[1][4] == "0.000 [0.000, 0.000]"
+
+
+def test_means_run_over_the_classes_that_every_ranked_group_has():
+    """Men and women are segmented alike; a beard, which the labels of the men alone have, is no gap between them."""
+    photos = photos_of(*[("men", f"m{i}", "sad") for i in range(15)], *[("women", f"w{i}", "sad") for i in range(15)],
+                       *[("tiny", f"t{i}", "sad") for i in range(3)])  # fmt: skip
+    groups = find_groups(photos, ["group"])
+    counts = np.tile(np.array([80.0, 0, 20]), (33, 4, 1))  # IoU 0.80 of each class
+    counts[:15, 3] = 20, 0, 80  # the men's beards
+    counts[15:, 3] = counts[30:, 0] = 0  # a group that is not ranked need not have a class
+    in_truth = counts[:, :, 0] + counts[:, :, 2] > 0
+    shared = shared_classes(in_truth, groups.of_image, groups.ranked)
+    assert shared.tolist() == [True, True, True, False]
+    result = fairness.analyse(counts, shared, groups, ARGS)
+    for score, g in result["gaps"].items():
+        assert (g["gap"], g["gap_low"], g["gap_high"], g["null_median"]) == pytest.approx((0, 0, 0, 0)), score
+        assert g["p"] == 1 and g["overall"] == pytest.approx(0.8 if "iou" in score else 8 / 9)
+    men, women = groups.names.index("men"), groups.names.index("women")
+    for name in ("class_iou_image", "class_iou_pooled"):  # the columns of the classes still show it
+        assert result["observed"][name][men, 3] == pytest.approx(0.2) and np.isnan(result["observed"][name][women, 3])
+    every = fairness.analyse(counts, np.ones(4, bool), groups, ARGS)["gaps"]["iou_image"]
+    assert every["gap"] == pytest.approx(0.15) and every["p"] == pytest.approx(1 / 401)
+    # predicted where its photo's truth has none, a shared class counts as 0 there: two of three are right
+    counts[0, 0] = 0, 7, 0
+    wrong = fairness.analyse(counts[:30], shared, find_groups(photos[:30], ["group"]), ARGS)["observed"]["iou_image"]
+    assert wrong == pytest.approx([(14 * 0.8 + 1.6 / 3) / 15, 0.8])
+
+
+def test_no_ranked_group_or_no_shared_class():
+    present, group = np.array([[True, False], [False, True]]), np.array([0, 1])
+    assert shared_classes(present, group, np.zeros(2, bool)).all()
+    nothing = shared_classes(present, group, np.ones(2, bool))
+    assert not nothing.any()
+    photos = photos_of(*[(group, f"{group}{i}", "sad") for group in "ab" for i in range(10)])
+    result = fairness.analyse(np.ones((20, 2, 3)), nothing, find_groups(photos, ["group"]), ARGS)
+    assert result["gaps"] == {} and np.isnan(result["observed"]["iou_image"]).all()
+    assert result["observed"]["class_iou_pooled"] == pytest.approx(1 / 3)
+
+
+def test_a_photo_in_a_group_that_is_not_ranked_changes_neither_the_test_nor_its_strata(capsys):
+    """12 people in a, 12 in b; one of those in a is on a photo of c too."""
+    rng = np.random.default_rng(0)
+    people = [(group, f"{group}{i:02d}", "sad") for group in "ab" for i in range(12)]
+    ious = rng.uniform(0.4, 0.9, 25)
+    without = find_groups(photos_of(*people), ["group"])
+    # first or last in the file, and before or after a in the alphabet
+    for name, place in (("c", 24), ("c", 0), ("A", 24)):
+        photos = photos_of(*people[:place], (name, "a00", "sad"), *people[place:])
+        groups = find_groups(photos, ["group"])
+        assert groups.tested.sum() == 24 and not groups.tested[place]
+        weights = person_weights(groups.person, groups.columns, groups.tested, 50, np.random.default_rng(0))
+        assert (weights[:, :12].sum(1) == 12).all() and (weights[:, 12:].sum(1) == 12).all()
+        fairness.print_what_varies(photos, groups, ["group"])
+        assert capsys.readouterr().out == ""
+        one_class = np.ones(1, bool)
+        found = fairness.analyse(counts_with_iou(*np.insert(ious[:24], place, ious[24])), one_class, groups, ARGS)
+        expected = fairness.analyse(counts_with_iou(*ious[:24]), one_class, without, ARGS)
+        for key, value in expected["gaps"]["iou_image"].items():
+            same = found["gaps"]["iou_image"][key]
+            assert same == (value if isinstance(value, str) else pytest.approx(value)), key
+    # ranked, c counts: then the column does vary, and who is in both is drawn for both
+    photos = photos_of(("A", "A00", "sad"), *people, ("c", "a00", "sad"), *[("c", f"c{i}", "sad") for i in range(10)])
+    groups = find_groups(photos, ["group"])
+    fairness.print_what_varies(photos, groups, ["group"])
+    assert "group differs between the photos of 1 of 34 people (first: a00)" in capsys.readouterr().out
+    weights = person_weights(groups.person, groups.columns, groups.tested, 50, np.random.default_rng(0))
+    assert (weights.sum(1) == 35).all() and np.ptp(weights[:, 1:13].sum(1)) > 0
 
 
 def test_the_grid_shows_another_person_in_every_column_as_long_as_there_are_some():

@@ -16,7 +16,8 @@ from common.data import EvalBatches, loader
 from common.device import for_inference
 from common.metrics import counts_from_confusion
 from mut1ny_fairness import dataset, eval, fairness, generate, predict, prepare, resnet, train
-from mut1ny_fairness.palette import CLASSES, PALETTE
+from mut1ny_fairness.group_tables import OF_LABELS
+from mut1ny_fairness.palette import CLASSES, PALETTE, to_classes
 
 SMALL = ("--model", "pspnet", "--truncated")
 TINY = ("--size", 32, "--device", "cpu", "--amp", "off", "--weights", "none")
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
-    """Generated pictures of 48 px in Mut1ny's layout, prepared: 30 or 31 in the manifest."""
+    """Generated pictures of 48 px in Mut1ny's layout, prepared: 30 in the manifest."""
     folder = generate.write_mut1ny(tmp_path_factory.mktemp("data") / "mut1ny", size=48)
     prepare.prepare(folder, folder / "manifest.csv", distance=6)
     return folder
@@ -103,7 +104,7 @@ def test_the_papers_deeplabv3_with_an_auxiliary_head_and_the_wrong_channel_order
     results = [json.loads((tmp_path / "run" / "best-test" / f"results{x}.json").read_text()) for x in ("", "-bgr")]
     assert results[0]["loss"] == pytest.approx(saved["best"], abs=1e-6)
     assert [r["read_bgr"] for r in results] == [False, True]
-    assert "f1" in results[0] and "f1" not in results[1]  # the paper's convention is of the outputs as they are
+    assert "f1" in results[0] and "f1" not in results[1]  # channel-pixels are counted of the outputs as they are
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -165,7 +166,36 @@ def test_eval_of_both_targets_side_by_side(call, trained, tmp_path, real_picture
             assert results[name] == pytest.approx(float(best[f"test_{name}"]), abs=1e-6)
         assert set(results["per_class"]) == set(CLASSES) and np.sum(results["confusion"]) == 6 * 32 * 32
         swapped = json.loads((tmp_path / "both" / f"{target}-best" / "results-bgr.json").read_text())
-        assert "f1" not in swapped and 0 <= swapped["class_f1"] <= 1
+        assert "f1" not in swapped and "positive_share" not in swapped
+    # of classes (the last of the two), each becomes the one that is nearest its colour in the other order
+    becomes, expected = to_classes(PALETTE[None, :, ::-1])[0][0], np.zeros((len(CLASSES), len(CLASSES)), int)
+    np.add.at(expected.T, becomes, np.array(results["confusion"]).T)
+    assert swapped["confusion"] == expected.tolist() != results["confusion"]
+    # without --bgr, nothing of the other order is left
+    out = succeed(call(eval, *paths, "--out", tmp_path / "both", *cache))
+    assert "hair's pixels" not in out and "turquoise" not in out
+    assert {path.name for path in (tmp_path / "both").iterdir() if path.is_file()} == names - {"turquoise.png"}
+    for target in ("rgb", "labels"):
+        assert [path.name for path in (tmp_path / "both" / f"{target}-best").iterdir()] == ["results.json"]
+
+
+def test_eval_of_the_images_that_were_trained_on(call, trained, shipped):
+    """24 of the 30, which the test's 6 are not among; the bare command writes beside the checkpoint."""
+    best = trained / "labels" / "best.pt"
+    out = succeed(call(eval, best, "--split", "train", "--cache", trained / "cache", "--device", "cpu"))
+    assert "split train, 24 images" in out
+    results = json.loads((trained / "labels" / "best-train" / "results.json").read_text())
+    keys = torch.load(best, weights_only=True)["split"]["train"]
+    labels = {row["image"]: row["label"] for row in csv.DictReader(open(shipped / "manifest.csv"))}
+    samples = [dataset.Sample(key, shipped / key, shipped / labels[key], None, "", "") for key in keys]
+    truth = np.stack([dataset.decode(sample, 32)["labels"] for sample in samples])
+    pixels = np.bincount(truth.ravel(), minlength=len(CLASSES))
+    assert results["n"] == 24 and [of["support"] for of in results["per_class"].values()] == pixels.tolist()
+    positive = np.mean(PALETTE[truth] > 0)
+    assert results["positive_share"] == pytest.approx(positive)
+    rows = {row[0]: row[1] for row in csv.reader(open(trained / "labels" / "best-train" / "final.csv"))}
+    assert rows["channel-pixels that are positive"] == f"{positive:.4f}"
+    assert rows["F1 of calling all positive"] == f"{2 * positive / (1 + positive):.4f}"
 
 
 def test_eval_on_other_faces_and_its_refusals(call, faces, trained, tmp_path):
@@ -208,7 +238,8 @@ def test_fairness_with_labels_gives_tables_intervals_a_null_and_pictures(
     out = succeed(call(fairness, *paths, *arguments, *by_emotion, "--out", tmp_path / "a"))
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names == {"grid.png", "scores.csv", "gaps.csv", "differences.csv", "scores.png", "null.png", "fairness.json"}
-    assert "scored: hair, face" in out
+    assert "scored: hair, face" in out and "off the palette" not in out and "left out of all means" not in out
+    assert "emotion differs between the photos of 19 of 19 people (first: p0)" in out
     report = json.loads((tmp_path / "a" / "fairness.json").read_text())
     assert [g["name"] for g in report["groups"]] == ["happy", "sad"] and report["groups"][0]["people"] == 19
     for model in report["models"].values():
@@ -217,12 +248,69 @@ def test_fairness_with_labels_gives_tables_intervals_a_null_and_pictures(
             for low, value, high in zip(values["low"], values["value"], values["high"], strict=True):
                 assert low <= value <= high
             found = model["gaps"][score]
-            assert found["gap"] == pytest.approx(abs(values["value"][0] - values["value"][1])) and 0 < found["p"] <= 1
-            assert found["equity_scaled"] <= found["overall"]
+            assert found["gap"] == pytest.approx(abs(values["value"][0] - values["value"][1]))
     assert len(list(csv.reader(open(tmp_path / "a" / "scores.csv")))) == 5  # two models, two groups
     # by group, only one has ten people: shown, no gap
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
     out = succeed(call(fairness, paths[1], *arguments, "--by", "group", "emotion", "--out", tmp_path / "b"))
     assert "north / happy" in out and "not ranked (under 10 people)" in out
+    assert "group differs" not in out and "emotion differs between the photos of 11 of 11 people" in out
+    # one model: the differences of two are of the run before
+    assert {path.name for path in (tmp_path / "b").iterdir()} == names - {"differences.csv"}
+
+
+def known(studio, rule, monkeypatch):
+    """Predictions by a rule instead of a network's: rule(truth, number of the photo) -> prediction."""
+
+    def predict_photos(model, photos, checkpoint, crop, *rest):
+        pairs = [fairness.read_pair(photo, crop, checkpoint["args"]["size"]) for photo in photos]
+        true = [label for _, label, _ in pairs]
+        numbers = [int(photo.image.stem) for photo in photos]
+        return [rule(t, n) for t, n in zip(true, numbers, strict=True)], true, sum(off for *_, off in pairs)
+
+    monkeypatch.setattr(fairness, "predict_photos", predict_photos)
+
+
+def test_fairness_where_the_scores_are_known(call, trained, studio, tmp_path, monkeypatch):
+    """Happy photos, the even ones, are segmented without a fault, and in sad ones nothing is found."""
+    known(studio, lambda true, number: true * (number % 2 == 0), monkeypatch)
+    arguments = ("--groups", studio / "groups.csv", "--permutations", 200, "--device", "cpu", "--out", tmp_path)
+    succeed(call(fairness, trained / "labels" / "best.pt", *arguments, "--by", "emotion", "--classes", "face,hair"))
+    report = json.loads((tmp_path / "fairness.json").read_text())
+    (model,) = report["models"].values()
+    for score, found in model["gaps"].items():
+        assert model["scores"][score]["value"] == [1, 0] and (found["best"], found["worst"]) == ("happy", "sad")
+        assert (found["gap"], found["gap_low"], found["gap_high"]) == (1, 1, 1) and found["p"] == pytest.approx(1 / 201)
+        assert found["equity_scaled"] == pytest.approx(found["overall"] / 2)  # both are as far from it as 1 is from 0
+        assert 0 < found["null_median"] < 0.5
+    assert model["gaps"]["iou_image"]["overall"] == pytest.approx(0.5)
+
+
+def test_a_class_that_only_one_group_has_and_colours_off_the_palette(call, trained, studio, tmp_path, monkeypatch):
+    """Two groups of 19 people, all segmented without a fault but for the hair, which the labels of one group lack."""
+    known(studio, lambda true, number: np.where(true == CLASSES.index("hair"), 0, true), monkeypatch)
+    rows = ["image,label,person,group"]
+    for i in range(38):
+        label = np.array(Image.open(studio / f"{i}_label.png"))
+        shutil.copy(studio / f"{i}.png", tmp_path)
+        if i % 2:
+            label[(label == PALETTE[CLASSES.index("hair")]).all(-1)] = 0
+        label[0, :3] = 9, 9, 9  # nearly black, which is the background
+        Image.fromarray(label).save(tmp_path / f"{i}_label.png")
+        rows.append(f"{i}.png,{i}_label.png,{i},{'bald' if i % 2 else 'haired'}")
+    (tmp_path / "groups.csv").write_text("\n".join(rows))
+    arguments = ("--groups", tmp_path / "groups.csv", "--classes", "face,nose,hair", "--out", tmp_path / "out")
+    out = succeed(call(fairness, trained / "labels" / "best.pt", *arguments, "--permutations", 200, "--device", "cpu"))
+    assert "note: 114 label pixels are off the palette" in out
+    assert "note: hair: not in the labels of every ranked group, so left out of all means" in out
+    report = json.loads((tmp_path / "out" / "fairness.json").read_text())
+    assert report["classes"] == ["nose", "hair", "face"] and report["left_out_of_means"] == ["hair"]
+    (model,) = report["models"].values()
+    assert model["scores"]["iou_image"]["value"] == [1, 1] and model["gaps"]["iou_image"]["p"] == 1
+    assert model["scores"]["class_iou_image"]["value"] == [[1, None, 1], [1, 0, 1]]
+    only = succeed(call(fairness, trained / "labels" / "best.pt", *arguments, "--classes", "hair", "--device", "cpu"))
+    assert "no gap: no class is in the labels of every ranked group" in only
+    assert not (tmp_path / "out" / "null.png").exists()
 
 
 def test_the_whole_photo_and_a_crop_are_scored_as_eval_scores_them(call, trained, studio, shipped, tmp_path):
@@ -250,17 +338,22 @@ def test_fairness_without_labels_draws_the_grid(call, trained, studio, tmp_path)
     folder.mkdir()
     shutil.copy(studio / "0.png", folder / "a.png")
     shutil.copy(studio / "3.png", folder / "b.png")
+    (tmp_path / "out").mkdir()
+    for name in (*OF_LABELS, "mine.txt"):  # of a run with labels, and somebody's own
+        (tmp_path / "out" / name).touch()
     (folder / "groups.csv").write_text("\ufeffimage,group,emotion\na.png,x,sad\nb.png,y,happy\n", encoding="utf-8")
     arguments = ("--groups", folder / "groups.csv", "--device", "cpu", "--out", tmp_path / "out")
     out = succeed(call(fairness, trained / "rgb" / "best.pt", *arguments))
     assert "none with a label" in out and "no column person" in out
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["grid.png"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"grid.png", "mine.txt"} and "mine.txt" not in out
     # a label of hair alone: nothing else can be scored, and who asks for it is told
     Image.new("RGB", (48, 48), (255, 255, 0)).save(folder / "label.png")
     (folder / "groups.csv").write_text("image,group,label\na.png,x,label.png\nb.png,y,\n")
     assert "scored: hair" in succeed(call(fairness, trained / "rgb" / "best.pt", *arguments))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     error = one_line_error(call(fairness, trained / "rgb" / "best.pt", *arguments, "--classes", "hair,lips"))
     assert "no label holds lips" in error
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_the_simulation_runs_alone_and_in_seconds(call, tmp_path):
