@@ -156,10 +156,10 @@ def test_the_second_phase_counts_its_own_plateau_and_is_marked_in_the_curves(
 @pytest.mark.parametrize(("kind", "weights"), [("lrn", "imagenet"), ("unet", "vgg16-397923af.pth")])
 def test_imagenets_weights_give_the_papers_names(kind, weights, here, people, trained, tmp_path, monkeypatch):
     """From torchvision's cache, or its file. Nothing gets better, so best.pt is of the first phase, last.pt not."""
-    hub = tmp_path / "hub" / "checkpoints"
-    hub.mkdir(parents=True)
+    hub = tmp_path / "checkpoints"
+    hub.mkdir()
     torch.save(model.VGG16().state_dict(), hub / "vgg16-397923af.pth")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(dataset, "HERE", tmp_path / "folder")
     monkeypatch.setattr(checkpoints, "SIZE", 32)  # the paper's size is not added to the name
     args = ("--model", kind, "--weights", weights if weights == "imagenet" else hub / weights, "--patience", 1, *TINY)
