@@ -254,13 +254,8 @@ def write_run_json(path: Path, args: dict, **facts) -> None:
     arguments = {name: jsonable(value) for name, value in args.items()}
     record = {"command": shlex.join(sys.argv), "arguments": arguments, **facts, "environment": environment}
     if path.exists():  # resumed: what started the run before stays on record
-        try:
-            earlier = json.loads(path.read_text())
-        except ValueError:  # somebody has damaged it; the run goes on all the same
-            earlier = {}
-        starts = earlier.pop("earlier", [])
-        record["earlier"] = [
-            *starts,
-            {key: earlier[key] for key in ("command", "device", "environment") if key in earlier},
-        ]
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged by somebody: the run goes on all the same
+            before = json.loads(path.read_text())
+            start = {key: before[key] for key in ("command", "device", "environment")}
+            record["earlier"] = [*before.get("earlier", []), start]
     write_json(path, record)

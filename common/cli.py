@@ -188,6 +188,7 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may be no text
     try:
         main()
+        sys.stdout.flush()  # that a reader has gone may show only now
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -201,7 +202,6 @@ def run(main: Callable[[], None]) -> None:
         print(f"{Path(sys.argv[0]).name}: error: another process of this job has died{_Stop.hint}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written goes nowhere
         sys.exit(141)
     except OSError as error:
         if not error.filename:
@@ -215,3 +215,7 @@ def run(main: Callable[[], None]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # what is still to be written goes nowhere, and Python's own end says nothing of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,6 +13,7 @@ pooled: counted over the whole set, divided once. The paper's AUROC is, it seems
 is; ours of that kind stands apart.
 """
 
+import contextlib
 import math
 import sys
 from argparse import Namespace
@@ -133,7 +134,7 @@ def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[HairMasks, st
         return HairMasks(dataset.list_pairs(args.pairs), saved["size"], args.cache), f"{args.pairs}, pairs"
     if args.split == "all":
         folders, source = dataset.locate(args.data or saved["data"])
-        faces = dataset.list_faces(folders, saved["part"])[: saved["limit"] if args.data is None else None]
+        faces = dataset.list_faces(folders, saved["part"])
         return HairMasks(faces, saved["size"], args.cache), source
     return half("test", args.data, args.cache, checkpoint, path)
 
@@ -150,6 +151,17 @@ def half(side: str, data: list[Path] | None, cache: Path, checkpoint: dict, path
             "it was trained on, in the same order, or --split all for other faces"
         )
     return HairMasks(faces, saved["size"], cache), source
+
+
+def training_faces(args: Namespace, checkpoint: dict, path: Path) -> HairMasks:
+    """The faces that the checkpoint's run was trained on, where they were then, or in --data."""
+    if args.data and args.split == "all":  # others, or the same in another place
+        with contextlib.suppress(InputError):
+            return half("train", args.data, args.cache, checkpoint, path)[0]
+    try:
+        return half("train", None if args.split == "all" else args.data, args.cache, checkpoint, path)[0]
+    except InputError as error:
+        raise InputError(f"--mean-mask needs the faces that {path} was trained on: {error}") from None
 
 
 def check_comparable(paths: list[Path], checkpoints: list[dict], sets: list[HairMasks]) -> None:
@@ -271,8 +283,7 @@ def main() -> None:
             print(f"{name}: WAS TRAINED ON {known} OF THESE {len(data)} FACES")
     out = args.out or outs[0]
     if args.mean_mask:
-        where = None if split == "all" else args.data  # other faces than it was trained on
-        trained_on, _ = half("train", where, args.cache, checkpoints[0], args.checkpoints[0])
+        trained_on = training_faces(args, checkpoints[0], args.checkpoints[0])
         facts = {"weights": f"mean mask of the {len(trained_on)} training faces of {args.checkpoints[0]}"}
         candidates[MEAN_MASK] = out / "mean-mask", MeanMask(trained_on).to(device), False, facts
         print(f"{MEAN_MASK}: of {len(trained_on)} faces")

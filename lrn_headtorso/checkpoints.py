@@ -5,11 +5,13 @@ from pathlib import Path
 
 import torch
 
+from common.cache import fingerprint
 from common.checkpoint import load_checkpoint, restore
 from common.cli import InputError
 from common.weights import load_pretrained
 from lrn_headtorso.dataset import SIZE
 from lrn_headtorso.model import LRN, UNet
+from lrn_headtorso.pairs import Pair
 from lrn_headtorso.phases import FROZEN, phases
 
 PAPER = Path(__file__).resolve().parent.name
@@ -29,28 +31,33 @@ def load_model(path: Path, device: torch.device) -> tuple[LRN | UNet, dict]:
     return model.to(device).eval(), checkpoint
 
 
-def load_encoder(model: LRN | UNet, choice: str) -> tuple[str | None, str]:
-    """Fill the encoder as --weights says -> (None, "imagenet" or "file", where the weights came from in words).
+def load_encoder(model: LRN | UNet, choice: str, test: list[Pair]) -> tuple[str | None, str, set[str]]:
+    """Fill the encoder as --weights says -> (None, "imagenet" or "file"), where the weights came from in words, and the
+    photos that they have seen, as fingerprints.
 
-    A checkpoint of this folder gives its encoder: weights that were learned here, on whatever that run saw. Raises
-    InputError if the weights cannot be had or are not a VGG-16's.
+    A checkpoint of this folder gives its encoder: weights that were learned here, on whatever that run saw; the words
+    say how many of the `test` pictures are among it. Raises InputError if the weights cannot be had or are not a
+    VGG-16's.
     """
-    path = Path(choice)
+    path, seen = Path(choice), set()
     if path.suffix == ".pt" and path.is_file():
         other = load_checkpoint(path, PAPER)
         start = "encoder.features."
         found = {name[len("encoder.") :]: value for name, value in other["model"].items() if name.startswith(start)}
         words = f"encoder of {choice}: {other['args']['model']}, epoch {other['epoch']}, {other['source']}"
+        seen = set(other.get("trained_on", ()))
+        if known := sum(fingerprint([pair.photo]) in seen for pair in test):
+            words += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST PICTURES"
     else:
         found, words = load_pretrained(choice, "VGG16_Weights.IMAGENET1K_V1")
     if found is None:
-        return None, words
+        return None, words, seen
     try:
         model.encoder.load_imagenet(found)
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip()[:100]
         raise InputError(f"--weights {choice}: not torchvision's VGG-16 ({problem}); give its state dict") from None
-    return "imagenet" if choice in ("imagenet", "auto") or path.name == IMAGENET_FILE else "file", words
+    return "imagenet" if choice in ("imagenet", "auto") or path.name == IMAGENET_FILE else "file", words, seen
 
 
 def run_name(args: Namespace, pretrained: str | None) -> str:

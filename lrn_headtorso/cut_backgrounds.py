@@ -79,7 +79,9 @@ def main() -> None:
             pictures.save_image(out / f"{pairs[i].name}.png", photo.crop(box))
             written += 1
     if not written:
-        raise InputError(f"{folder}: no photo has room for a background beside its person; give --backgrounds others")
+        out.rmdir()
+        remedy = "give train.py's --backgrounds other pictures"
+        raise InputError(f"{folder}: no photo has room for a background beside its person; {remedy}")
     print(f"{source}: {written} backgrounds from {len(split['train'])} training pictures -> {out}")
 
 

@@ -50,7 +50,7 @@ MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # of ImageNet, as tor
 STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 PERSON_FROM = 128  # ours: where scores need a hard truth, the alpha from which a pixel is the person
 UNMATCHED_SHOWN = 20  # of the files without a partner; the rest goes to a file
-CACHE_VERSION = 2  # counts up when decode() or backgrounds.foreground() changes
+CACHE_VERSION = 3  # counts up when decode() or backgrounds.foreground() changes
 
 # Augmentation (Sec. 2.3 names the three; the ranges are ours)
 FLIP = 0.5  # probability

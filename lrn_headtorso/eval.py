@@ -132,10 +132,10 @@ class Run(NamedTuple):
 
 def select(
     data: Path | None, split: str, checkpoint: dict, path: Path, cache: Path
-) -> tuple[HeadTorso, list[str], Path, str]:
+) -> tuple[HeadTorso, list[dataset.Pair], Path, str]:
     """The pictures to evaluate on, the checkpoint's data and split unless told otherwise.
 
-    -> the data set, the pictures' names, their folder, and where they come from in words.
+    -> the data set, its pictures, their folder, and where they come from in words.
     """
     args = checkpoint["args"]
     folder, source, _ = dataset.locate(data or (args["data"] and Path(args["data"])))
@@ -148,7 +148,7 @@ def select(
             "trained on, or --split all for other pictures"
         )
     arrays = dataset.load(chosen, args["size"], cache)
-    return HeadTorso(arrays, [pair.photo.name for pair in chosen]), names, folder, source
+    return HeadTorso(arrays, [pair.photo.name for pair in chosen]), chosen, folder, source
 
 
 # ---- Table 1, figure 2, the six maps -------------------------------------------------------------------------------
@@ -202,7 +202,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", type=Path, metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: the checkpoint's)")
     add("--split", choices=["test", "val", "all"], default="test",
-        help="test: the checkpoint's 48 (Sec. 3); val: those of its plateau rule; all: every picture")
+        help="test: the checkpoint's 48 (Sec. 3); val: those of its plateau rule; all: every picture, "
+             "those it was trained on too")
     add("--worst", action="store_true",
         help="figure 2 and the six maps of the pictures with the first checkpoint's lowest Jaccard index")
     add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt")
@@ -215,17 +216,19 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 def main() -> None:
     args = parse_args()
     device = pick_device(args.device)
-    runs, first_names = {}, None
+    runs, first_tested = {}, None
     for path in args.checkpoints:
         model, checkpoint = load_model(path, device)
         amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
-        data, names, folder, source = select(args.data, args.split, checkpoint, path, args.cache)
-        if first_names not in (None, (folder, names)):
+        data, pairs, folder, source = select(args.data, args.split, checkpoint, path, args.cache)
+        names = [pair.name for pair in pairs]
+        tested = names, fingerprint(dataset.files(pairs))
+        if first_tested not in (None, tested):
             raise InputError(
                 f"{path}: its {args.split} pictures are not those of {args.checkpoints[0]}; evaluate them apart, or "
                 "give --data and --split all"
             )
-        first_names = folder, names
+        first_tested = tested
         batches = loader(data, EvalBatches(len(data), checkpoint["args"]["batch_size"]), args.workers)
         label = path.resolve().parent.name + ("" if path.stem == "best" else f"-{path.stem}")
         if label in runs:
@@ -234,6 +237,9 @@ def main() -> None:
             label, method(checkpoint), model, checkpoint, amp, data, evaluate(model, batches, device, amp)
         )
         print(f"{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}", flush=True)
+        trained_on = set(checkpoint.get("trained_on", ()))
+        if known := sum(fingerprint([pair.photo]) in trained_on for pair in pairs):
+            print(f"{path}: WAS TRAINED ON {known} OF THESE {len(pairs)} PICTURES")
     out = make_folder(args.out or args.checkpoints[0].parent / f"{args.checkpoints[0].stem}-{args.split}")
 
     summaries = {label: summarize(run.scores) for label, run in runs.items()}

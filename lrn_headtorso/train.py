@@ -186,10 +186,12 @@ def main() -> None:
 
     # model (Sec. 2.1, 2.2)
     model = make_model(vars(args))
-    pretrained, weights = (saved["pretrained"], saved["weights"]) if saved else (None, None)
-    if not saved:
+    if saved:
+        pretrained, weights, trained_on = (saved[name] for name in ("pretrained", "weights", "trained_on"))
+    else:
         with distributed.first_process_first():
-            pretrained, weights = load_encoder(model, args.weights)
+            pretrained, weights, seen = load_encoder(model, args.weights, [pairs[i] for i in split["test"]])
+        trained_on = sorted({fingerprint([pair.photo]) for pair in train} | seen)  # what eval.py should not test on
     model.to(device, memory_format=memory_format(device, amp))
 
     # training (Sec. 2.3)
@@ -226,6 +228,7 @@ def main() -> None:
             "source": source,
             "split": names,
             "fingerprint": fingerprints,
+            "trained_on": trained_on,
             "rng": checkpoint.rng_state(device),
         }
 

@@ -147,9 +147,9 @@ def select(
     limit = args["limit"] if split == "val" else None  # the split was drawn from the first faces
     arrays, faces = dataset.load(folder, args["size"], cache, limit)
     if split == "all":
-        trained = [face for face in faces if face.id in set(checkpoint["split"]["train"])]
-        if fingerprint(dataset.files(trained)) == checkpoint["fingerprint"]["train"]:
-            source += f" (THE NETWORK WAS TRAINED ON {len(trained)} OF ITS FACES)"
+        trained_on = set(checkpoint.get("trained_on", ()))
+        if known := sum(fingerprint([face.photo]) in trained_on for face in faces):
+            source += f" (THE NETWORK WAS TRAINED ON {known} OF ITS {len(faces)} FACES)"
         return FaceParts(arrays, list(range(len(faces))), faces), fingerprint(dataset.files(faces)), folder, source
     ids = set(checkpoint["split"]["val"])
     positions = [i for i, face in enumerate(faces) if face.id in ids]

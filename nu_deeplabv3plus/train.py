@@ -176,6 +176,7 @@ def main() -> None:
         raise InputError(
             f"--data {folder}: not the faces and masks that {args.resume} was trained on; give the folder as it was"
         )
+    trained_on = [fingerprint([faces[i].photo]) for i in train]  # eval.py finds them among other faces too
     train_set, val_set = FaceParts(arrays, train, faces, args.augment), FaceParts(arrays, val, faces)
     batches = TrainBatches(len(train_set), args.batch_size, args.seed)
     pin_memory = device.type == "cuda"
@@ -220,6 +221,7 @@ def main() -> None:
             "weights": weights,
             "split": split,
             "fingerprint": fingerprints,
+            "trained_on": trained_on,
             "rng": checkpoint.rng_state(device),
         }
 

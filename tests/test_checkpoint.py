@@ -305,9 +305,12 @@ def test_run_json_keeps_every_start_of_a_run_and_outlives_damage(tmp_path, monke
     record = json.loads(path.read_text())
     assert record["command"] == "third" and [start["command"] for start in record["earlier"]] == ["first", "second"]
     assert all(set(start) == {"command", "device", "environment"} for start in record["earlier"])
-    path.write_text('{"command": "fir')
-    write_run_json(path, {}, device="cpu")
-    assert json.loads(path.read_text())["command"] == "third"
+    no_list = '{"command": "a", "device": "b", "environment": {}, "earlier": 3}'
+    for damage in ('{"command": "fir', "[]", "7", "{}", no_list):
+        path.write_text(damage)
+        write_run_json(path, {}, device="cpu")
+        record = json.loads(path.read_text())
+        assert record["command"] == "third" and "earlier" not in record
 
 
 def test_only_drafts_of_our_own_are_removed_from_a_run_folder(tmp_path):
@@ -474,11 +477,22 @@ def test_a_path_that_may_not_be_read_is_one_line(capsys):
     assert end.value.code == 2 and "error: /home/other/faces: Permission denied; check the path" in line
 
 
-def test_a_reader_that_has_seen_enough_ends_a_script_quietly():
-    code = "from common import cli; cli.run(lambda: [print('line', i) for i in range(100_000)])"
-    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
-    assert (done.stdout, done.stderr, done.returncode) == ("line 0\n", "", 141)
+@pytest.mark.parametrize(
+    ("lines", "end", "code"),
+    [
+        ("[print('line', i) for i in range(100_000)]", "", 141),
+        ("[print('line', 0, flush=True), sleep(1), print('line', 1)]", "", 141),  # the second is still in the buffer
+        ("[print('line', 0, flush=True), sleep(1), print('line', 1), exit(0)]", "", 0),  # as after --help
+        ("[print('line', 0, flush=True), sleep(1), print('line', 1), fail()]", "-c: error: bad file\n", 2),
+    ],
+)
+def test_a_reader_that_has_seen_enough_ends_a_script_quietly(lines, end, code):
+    code_ = "from common import cli; from time import sleep\ndef fail(): raise cli.InputError('bad file')\n"
+    code_ += f"cli.run(lambda: {lines})"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code_)} | head -1; exit ${{PIPESTATUS[0]}}"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=buffered, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("line 0\n", end, code)
 
 
 def test_an_error_of_the_program_is_not_hidden():

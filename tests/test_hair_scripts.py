@@ -170,6 +170,11 @@ def test_eval_on_all_faces_and_on_pairs_of_any_origin(call, faces, trained, tmp_
     results = json.loads((tmp_path / "all" / "results.json").read_text())
     assert results["n"] == 12 and results["split"] == "all"
     assert "WAS TRAINED ON 9 OF THESE 12 FACES" in out
+    saved = torch.load(trained / "best.pt", weights_only=True)
+    saved["args"]["limit"] = 5
+    torch.save(saved, tmp_path / "limited.pt")
+    out = succeed(call(eval, tmp_path / "limited.pt", "--split", "all", *cache))
+    assert "split all, 12 faces" in out
     for name in ("photos", "masks"):
         (tmp_path / "pairs" / name).mkdir(parents=True)
     Image.new("RGB", (60, 40), (90, 60, 30)).save(tmp_path / "pairs" / "photos" / "a.jpg")
@@ -199,6 +204,22 @@ def test_the_mean_mask_is_scored_as_a_network_is(call, faces, trained, tmp_path,
     others = write_celebamask(tmp_path / "others", n=3, size=64, seed=700)  # the mean stays that of the training faces
     arguments = ("--data", others, "--split", "all", "--mean-mask", "--out", tmp_path / "others-out")
     assert "mean training mask: of 9 faces" in succeed(call(eval, trained / "best.pt", *arguments, *cache))
+    saved = torch.load(trained / "best.pt", weights_only=True)
+    saved["args"]["data"] = ["nowhere"]  # as if the faces had moved
+    torch.save(saved, tmp_path / "best.pt")
+    arguments = ("--data", faces, "--split", "all", "--mean-mask", "--out", tmp_path / "moved-out")
+    assert "mean training mask: of 9 faces" in succeed(call(eval, tmp_path / "best.pt", *arguments, *cache))
+    arguments = ("--data", others, "--split", "all", "--mean-mask", "--out", tmp_path / "moved-out")
+    error = one_line_error(call(eval, tmp_path / "best.pt", *arguments, *cache))
+    assert "--mean-mask needs the faces that" in error and "nowhere: no such folder" in error
+
+
+def test_a_run_on_a_folder_called_generated_is_one_on_real_photos(call, faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "HERE", tmp_path)
+    shutil.copytree(faces, tmp_path / "GENERATED faces")
+    arguments = ("--data", tmp_path / "GENERATED faces", "--epochs", 1, "--lr", 0.001, "--cache", tmp_path / "cache")
+    succeed(call(train, *arguments, "--limit", 6, *TINY))
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["random"]
 
 
 def test_all_are_evaluated_in_the_first_ones_batches(call, trained, tmp_path):

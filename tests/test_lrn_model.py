@@ -91,7 +91,7 @@ def test_torchvisions_keys_are_loaded_strictly(reference):
 def test_weights_of_another_network_are_refused_in_one_line(lrn, tmp_path):
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "resnet.pth")
     with pytest.raises(InputError) as error:
-        load_encoder(lrn, str(tmp_path / "resnet.pth"))
+        load_encoder(lrn, str(tmp_path / "resnet.pth"), [])
     assert "not torchvision's VGG-16" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -99,7 +99,8 @@ def test_a_state_dict_fills_the_encoder_and_nothing_else(reference, tmp_path):
     torch.save(reference.state_dict(), tmp_path / "vgg16.pth")
     model = LRN()
     before = model.units[0].conv1.weight.clone()
-    assert load_encoder(model, str(tmp_path / "vgg16.pth")) == ("file", str(tmp_path / "vgg16.pth"))
+    path = str(tmp_path / "vgg16.pth")
+    assert load_encoder(model, path, []) == ("file", path, set())
     assert torch.equal(model.encoder.features[28].weight, reference.features[28].weight)
     assert torch.equal(model.units[0].conv1.weight, before)
 

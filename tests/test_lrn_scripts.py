@@ -129,6 +129,8 @@ def test_resuming_in_both_phases_equals_the_uninterrupted_run_bit_for_bit(here, 
         succeed(here(train, "--resume", "parts/last.pt", "--epochs", epochs, "--cache", trained / "cache"))
     whole, parts = load("whole/last.pt"), load("parts/last.pt")
     assert [row["phase"] for row in whole["log"]] == ["frozen encoder"] * 3 + ["everything"] * 2
+    losses = [row["val_loss"] for row in whole["log"]]
+    assert min(losses) < losses[0] and f"best       epoch {1 + losses.index(min(losses))}, everything\n" in out
     assert same_tensors(whole["model"], parts["model"])
     assert not any(torch.equal(whole["model"][name], start[name]) for name in encoder if name.endswith("weight"))
     for i, state in whole["optimizer"]["state"].items():
@@ -220,13 +222,19 @@ def test_backgrounds_are_cut_from_training_pictures_alone(here, people):
         assert square.width == square.height >= min(photo.size) // 4
 
 
+LITTLE_ROOM = 3  # the photo whose largest square is too small
+
+
 @pytest.mark.parametrize("mask_size", [(320, 180), (160, 90), (83, 47), (84, 47)])
 def test_squares_hold_neither_a_person_nor_anything_from_beyond_the_photo(mask_size, here, tmp_path):
     """Painted photos, red where the person and the margin are; the masks are as large or, rounded, smaller."""
     for i in range(8):
         person = np.zeros(mask_size[::-1], bool)
         x = np.arange(mask_size[0]) / mask_size[0]
-        person[(i % 4) * 10 :, (x > 0.62, x < 0.38, abs(x - 0.4) < 0.1, abs(x - 0.8) < 0.1)[i % 4]] = True
+        places = x > 0.62, x < 0.38, abs(x - 0.4) < 0.1, abs(x - 0.8) < 0.1
+        person[(i % 4) * 10 :, places[i % 4]] = True
+        if i == LITTLE_ROOM:
+            person[:] = x > 0.12
         alpha = Image.fromarray(person * np.uint8(255))
         near = maximum_filter(np.asarray(alpha.resize((320, 180), Image.Resampling.NEAREST)) > 0, 11)
         photo = np.where(near[..., None], (200, 0, 0), (0, 90, 0)).astype(np.uint8)
@@ -235,9 +243,19 @@ def test_squares_hold_neither_a_person_nor_anything_from_beyond_the_photo(mask_s
             picture.save(tmp_path / "people" / folder / f"{i}.png")
     succeed(here(cut_backgrounds, "--data", "people", "--out", "squares"))
     squares = [np.asarray(Image.open(path)) for path in Path("squares").iterdir()]
-    assert len(squares) == 6 and max(map(len, squares)) >= 170  # two are as high as the photo
+    train = dataset.split(8, 0)["train"]
+    assert LITTLE_ROOM in train and len(squares) == len(train) - 1
+    assert max(map(len, squares)) >= 170  # as high as the photo
     for square in squares:
         assert square.shape[0] == square.shape[1] >= 45 and (square == (0, 90, 0)).all()
+
+
+def test_photos_without_room_give_no_backgrounds_and_leave_no_folder(here, people, tmp_path):
+    shutil.copytree(people, tmp_path / "people")
+    for path in (tmp_path / "people" / "cutouts").iterdir():
+        Image.new("L", (64, 64), 255).save(path)
+    error = one_line_error(here(cut_backgrounds, "--data", "people", "--out", "squares"))
+    assert "no photo has room" in error and "train.py's --backgrounds" in error and not Path("squares").exists()
 
 
 def test_celebamask_trains_too(here, faces):
@@ -324,6 +342,41 @@ def test_eval_on_other_pictures(here, trained, faces):
     assert "12 pictures" in succeed(here(eval, trained / "unet" / "best.pt", *args))
     error = one_line_error(here(eval, trained / "unet" / "best.pt", "--data", faces, "--cache", "cache"))
     assert "of the test split" in error
+
+
+def test_pictures_that_were_trained_on_are_counted(here, people, trained, tmp_path):
+    best, cache = trained / "lrn" / "best.pt", ("--cache", "cache")
+    train_names = load(best)["split"]["train"]
+    assert "TRAINED ON" not in succeed(here(eval, best, *cache))
+    out = succeed(here(eval, best, "--split", "all", "--out", "all", *cache))
+    assert f"best.pt: WAS TRAINED ON {len(train_names)} OF THESE {N} PICTURES" in out
+    shutil.copytree(people, tmp_path / "fewer")
+    for folder, suffix in (("photos", "jpg"), ("cutouts", "png")):
+        (tmp_path / "fewer" / folder / f"{train_names[0]}.{suffix}").unlink()
+    out = succeed(here(eval, best, "--split", "all", "--data", "fewer", "--out", "all", *cache))
+    assert f"best.pt: WAS TRAINED ON {len(train_names) - 1} OF THESE {N - 1} PICTURES" in out
+
+
+def test_what_an_encoder_had_seen_is_told_and_not_forgotten(here, people, trained, faces):
+    args = ("--data", people, "--cache", "cache", "--weights", trained / "lrn" / "best.pt", "--epochs", 1, *TINY)
+    assert "TRAINED ON" not in succeed(here(train, *args, "--out", "same split"))
+    first = load(trained / "lrn" / "best.pt")
+    out = succeed(here(train, *args, "--seed", 5, "--out", "other split"))
+    other = load("other split/best.pt")
+    known = set(first["split"]["train"]) & set(other["split"]["test"])
+    assert known and f"; IT WAS TRAINED ON {len(known)} OF THE 2 TEST PICTURES" in out
+    assert set(other["trained_on"]) > set(first["trained_on"])
+    out = succeed(here(eval, "other split/best.pt", "--cache", "cache"))
+    assert f"WAS TRAINED ON {len(known)} OF THESE 2 PICTURES" in out
+
+
+def test_runs_on_copies_of_a_folder_are_compared(here, people, trained, tmp_path):
+    shutil.copytree(people, tmp_path / "copy")
+    saved = load(trained / "lrn" / "best.pt")
+    saved["args"]["data"] = str(tmp_path / "copy")
+    (tmp_path / "second").mkdir()
+    torch.save(saved, tmp_path / "second" / "best.pt")
+    assert "second" in succeed(here(eval, trained / "lrn" / "best.pt", "second/best.pt", "--out", "o", "--cache", "c"))
 
 
 def test_runs_with_other_test_pictures_are_not_compared(here, people, trained):

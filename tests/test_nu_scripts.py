@@ -85,10 +85,33 @@ def test_eval_writes_table_numbers_and_figures(call, trained, faces, real_pictur
 def test_eval_of_two_checkpoints_side_by_side_on_other_faces(call, trained, faces, tmp_path):
     args = ("--data", faces, "--split", "all", "--out", tmp_path / "both", "--cache", tmp_path / "cache")
     out = succeed(call(evaluation, trained / "best.pt", trained / "last.pt", *args))
-    assert "IoU side by side" in out and "TRAINED ON 10 OF ITS FACES" in out
+    assert "IoU side by side" in out and "TRAINED ON 10 OF ITS 12 FACES" in out
     for name in ("two-best", "two-last"):
         assert json.loads((tmp_path / "both" / name / "results.json").read_text())["n"] == 12
     assert (tmp_path / "both" / "comparison.csv").exists()
+
+
+def test_all_faces_are_the_whole_folder_and_those_trained_on_are_counted(call, trained, faces, tmp_path):
+    saved = torch.load(trained / "best.pt", weights_only=True)
+    saved["args"]["limit"] = 5
+    torch.save(saved, tmp_path / "best.pt")
+    where = ("--split", "all", "--cache", tmp_path / "cache")
+    out = succeed(call(evaluation, tmp_path / "best.pt", *where))
+    assert "TRAINED ON 10 OF ITS 12 FACES" in out and "split all, 12 faces" in out
+    shutil.copytree(faces, tmp_path / "fewer")
+    (tmp_path / "fewer" / "CelebA-HQ-img" / f"{saved['split']['train'][0]}.jpg").unlink()
+    for path in (tmp_path / "fewer").rglob(f"{saved['split']['train'][0]:05d}_*.png"):
+        path.unlink()
+    out = succeed(call(evaluation, tmp_path / "best.pt", "--data", tmp_path / "fewer", *where))
+    assert "TRAINED ON 9 OF ITS 11 FACES" in out
+
+
+def test_a_run_on_a_folder_called_generated_is_one_on_real_photos(call, faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "HERE", tmp_path)
+    shutil.copytree(faces, tmp_path / "GENERATED faces")
+    args = ("--data", tmp_path / "GENERATED faces", "--epochs", 1, "--limit", 6, "--cache", tmp_path / "cache", *TINY)
+    succeed(call(train, *args))
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["none"]
 
 
 def test_eval_refuses_to_set_side_by_side_what_saw_other_pictures(call, trained, tmp_path):
