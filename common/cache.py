@@ -50,6 +50,12 @@ def fingerprint(files: Iterable[Path]) -> str:
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
 
 
+def count_seen(photos: Iterable[Path], trained_on: Iterable[str]) -> int:
+    """How many of the photos are among those whose fingerprints a checkpoint keeps of what it was trained on."""
+    seen = set(trained_on)
+    return sum(fingerprint([photo]) in seen for photo in photos)
+
+
 class Arrays(dict):
     """name -> memory-mapped array. Pickled as a path: loader processes map the files too, none gets a copy."""
 

@@ -206,7 +206,7 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if not error.filename:
             raise
-        problem = f"{error.filename}: {error.strerror}; check the path, and that it may be read"
+        problem = f"{error.filename}: {error.strerror}; check the path and its permissions"
         print(f"{Path(sys.argv[0]).name}: error: {problem}{_Stop.hint}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:

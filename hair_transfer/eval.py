@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common import cli, pictures
-from common.cache import fingerprint
+from common.cache import count_seen, fingerprint
 from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
@@ -278,8 +278,7 @@ def main() -> None:
         print(f"{name}: epoch {checkpoint['epoch']}, {size} px, from {checkpoint['weights']}")
         if (trained := checkpoint["args"]["batch_size"]) != batch_size:
             print(f"{name}: was trained in batches of {trained}, is evaluated in the first one's of {batch_size}")
-        seen = set(checkpoint.get("trained_on", ()))
-        if known := sum(fingerprint([face.photo]) in seen for face in data.faces):
+        if known := count_seen([face.photo for face in data.faces], checkpoint.get("trained_on", ())):
             print(f"{name}: WAS TRAINED ON {known} OF THESE {len(data)} FACES")
     out = args.out or outs[0]
     if args.mean_mask:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from common.cache import fingerprint
+from common.cache import count_seen
 from common.checkpoint import first_not_finite
 from common.cli import InputError
 from common.weights import load_pretrained
@@ -33,7 +33,7 @@ def build_model(args: Namespace, test: list[Face]) -> tuple[DeepLabV3, str, set[
         ) from None
     if name := first_not_finite(model.backbone.state_dict()):
         raise InputError(f"--init {args.init}: its {name} holds nan or inf; give another file")
-    if known := sum(fingerprint([face.photo]) in seen for face in test):
+    if known := count_seen([face.photo for face in test], seen):
         source += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST FACES"
     return model, source, seen
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from common.cache import fingerprint
+from common.cache import count_seen
 from common.checkpoint import load_checkpoint, restore
 from common.cli import InputError
 from common.weights import load_pretrained
@@ -46,7 +46,7 @@ def load_encoder(model: LRN | UNet, choice: str, test: list[Pair]) -> tuple[str 
         found = {name[len("encoder.") :]: value for name, value in other["model"].items() if name.startswith(start)}
         words = f"encoder of {choice}: {other['args']['model']}, epoch {other['epoch']}, {other['source']}"
         seen = set(other.get("trained_on", ()))
-        if known := sum(fingerprint([pair.photo]) in seen for pair in test):
+        if known := count_seen([pair.photo for pair in test], seen):
             words += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST PICTURES"
     else:
         found, words = load_pretrained(choice, "VGG16_Weights.IMAGENET1K_V1")

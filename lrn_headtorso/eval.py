@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common import cli, pictures
-from common.cache import fingerprint
+from common.cache import count_seen, fingerprint
 from common.checkpoint import make_folder, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
@@ -237,8 +237,7 @@ def main() -> None:
             label, method(checkpoint), model, checkpoint, amp, data, evaluate(model, batches, device, amp)
         )
         print(f"{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}", flush=True)
-        trained_on = set(checkpoint.get("trained_on", ()))
-        if known := sum(fingerprint([pair.photo]) in trained_on for pair in pairs):
+        if known := count_seen([pair.photo for pair in pairs], checkpoint.get("trained_on", ())):
             print(f"{path}: WAS TRAINED ON {known} OF THESE {len(pairs)} PICTURES")
     out = make_folder(args.out or args.checkpoints[0].parent / f"{args.checkpoints[0].stem}-{args.split}")
 

@@ -114,6 +114,7 @@ def compare(summaries: dict[str, dict], classes: tuple[str, ...]) -> list[list[s
 def load_model(path: Path, device: torch.device) -> tuple[Network, dict]:
     """The network of a checkpoint of step 2, ready to evaluate, and the checkpoint."""
     saved = load_checkpoint(path, PAPER)
+    saved.pop("optimizer", None)  # twice the size of the model, and of no use here
     if saved.get("stage") != "finetune":
         raise InputError(f"{path}: a checkpoint of pretrain.py, which has learned no classes; give one of train.py")
     model = Network(len(saved["classes"]))
@@ -121,9 +122,9 @@ def load_model(path: Path, device: torch.device) -> tuple[Network, dict]:
     return model.to(device).eval(), saved
 
 
-def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str, str, int]:
-    """The faces to evaluate on (the checkpoint's test split unless told otherwise), where they come from, layout, and
-    how many of them step 1 has seen without their labels.
+def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str, str, int, int]:
+    """The faces to evaluate on (the checkpoint's test split unless told otherwise), where they come from, layout, how
+    many of them step 2 has learned from, and how many others step 1 has seen, without their labels.
 
     Raises InputError for val or test faces that step 2 has learned from, and for test faces that step 1 has seen.
     """
@@ -139,27 +140,27 @@ def select(args: Namespace, saved: dict, path: Path) -> tuple[FaceLabels, str, s
             f"{len(classes)} others; give data of that kind"
         )
     faces = [f for part in data.parts.values() for f in part] if args.split == "all" else data.parts[args.split]
+    keys = [identity(face.photo) for face in faces]
+    learned, pool = set(saved["learned"]), set(saved["pool"])
+    labelled = [face.photo.name for face, key in zip(faces, keys, strict=True) if key in learned]
+    unlabelled = [face.photo.name for face, key in zip(faces, keys, strict=True) if key in pool - learned]
     if args.split in ("val", "test"):
         if args.data is None and fingerprint(dataset.files(faces)) != saved["fingerprint"][args.split]:
             raise InputError(f"{data.folder}: its {args.split} faces are no longer those of {path}; put them back")
-        learned = set(saved["learned"])
-        seen = [face.photo.name for face in faces if identity(face.photo) in learned]
-        if seen:
+        if labelled:
             raise InputError(
-                f"{data.folder}: {path} was trained on {len(seen)} of its {args.split} faces, such as {seen[0]}; give "
-                "--data another folder, or --split all to count them in"
+                f"{data.folder}: {path} was trained on {len(labelled)} of its {args.split} faces, such as "
+                f"{labelled[0]}; give --data another folder, or --split all to count them in"
             )
-    pool = set(saved["pool"])
-    seen = [face.photo.name for face in faces if identity(face.photo) in pool]
-    if seen and args.split == "test":
+    if unlabelled and args.split == "test":
         raise InputError(
-            f"{data.folder}: step 1 of {path} has seen {len(seen)} of its test photos, such as {seen[0]}; give --data "
-            "another folder, or --split all to count them in"
+            f"{data.folder}: step 1 of {path} has seen {len(unlabelled)} of its test photos, such as {unlabelled[0]}; "
+            "give --data another folder, or --split all to count them in"
         )
     arrays = dataset.load(faces, was["size"], classes, args.cache, f"{args.split} faces")
     words = f"{data.words}, {args.split}, {len(faces)} faces"
     faces = FaceLabels(arrays, list(range(len(faces))), [face.photo.name for face in faces], classes)
-    return faces, words, data.layout, len(seen)
+    return faces, words, data.layout, len(labelled), len(unlabelled)
 
 
 # ---- Pictures ------------------------------------------------------------------------------------------------------
@@ -267,15 +268,13 @@ def main(argv: list[str] | None = None) -> None:
     twice = [str(path) for path, out in zip(args.checkpoints, outs, strict=True) if outs.count(out) > 1]
     if twice:
         raise InputError(f"{' and '.join(twice)}: would write to the same folder; evaluate them one by one")
-    summaries, drawn, maps, first, like = {}, {}, {}, None, None
-    for path, out in zip(args.checkpoints, outs, strict=True):
-        model, saved = load_model(path, device)
-        classes = tuple(saved["classes"])
-        first = first or classes
-        if classes != first:
+    loaded, selected = [load_model(path, device) for path in args.checkpoints], []
+    first, like = tuple(loaded[0][1]["classes"]), None
+    for path, (_, saved) in zip(args.checkpoints, loaded, strict=True):
+        if (classes := tuple(saved["classes"])) != first:
             raise InputError(f"{path}: has {len(classes)} classes, the others {len(first)}; compare like with like")
-        amp = pick_amp(args.amp or saved["args"]["amp"], device)
-        data, words, layout, seen = select(args, saved, path)
+        selected.append(select(args, saved, path))
+        data, words, *_ = selected[-1]
         facts = saved["args"]["size"], words, data.names
         like = like or facts
         if facts != like:
@@ -283,6 +282,11 @@ def main(argv: list[str] | None = None) -> None:
                 f"{path}: has another --size, or other {args.split} faces, than {args.checkpoints[0]}, and cannot "
                 "stand beside it; evaluate them apart"
             )
+    summaries, drawn, maps = {}, {}, {}
+    for path, out, (model, saved), (data, words, layout, labelled, unlabelled) in zip(
+        args.checkpoints, outs, loaded, selected, strict=True
+    ):
+        amp = pick_amp(args.amp or saved["args"]["amp"], device)
         make_folder(out)
         batches = loader(data, EvalBatches(len(data), saved["args"]["batch_size"]), args.workers)
         name = f"{path.resolve().parent.name}/{path.stem}"
@@ -295,20 +299,22 @@ def main(argv: list[str] | None = None) -> None:
             "fraction": saved["args"]["fraction"],
             "size": saved["args"]["size"],
             "data": words,
-            "seen_in_step_1": seen,
-            **summarize(evaluate(model, batches, device, amp, len(classes)), classes),
+            "learned_in_step_2": labelled,
+            "seen_in_step_1": unlabelled,
+            **summarize(evaluate(model, batches, device, amp, len(first)), first),
         }
-        known = f", of which step 1 has seen {seen}, without their labels" if seen else ""
+        known = f"; {labelled} OF THEM IT LEARNED FROM" if labelled else ""
+        known += f"; step 1 has seen {unlabelled} of them, without their labels" if unlabelled else ""
         print(f"\n{path}, epoch {saved['epoch']}, {len(saved['learned'])} labels, {saved['args']['size']} px, from "
               f"{saved['weights']}\n{words}{known}")  # fmt: skip
         print_table(table(summaries[name]))
         write_csv(out / "table.csv", table(summaries[name]))
         write_json(out / "results.json", summaries[name])
-        chosen = choose_faces(data, classes)
+        chosen = choose_faces(data, first)
         photos, truth, drawn[name], maps[name] = predict_faces(model, data, chosen, device, amp)
-        draw_figure_4(out / "figure4.png", photos, truth, {name: drawn[name]}, classes)
-        draw_figure_5(out / "figure5.png", photos[-2:], {name: drawn[name][-2:]}, {name: maps[name][-2:]}, classes)
-        write_faces(out / "faces", data, chosen, photos, drawn[name], classes)
+        draw_figure_4(out / "figure4.png", photos, truth, {name: drawn[name]}, first)
+        draw_figure_5(out / "figure5.png", photos[-2:], {name: drawn[name][-2:]}, {name: maps[name][-2:]}, first)
+        write_faces(out / "faces", data, chosen, photos, drawn[name], first)
         print(f"results.json, table.csv, figure4.png, figure5.png, faces/ -> {out}", flush=True)
     if first == LAYOUTS[layout]:
         print(f"paper            {PAPER_HEADLINE[layout]}")

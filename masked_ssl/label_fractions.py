@@ -102,6 +102,14 @@ def find_methods(args: Namespace, data: Data) -> tuple[dict[str, str], dict[str,
     return {start: start, **methods}, marks
 
 
+def read_json(path: Path) -> dict:
+    """What eval.py or this script wrote there; raises InputError if that is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON ({error}); remove it, or give another --out") from None
+
+
 def check_settings(out: Path, settings: dict, marks: dict[str, str], data_path: str | None) -> None:
     """Raise InputError if the runs in `out` have other flags or another pretraining: numbers would be mixed.
 
@@ -109,9 +117,9 @@ def check_settings(out: Path, settings: dict, marks: dict[str, str], data_path: 
     """
     path, known = out / "settings.json", {}
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = read_json(path)
         known = before["pretrained"]
-        for name, value in settings.items():
+        for name, value in sorted(settings.items(), key=lambda item: item[0] == "data"):  # last: --limit changes it too
             was = before["flags"].get(name)
             if was != value and (name, was) != ("data", data_path):
                 flag = "--" + name.replace("_", "-")
@@ -149,7 +157,7 @@ def run_one(
     with open(folder / "log.csv") as file:
         log = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     best = max(log, key=lambda row: row["val_miou"])
-    return json.loads(results.read_text()) | {"log": log, "miou_at_best_val": best["test_miou"] / 100}
+    return read_json(results) | {"log": log, "miou_at_best_val": best["test_miou"] / 100}
 
 
 def table(runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> list[list[str]]:

@@ -13,6 +13,7 @@ Masked Self-Supervised Pretraining Method for Face Parsing", Mathematics 10(12):
 Writes pretrain.pt, which train.py --init takes. The test photos of --data are never in the pool.
 """
 
+import os
 import shlex
 import sys
 import time
@@ -101,7 +102,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
     args = parser.parse_args(argv)
     check_run_arguments(parser, args)
     # whole paths, so that --resume finds them from any folder; text, because the checkpoint keeps them
-    args.data = args.data and str(args.data.resolve())
+    args.data = args.data and os.path.abspath(args.data)  # a link keeps its name, which splits.py looks at
     args.photos = [str(path.resolve()) for path in args.photos]
     return args, cli.given_arguments(parser, argv)
 # fmt: on

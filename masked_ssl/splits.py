@@ -1,5 +1,6 @@
 """Who is trained on, validated on and tested on, and whose labels are used: official splits and label fractions."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,8 @@ def split_celebamask(folder: Path, found: list[FaceFiles]) -> tuple[dict[str, li
     Both photos of a known pair of duplicates fall on the same side of the random split.
     """
     faces = {f.id: Face(str(f.id), f.photo, tuple(f.masks.items()), str(FIRST_OF_PAIR.get(f.id, f.id))) for f in found}
-    outer = [folder.absolute().parent] if folder.absolute().name == "CelebAMask-HQ" else []  # the list is CelebA's
+    whole = Path(os.path.abspath(folder))  # `--data .` has a name too, and a link keeps its own
+    outer = [whole.parent] if whole.name == "CelebAMask-HQ" else []  # the list is CelebA's
     mapping, partition = (
         next((root / name for root in (folder, *outer) if (root / name).is_file()), None)
         for name in ("CelebA-HQ-to-CelebA-mapping.txt", "list_eval_partition.txt")

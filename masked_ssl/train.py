@@ -14,6 +14,7 @@ else from ImageNet's weights or, where those cannot be had, from random ones. Th
 """
 
 import math
+import os
 import shlex
 import sys
 import time
@@ -99,7 +100,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
     check_run_arguments(parser, args)
     given = cli.given_arguments(parser, argv)
     # whole paths, so that eval.py and --resume find them from any folder; text, because the checkpoint keeps them
-    args.data = args.data and str(args.data.resolve())
+    args.data = args.data and os.path.abspath(args.data)  # a link keeps its name, which splits.py looks at
     if args.init not in STARTS:
         args.init = str(Path(args.init).resolve())
     return args, given
@@ -313,6 +314,7 @@ def main(argv: list[str] | None = None) -> None:
               " best" if improved else "", flush=True)  # fmt: skip
     if rank == 0:
         if saved and saved["epoch"] >= args.epochs:
+            checkpoint.save_checkpoint(out / "last.pt", state())  # where its data lies now is news for eval.py
             print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
         evaluation = dataset.HERE / "eval.py" if argv else Path(sys.argv[0]).with_name("eval.py")
         print(f"next       python {shlex.quote(str(evaluation))} {shlex.quote(str(out / 'best.pt'))}")

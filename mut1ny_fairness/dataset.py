@@ -85,6 +85,8 @@ def list_samples(data: Path | None, manifest: Path | None = None) -> tuple[list[
     if not path.is_file():
         if manifest:
             raise InputError(f"--manifest {path}: no such file; write it with prepare.py --manifest")
+        if root.is_dir() and not os.access(root, os.W_OK):
+            raise InputError(f"{path}: cannot be written; give prepare.py --manifest FILE, then the same flag here")
         print(f"manifest   {path} is missing: running prepare.py's steps", flush=True)
         prepare(root, path)
     return read_manifest(path, root), source

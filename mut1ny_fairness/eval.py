@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common import cli, pictures
+from common.cache import count_seen
 from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
@@ -127,7 +128,6 @@ def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[LabelledFaces
         manifest = Path(saved["manifest"])
     samples, source = dataset.list_samples(data, manifest)
     if args.split == "all":
-        samples = samples[: saved["limit"] if args.data is None else None]
         return LabelledFaces(samples, saved["size"], args.cache), source
     keys = set(checkpoint["split"][args.split])
     samples = [sample for sample in samples if sample.key in keys]
@@ -232,7 +232,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         "is not there)")
     add("--split", choices=["test", "val", "train", "all"], default="test",
         help="test: the checkpoint's (Sec. III-D; that it is 20 %% is ours); val: the same, for the paper has no third "
-        "part; train: the rest; all: every image of --data, or as many of the checkpoint's data as its --limit")
+        "part; train: the rest; all: every image, those it was trained on too")
     add("--bgr", action="store_true",
         help="also read the outputs in the other channel order, in which yellow hair is turquoise (ours)")
     add("--out", type=Path, metavar="DIR",
@@ -288,6 +288,8 @@ def main() -> None:
             plain = results[name] | {"confusion": scores["confusion"].tolist()}
             write_json(folder / f"results{'-bgr' * read_bgr}.json", plain)
         print(f"{title}: {path}, epoch {checkpoint['epoch']}, {saved['size']} px, weights {checkpoint['weights']}")
+        if known := count_seen([sample.photo for sample in data.samples], checkpoint.get("trained_on", ())):
+            print(f"{title}: WAS TRAINED ON {known} OF THESE {len(data)} IMAGES")
         images, labels = data[np.random.default_rng(first["args"]["seed"]).permutation(len(data))[:5].tolist()]
         outputs[title] = predict(model, images, device, amp), saved["target"]
         more = sample_columns(*outputs[title], title)

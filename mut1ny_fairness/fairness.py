@@ -199,7 +199,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--by", nargs="+", default=["group"], metavar="COLUMN", help="one or two columns (default group: Sec. V)")
     add("--columns", metavar="COLUMN", help="of the grid (default: emotion if there is one: Sec. V, table II)")
     add("--classes", metavar="A,B", help="score only these (default: all in the labels but the background; "
-        "means leave out what the labels of a ranked group lack)")
+        f"means leave out what is not in the labels of {MIN_RANKED} people of every ranked group)")
     add("--crop", nargs=4, type=number(float, 0, 1), default=[0.0, 0.0, 1.0, 1.0], metavar=("L", "T", "R", "B"),
         help="the part of every photo to use, in fractions of its sides: frame the faces as the training photos do "
         "(default: the whole photo)")
@@ -269,10 +269,12 @@ def main() -> None:
     classes = [c for c, there in zip(classes, found, strict=True) if there]
     counts = {title: c[:, found] for title, c in counts.items()}
     groups = find_groups(labelled, args.by)
-    shared = group_stats.shared_classes(present[:, :, found].all(0), groups.of_image, groups.ranked)
+    present = present[:, :, found].all(0)
+    shared = group_stats.shared_classes(present, groups.person, groups.of_image, groups.ranked)
     left_out = [CLASSES[c] for c, s in zip(classes, shared, strict=True) if not s]
     if left_out:
-        print(f"note: {', '.join(left_out)}: not in the labels of every ranked group, so left out of all means")
+        who = f"{MIN_RANKED} people of every ranked group" if groups.ranked.sum() > 1 else "every group"
+        print(f"note: {', '.join(left_out)}: not in the labels of {who}, so left out of all means")
     print_what_varies(labelled, groups, args.by)
     results = {title: analyse(c, shared, groups, args) for title, c in counts.items()}
     names = ", ".join(CLASSES[c] for c in classes)
@@ -287,7 +289,7 @@ def main() -> None:
     if groups.ranked.sum() < 2:
         print(f"no gap: fewer than two groups have {MIN_RANKED} people with a labelled photo")
     elif not all(group_pictures.HEADLINE in result["gaps"] for result in results.values()):
-        print("no gap: no class is in the labels of every ranked group")
+        print(f"no gap: no class is in the labels of {MIN_RANKED} people of every ranked group")
     else:
         print_table(gap_table(results), left=4)
         group_pictures.draw_nulls(out / "null.png", results)

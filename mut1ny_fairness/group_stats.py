@@ -27,11 +27,16 @@ def mean_over_classes(values: np.ndarray) -> np.ndarray:
         return np.where(present, values, 0).sum(-1) / present.sum(-1)
 
 
-def shared_classes(present: np.ndarray, group: np.ndarray, ranked: np.ndarray) -> np.ndarray:
-    """n x C bool, the classes in each image's truth; n group numbers; G bool -> C bool: those that the truth of every
-    ranked group has. Means over others would compare one group's teeth with another group's eyes."""
-    images = one_hot(group, len(ranked))[ranked] @ present  # ranked C, how many have the class
-    return (images > 0).all(0)
+def shared_classes(present: np.ndarray, person: np.ndarray, group: np.ndarray, ranked: np.ndarray) -> np.ndarray:
+    """n x C bool, the classes in each image's truth; n person and n group numbers; G bool -> C bool: those that
+    MIN_RANKED people or more of every ranked group have, or, with fewer than two such groups, anybody of every group.
+
+    Means over others would compare one group's teeth with another group's eyes.
+    """
+    has = np.zeros((person.max() + 1, len(ranked), present.shape[1]), bool)
+    np.logical_or.at(has, (person, group), present)
+    people = has.sum(0)  # G C, how many have the class
+    return (people[ranked] >= MIN_RANKED).all(0) if ranked.sum() > 1 else (people > 0).all(0)
 
 
 def weighted_scores(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common.checkpoint import write_json
+from common.cli import InputError
 from common.tables import write_csv
 from mut1ny_fairness import group_stats
 from mut1ny_fairness.group_stats import CLASS_SCORES, SCORES
@@ -81,7 +82,10 @@ def difference_table(groups: Groups, results: dict[str, dict]) -> list[list[str]
 def remove_earlier(out: Path) -> None:
     """Remove what an earlier run of fairness.py has made of labels: not every run writes all of it."""
     for name in OF_LABELS:
-        (out / name).unlink(missing_ok=True)
+        try:
+            (out / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {out}: {name} cannot be removed ({error.strerror}); give another --out") from None
 
 
 def write_results(

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common import checkpoint, cli, distributed, pictures
+from common.cache import fingerprint
 from common.cli import InputError, number
 from common.data import EvalBatches, TrainBatches, check_finite, loader
 from common.device import adam, autocast, memory_format, pick_amp, pick_device, seed_everything, to_device
@@ -253,6 +254,7 @@ def main() -> None:
             "weights": weights,
             "split": split,
             "fingerprint": fingerprints,
+            "trained_on": [fingerprint([sample.photo]) for sample in train],
             "rng": checkpoint.rng_state(device),
         }
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common import cli, pictures
-from common.cache import fingerprint
+from common.cache import count_seen, fingerprint
 from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
 from common.data import EvalBatches, check_finite, loader
@@ -147,8 +147,7 @@ def select(
     limit = args["limit"] if split == "val" else None  # the split was drawn from the first faces
     arrays, faces = dataset.load(folder, args["size"], cache, limit)
     if split == "all":
-        trained_on = set(checkpoint.get("trained_on", ()))
-        if known := sum(fingerprint([face.photo]) in trained_on for face in faces):
+        if known := count_seen([face.photo for face in faces], checkpoint.get("trained_on", ())):
             source += f" (THE NETWORK WAS TRAINED ON {known} OF ITS {len(faces)} FACES)"
         return FaceParts(arrays, list(range(len(faces))), faces), fingerprint(dataset.files(faces)), folder, source
     ids = set(checkpoint["split"]["val"])

@@ -198,6 +198,7 @@ def test_an_image_never_gets_the_label_of_a_folder_with_a_shorter_name(tmp_path)
     save("samples/femalebarbera_park/0001.png", "samples/femalebarbera_studio/0002.png")
     save("samples/femalebarbera2_park/0001.png", "samples/femalebarbera2_park/0002.png")  # the second without a label
     save("samples/femalebarbera3_park/0001.png")  # no folder of labels at all
+    save("labels/male07/0001.png", "labels/male07_1/0001.png", "samples/male07_1_dark/0001.png")  # the longer one
     save("labels/male06_1/0001.png", "samples/male06_dark/0001.png", "samples/male06_nolight/0001.png")  # no male06_2
     save("labels/real/0001.png", "samples/real2_street/0001.png")
     pairs, notes = read_pairs(tmp_path)
@@ -206,9 +207,10 @@ def test_an_image_never_gets_the_label_of_a_folder_with_a_shorter_name(tmp_path)
         ("samples/femalebarbera_park/0001.png", "labels/femalebarbera/0001.png"),
         ("samples/femalebarbera_studio/0002.png", "labels/femalebarbera/0002.png"),
         ("samples/male06_dark/0001.png", "labels/male06_1/0001.png"),
+        ("samples/male07_1_dark/0001.png", "labels/male07_1/0001.png"),
         ("samples/real2_street/0001.png", "labels/real/0001.png"),
     ]
-    assert notes == ["5 pairs matched by folder and name, 3 images without a label (first "
+    assert notes == ["6 pairs matched by folder and name, 3 images without a label (first "
                      "samples/femalebarbera2_park/0002.png) left out"]  # fmt: skip
 
 

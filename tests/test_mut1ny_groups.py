@@ -300,7 +300,7 @@ def test_means_run_over_the_classes_that_every_ranked_group_has():
     counts[:15, 3] = 20, 0, 80  # the men's beards
     counts[15:, 3] = counts[30:, 0] = 0  # a group that is not ranked need not have a class
     in_truth = counts[:, :, 0] + counts[:, :, 2] > 0
-    shared = shared_classes(in_truth, groups.of_image, groups.ranked)
+    shared = shared_classes(in_truth, groups.person, groups.of_image, groups.ranked)
     assert shared.tolist() == [True, True, True, False]
     result = fairness.analyse(counts, shared, groups, ARGS)
     for score, g in result["gaps"].items():
@@ -317,10 +317,33 @@ def test_means_run_over_the_classes_that_every_ranked_group_has():
     assert wrong == pytest.approx([(14 * 0.8 + 1.6 / 3) / 15, 0.8])
 
 
-def test_no_ranked_group_or_no_shared_class():
-    present, group = np.array([[True, False], [False, True]]), np.array([0, 1])
-    assert shared_classes(present, group, np.zeros(2, bool)).all()
-    nothing = shared_classes(present, group, np.ones(2, bool))
+def test_a_class_is_shared_if_ten_people_of_each_ranked_group_have_it():
+    """Twice as many photos as people: men have all four classes, of the women 12, 10, 9 and none."""
+    photos = photos_of(*[("men", f"m{i}", "sad", "happy") for i in range(12)],
+                       *[("women", f"w{i}", "sad", "happy") for i in range(12)])  # fmt: skip
+    groups = find_groups(photos, ["group"])
+    present = np.ones((48, 4), bool)
+    for c, people in enumerate((12, 10, 9, 0)):
+        present[24 + 2 * people :, c] = False
+    assert groups.ranked.all()
+    assert shared_classes(present, groups.person, groups.of_image, groups.ranked).tolist() == [True, True, False, False]
+    # fewer than two ranked groups, as with the paper's nine photos: what anybody of every group has
+    for ranked in ([False, False], [True, False]):
+        found = shared_classes(present, groups.person, groups.of_image, np.array(ranked))
+        assert found.tolist() == [True, True, True, False]
+
+
+def test_no_test_looks_at_all_photos_and_says_nothing_of_what_varies(capsys):
+    photos = photos_of(*[("a", f"a{i}", "sad") for i in range(3)], ("b", "a0", "sad"))
+    groups = find_groups(photos, ["group"])
+    assert not groups.ranked.any() and groups.tested.all()
+    fairness.print_what_varies(photos, groups, ["group"])
+    assert capsys.readouterr().out == ""
+
+
+def test_no_shared_class():
+    present, group = np.repeat([[True, False], [False, True]], 10, axis=0), np.repeat([0, 1], 10)
+    nothing = shared_classes(present, np.arange(20), group, np.ones(2, bool))
     assert not nothing.any()
     photos = photos_of(*[(group, f"{group}{i}", "sad") for group in "ab" for i in range(10)])
     result = fairness.analyse(np.ones((20, 2, 3)), nothing, find_groups(photos, ["group"]), ARGS)

@@ -205,6 +205,12 @@ def test_eval_on_other_faces_and_its_refusals(call, faces, trained, tmp_path):
     results = json.loads((tmp_path / "all" / "results.json").read_text())
     assert results["n"] == 12 and "CelebAMask-HQ" in results["data"]
     assert results["per_class"]["teeth"]["support"] == 0
+    saved = torch.load(best, weights_only=True)
+    saved["args"]["limit"] = 5
+    torch.save(saved, tmp_path / "limited.pt")
+    out = succeed(call(eval, tmp_path / "limited.pt", "--split", "all", *cache))
+    n = len(saved["split"]["train"]) + len(saved["split"]["test"])
+    assert f"WAS TRAINED ON {len(saved['split']['train'])} OF THESE {n} IMAGES" in out
     assert "not those of the test split" in one_line_error(call(eval, best, "--data", faces, *cache))
     assert "no such checkpoint" in one_line_error(call(eval, tmp_path / "nothing.pt"))
 
@@ -302,14 +308,14 @@ def test_a_class_that_only_one_group_has_and_colours_off_the_palette(call, train
     arguments = ("--groups", tmp_path / "groups.csv", "--classes", "face,nose,hair", "--out", tmp_path / "out")
     out = succeed(call(fairness, trained / "labels" / "best.pt", *arguments, "--permutations", 200, "--device", "cpu"))
     assert "note: 114 label pixels are off the palette" in out
-    assert "note: hair: not in the labels of every ranked group, so left out of all means" in out
+    assert "note: hair: not in the labels of 10 people of every ranked group, so left out of all means" in out
     report = json.loads((tmp_path / "out" / "fairness.json").read_text())
     assert report["classes"] == ["nose", "hair", "face"] and report["left_out_of_means"] == ["hair"]
     (model,) = report["models"].values()
     assert model["scores"]["iou_image"]["value"] == [1, 1] and model["gaps"]["iou_image"]["p"] == 1
     assert model["scores"]["class_iou_image"]["value"] == [[1, None, 1], [1, 0, 1]]
     only = succeed(call(fairness, trained / "labels" / "best.pt", *arguments, "--classes", "hair", "--device", "cpu"))
-    assert "no gap: no class is in the labels of every ranked group" in only
+    assert "no gap: no class is in the labels of 10 people of every ranked group" in only
     assert not (tmp_path / "out" / "null.png").exists()
 
 

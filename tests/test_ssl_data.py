@@ -12,7 +12,7 @@ from common import celebamask
 from common.celebamask import PARTS
 from common.cli import InputError
 from common.data import TrainBatches, loader
-from masked_ssl import dataset, lapa, pool, splits
+from masked_ssl import dataset, lapa, pool, pretrain, splits, train
 from masked_ssl.classes import LAYOUTS, PAPER_SHARE, classes_of, mirrored_classes, palette
 from masked_ssl.dataset import FaceLabels, denormalize, locate, normalize
 from masked_ssl.masking import find_region
@@ -235,6 +235,22 @@ def test_the_folder_that_holds_the_data_is_the_same_data(mapped):
     for folder in (outer, inner):
         assert ids(locate(folder)) == {"train": [0, 3, 6, 9], "val": [1, 4, 7, 10], "test": [2, 5, 8, 11]}
         assert locate(folder).split_words == "official, list_eval_partition.txt"
+
+
+def test_a_link_and_a_dot_have_the_split_of_the_folder_that_they_name(mapped, monkeypatch):
+    """CelebA's list beside the link, not beside what it points to; train.py and pretrain.py keep whole paths."""
+    store, data = mapped.rename(mapped.parent / "store"), mapped.parent / "data"
+    data.mkdir()
+    (data / "CelebAMask-HQ").symlink_to(store)
+    lines = [line.split()[2] for line in MAPPING.splitlines()[1:]]
+    (data / "list_eval_partition.txt").write_text("".join(f"{name} {k % 3}\n" for k, name in enumerate(lines)))
+    expected = {"train": [0, 3, 6, 9], "val": [1, 4, 7, 10], "test": [2, 5, 8, 11]}
+    for script in (train, pretrain):
+        given = script.parse_args(["--data", str(data / "CelebAMask-HQ")])[0].data
+        assert ids(locate(Path(given))) == ids(locate(data / "CelebAMask-HQ")) == expected
+    (data / "CelebAMask-HQ").unlink()
+    monkeypatch.chdir(store.rename(data / "CelebAMask-HQ"))
+    assert ids(locate(Path("."))) == expected
 
 
 def test_the_random_split_is_80_10_10_and_never_parts_duplicates():

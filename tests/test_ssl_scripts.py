@@ -238,6 +238,15 @@ def test_eval_of_two_checkpoints_side_by_side(call, trained, runs, tmp_path):
     assert rows[0] == ["class", "pretrained/last", "pretrained/best"] and len(rows) == 1 + 19 + 3
 
 
+def test_a_comparison_that_is_refused_writes_nothing(call, trained, runs, tmp_path):
+    saved = load(trained / "last.pt")
+    saved["args"]["size"] *= 2
+    torch.save(saved, tmp_path / "larger.pt")
+    flags = ("--split", "all", "--out", tmp_path / "both", "--device", "cpu", "--cache", runs / "cache")
+    error = one_line_error(call(eval, trained / "last.pt", tmp_path / "larger.pt", *flags))
+    assert "larger.pt: has another --size" in error and not (tmp_path / "both").exists()
+
+
 def test_eval_refuses_faces_that_were_learned_from(call, trained, faces, runs, tmp_path):
     folder = tmp_path / "faces"
     shutil.copytree(faces, folder)
@@ -264,10 +273,14 @@ def test_eval_refuses_test_photos_that_step_1_has_seen(call, trained, faces, run
     where = ("--device", "cpu", "--cache", runs / "cache", "--out", tmp_path / "out")
     error = one_line_error(call(eval, trained / "last.pt", "--data", folder, *where))
     assert f"has seen 1 of its test photos, such as {parts['val'][0]}.jpg" in error and not (tmp_path / "out").exists()
-    for split, arguments, n in (("all", ("--data", folder), 11), ("val", (), 1)):
+    for split, arguments, learned, seen in (
+        ("all", ("--data", folder), 10, 1), ("val", (), 0, 1), ("train", (), 10, 0)
+    ):  # fmt: skip
         out = succeed(call(eval, trained / "last.pt", *arguments, "--split", split, *where))
-        assert f"of which step 1 has seen {n}, without their labels" in out
-        assert json.loads((tmp_path / "out" / "results.json").read_text())["seen_in_step_1"] == n
+        assert (f"; {learned} OF THEM IT LEARNED FROM" in out) is (learned > 0)
+        assert (f"; step 1 has seen {seen} of them, without their labels" in out) is (seen > 0)
+        results = json.loads((tmp_path / "out" / "results.json").read_text())
+        assert (results["learned_in_step_2"], results["seen_in_step_1"]) == (learned, seen)
     older = load(trained / "last.pt")
     del older["pool"]
     torch.save(older, tmp_path / "older.pt")
@@ -334,6 +347,9 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
         saved = load(out / f"{method}-0.3-seed0" / "last.pt")
         assert saved["args"]["checkpointing"] is True and saved["args"]["data"] == str(moved.parent)
         assert saved["epoch"] == 2
+    # stopped between its last epoch and its test, and the data are back where they were
+    shutil.rmtree(out / "random-0.3-seed0" / "last-test")
+    moved = (tmp_path / "moved").rename(tmp_path / "away") / "CelebAMask-HQ"
     text = succeed(call(label_fractions, *arguments))
     assert "gain, pretrain" in text and "+-" in text
     assert {p.name for p in out.iterdir() if p.is_file()} == {
@@ -364,7 +380,9 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
     again = succeed(call(label_fractions, *arguments, "--keep", "none"))
     assert again.split("\nfraction ")[1] == text.split("\nfraction ")[1]
     assert not list(out.glob("*/*.pt"))
-    assert "its runs have --lr 0.003, not 0.1" in one_line_error(call(label_fractions, *arguments, "--lr", 0.1))
+    for flag, was, now in (("--lr", 0.003, 0.1), ("--limit", None, 8)):
+        error = one_line_error(call(label_fractions, *arguments, flag, now))
+        assert f"its runs have {flag} {was}, not {now}" in error
     next(moved.glob("CelebAMask-HQ-mask-anno/0/*_nose.png")).unlink()
     error = one_line_error(call(label_fractions, *arguments, "--data", moved))
     assert "its runs have --data 12 faces in celebamask's layout, " in error and "not 12 faces in" in error
@@ -374,6 +392,8 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
     torch.save(other, tmp_path / "pretrain" / "pretrain.pt")
     error = one_line_error(call(label_fractions, *arguments, "--pretrained", tmp_path / "pretrain" / "pretrain.pt"))
     assert "its pretrain is of 2 epochs, loss" in error and "this one of 2 epochs, loss 0.125000" in error
+    (out / "settings.json").write_text("broken")
+    assert "settings.json: is no JSON" in one_line_error(call(label_fractions, *arguments))
 
 
 @pytest.fixture
