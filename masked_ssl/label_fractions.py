@@ -225,6 +225,7 @@ def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[fl
                 axis.plot(epochs, np.mean(curves, axis=0), color=f"C{k}", label=method)
             axis.set_title(f"{100 * fraction:g} % of the labels: {title}", fontsize=9)
             axis.grid(alpha=0.3)
+            axis.xaxis.get_major_locator().set_params(integer=True)
         column[1].set_xlabel("epoch")
     axes[0, 0].legend()
     pictures.save_figure(path, figure)
