@@ -24,7 +24,7 @@ from common.cli import InputError
 DRAFTS = "." + 24 * "[0-9a-f]" + "-*"  # of cache_key()'s names alone: --cache may be a folder with other things in it
 
 
-def cache_key(files: Iterable[Path], *facts) -> str:
+def cache_key(files: Iterable[Path], *facts: object) -> str:
     """24 hex digits from the paths, sizes and modification times of `files` and from `facts` (size, parts, version)."""
     digest = hashlib.sha256(json.dumps(facts, default=str).encode())
     for path in files:

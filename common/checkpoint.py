@@ -115,7 +115,7 @@ class Checkpoint(dict):
         super().__init__(content)
         self.path = path
 
-    def __missing__(self, key):
+    def __missing__(self, key: str):
         raise InputError(f"{self.path}: holds no {key!r}; use a checkpoint that this code has written")
 
 
@@ -231,7 +231,7 @@ def write_log(path: Path, rows: list[dict]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def write_run_json(path: Path, args: dict, **facts) -> None:
+def write_run_json(path: Path, args: dict, **facts: object) -> None:
     """The command, its arguments and the environment, beside `facts` that the script knows (weights, split).
 
     A resumed run keeps the commands and environments that it was started with before under "earlier".

@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 def number(kind: type, low: float, high: float = float("inf"), *, above: bool = False) -> Callable[[str], float]:
     """An argparse type: `kind` (int or float) with low <= value <= high, or low < value where `above`."""
 
-    def parse(text: str):
+    def parse(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:

@@ -57,7 +57,7 @@ class EvalBatches(Sampler[list[int]]):
 class Loader(DataLoader):
     """A DataLoader whose loader processes end in one line that names the file, instead of their tracebacks."""
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         try:
             with hold_signals():  # what a handler raises while a process forks is lost
                 batches = super().__iter__()

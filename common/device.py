@@ -5,6 +5,7 @@ import ctypes
 import os
 import random
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def for_inference(model: nn.Module, amp: bool) -> nn.Module:
     parents = [m for m in model.modules() if any(m.children())]  # no convolution: each is freed when it is replaced
     for module in parents:
         layers = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in zip(layers, layers[1:]):
+        for (conv_name, conv), (norm_name, norm) in pairwise(layers):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm):
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())

@@ -66,7 +66,7 @@ def scores_from_counts(counts: Tensor) -> dict[str, np.ndarray]:
     tp, fp, fn, tn = counts.cpu().numpy().astype(np.float64).T
     support = tp + fn
 
-    def ratio(above, below):
+    def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
         value = np.full_like(above, np.nan)
         np.divide(above, below, out=value, where=below > 0)
         return value

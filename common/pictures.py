@@ -28,7 +28,7 @@ def save_label(path: Path, label: np.ndarray, palette: np.ndarray) -> None:
 
 
 def save_image(path: Path, image: np.ndarray | Image.Image) -> None:
-    """A PNG, written whole or not at all."""
+    """A PNG of an image, H x W (x 3 or 4) uint8 or PIL's, written whole or not at all."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     buffer = io.BytesIO()
@@ -37,7 +37,7 @@ def save_image(path: Path, image: np.ndarray | Image.Image) -> None:
 
 
 def subplots(
-    rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options
+    rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options: object
 ) -> tuple["Figure", "np.ndarray | Axes"]:
     """A figure and its axes, as plt.subplots gives them; matplotlib is imported with the first one: --help has none."""
     from matplotlib.figure import Figure

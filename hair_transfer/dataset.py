@@ -210,7 +210,7 @@ class HairMasks(Dataset):
 
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 images to float32 on the device with ImageNet's mean and standard deviation."""
+    """B x 3 x H x W uint8 -> float32 on the device, with ImageNet's mean and standard deviation."""
     return (to_device(images, device).contiguous().float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 

@@ -205,7 +205,10 @@ def grey(output: np.ndarray) -> np.ndarray:
 
 
 def draw_figure_3(path: Path, names: list[str], photos: np.ndarray, outputs: tuple[np.ndarray, ...]) -> None:
-    """The photo in the middle, the output of the first model on its left, those of the others on its right."""
+    """The photo in the middle, the output of the first model on its left, those of the others on its right.
+
+    photos: N x H x W x 3 uint8; outputs: of each model N x H x W float in 0..1.
+    """
     rows = [[grey(left), photo, *map(grey, right)] for photo, left, *right in zip(photos, *outputs, strict=True)]
     pictures.save_grid(path, rows, column_titles=[names[0], "photo", *names[1:]], cell=2.2)
 
@@ -213,7 +216,10 @@ def draw_figure_3(path: Path, names: list[str], photos: np.ndarray, outputs: tup
 def draw_errors(
     path: Path, names: list[str], photos: np.ndarray, masks: np.ndarray, outputs: tuple[np.ndarray, ...]
 ) -> None:
-    """Each face once per model: what it found of the mask, what it missed, what it took for hair (at 0.5)."""
+    """Each face once per model: what it found of the mask, what it missed, what it took for hair (at 0.5).
+
+    photos: N x H x W x 3 uint8; masks: N x H x W bool; outputs: of each model N x H x W float in 0..1.
+    """
     palette = np.array([(0, 0, 0), *ERRORS.values()], np.uint8)
     columns = []
     for output in outputs:

@@ -166,7 +166,7 @@ class DeepLabV3(nn.Module):
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, in float32 whatever the network ran in."""
+    """B x C x h x w -> B x C x H x W float32, bilinear, whatever the network ran in."""
     return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
 
 

@@ -181,7 +181,7 @@ def recolor(image: np.ndarray, hair: np.ndarray, color: tuple[int, int, int], st
 
 
 def strip(images: list[np.ndarray]) -> np.ndarray:
-    """Pictures of one size side by side, at most STRIP_HEIGHT high."""
+    """Pictures H x W x 3 uint8 of one size -> side by side, h x w x 3 uint8, at most STRIP_HEIGHT high."""
     row = Image.fromarray(np.concatenate(images, axis=1))
     if row.height > STRIP_HEIGHT:
         row = row.resize((max(1, round(row.width * STRIP_HEIGHT / row.height)), STRIP_HEIGHT), Image.Resampling.LANCZOS)
@@ -201,11 +201,12 @@ def parse_color(text: str) -> tuple[int, int, int]:
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to recolour (ours; the paper has the idea alone)").add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
     add("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
     add("--color", nargs="+", required=True, metavar="COLOR", help=f"{', '.join(COLOURS)}, a CSS name or #rrggbb")
-    add("--strength", type=number(float, 0, 1), default=1.0, metavar="X", help="0: nothing changes, 1: dyed through")
+    add("--strength", type=number(float, 0, 1), default=1.0, metavar="X",
+        help="0: nothing changes, 1: dyed through (default: 1)")  # fmt: skip
     add("--out", type=Path, default=Path("recolored"), metavar="DIR", help="default: ./recolored")
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args()

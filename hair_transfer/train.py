@@ -187,7 +187,7 @@ def main() -> None:
     best, log = float("inf"), []
     if saved:
         for target, name in ((model, "model"), (optimizer, "optimizer")):
-            checkpoint.restore(args.resume, lambda: target.load_state_dict(saved[name]))
+            checkpoint.restore(args.resume, lambda target=target, name=name: target.load_state_dict(saved[name]))
         best, log = saved["best"], saved["log"]
         checkpoint.set_rng_state(saved["rng"], device)
     network = distributed.wrap(model, device, args.sync_batch_norm, args.compile)

@@ -188,7 +188,7 @@ def warp(stack: Tensor, affine: np.ndarray) -> Tensor:
 
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 images to float32 on the device, as VGG-16 knows them: [0, 1], less the mean, by the standard deviation."""
+    """B x 3 x H x W uint8 -> float32 on the device, as VGG-16 knows them: [0, 1], less the mean, by the deviation."""
     return (to_device(images, device).contiguous().float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 

@@ -180,14 +180,17 @@ def predict_maps(
 
 
 def draw_predictions(path: Path, columns: dict[str, list[np.ndarray]], row_titles: list[str] | None = None) -> None:
-    """Figure 2: photo, truth, and the mask of each network."""
+    """Figure 2: photo, truth, and the mask of each network: title -> N pictures, H x W x 3 or H x W uint8."""
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     titles = [title.replace(" (", "\n(").replace(", ", ",\n") for title in columns]
     pictures.save_grid(path, rows, column_titles=titles, row_titles=row_titles)
 
 
 def draw_maps(path: Path, photos: np.ndarray, alphas: np.ndarray, maps: list[np.ndarray]) -> None:
-    """The maps of an LRN, coarse to fine, as grey values: how a contour is refined."""
+    """The maps of an LRN, coarse to fine, as grey values: how a contour is refined.
+
+    photos: N x H x W x 3 uint8; alphas: N x H x W uint8; maps: each N x h x w float in 0..1.
+    """
     grey = [(p * 255).astype(np.uint8) for p in maps]
     rows = [list(row) for row in zip(photos, alphas, *grey, strict=True)]
     titles = ["photo", "truth", *(f"{p.shape[-1]} x {p.shape[-2]}" for p in maps)]

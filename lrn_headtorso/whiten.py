@@ -77,7 +77,7 @@ def parse_background(choice: str) -> Image.Image | tuple[int, ...] | None:
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what to put on another background (ours)").add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
     add("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
     add("--background", default="white", metavar="B", help="a colour, transparent, or a picture (default: white)")

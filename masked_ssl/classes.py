@@ -8,10 +8,11 @@ from masked_ssl import lapa
 LAYOUTS = {"lapa": lapa.CLASSES, "celebamask": ("background", *PARTS)}
 # Table of the Discussions, % of the pixels of CelebAMask-HQ's training set. Hair's 0.31 is a misprint, of 31 perhaps:
 # the rows add up to 40 % with it, and hair is nowhere near as rare as an eye.
-PAPER_SHARE = dict(
-    skin=25.34, nose=2.06, eye_g=0.27, l_eye=0.22, r_eye=0.22, l_brow=0.42, r_brow=0.41, l_ear=0.46, r_ear=0.39,
-    mouth=0.30, u_lip=0.41, l_lip=0.68, hair=0.31, hat=0.90, ear_r=0.24, neck_l=0.017, neck=4.10, cloth=3.35,
-)  # fmt: skip
+PAPER_SHARE = {
+    "skin": 25.34, "nose": 2.06, "eye_g": 0.27, "l_eye": 0.22, "r_eye": 0.22, "l_brow": 0.42, "r_brow": 0.41,
+    "l_ear": 0.46, "r_ear": 0.39, "mouth": 0.30, "u_lip": 0.41, "l_lip": 0.68, "hair": 0.31, "hat": 0.90,
+    "ear_r": 0.24, "neck_l": 0.017, "neck": 4.10, "cloth": 3.35,
+}  # fmt: skip
 COLOURS = {
     "background": (0, 0, 0), "skin": (236, 188, 160), "nose": (214, 120, 92), "eye_g": (70, 70, 80),
     "l_eye": (40, 120, 220), "r_eye": (60, 200, 240), "l_brow": (120, 80, 30), "r_brow": (190, 140, 60),

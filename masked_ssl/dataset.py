@@ -9,7 +9,9 @@
       list_eval_partition.txt                                CelebA's, if at hand
 
 `--data` takes either folder and looks which it is. Without it: data/LaPa or data/CelebAMask-HQ in this folder, else
-painted faces in the layout that `--layout` names. Both data sets are for non-commercial research and education.
+painted faces in the layout that `--layout` names. Both data sets are for non-commercial research and education:
+https://github.com/jd-opensource/lapa-dataset (18,176 / 2,000 / 2,168 faces) and
+https://github.com/switchablenorms/CelebAMask-HQ (30,000 faces).
 
     python masked_ssl/dataset.py --data PATH      verify and describe a folder, draw samples, count the label fractions
     python masked_ssl/dataset.py                  the same for painted faces
@@ -158,7 +160,7 @@ class FaceLabels(Dataset):
 
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 images to float32 on the device with ImageNet's mean and standard deviation."""
+    """B x 3 x H x W uint8 -> float32 on the device, with ImageNet's mean and standard deviation."""
     return (to_device(images, device).contiguous().float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 
@@ -183,7 +185,7 @@ class Report(NamedTuple):
 def verify(faces: list[Face], size: int, classes: tuple[str, ...]) -> Report:
     """Decode every face, with all cores, and say what is there and what cannot be used."""
 
-    def attempt(face: Face):
+    def attempt(face: Face) -> tuple[np.ndarray, tuple[int, int]] | str:
         try:
             labels = decode(face, size, classes)["labels"]
             with Image.open(face.photo) as photo:

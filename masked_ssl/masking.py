@@ -63,9 +63,9 @@ def hide(images: Tensor, masks: Tensor) -> Tensor:
 def reconstruction_loss(
     output: Tensor, images: Tensor, masks: Tensor, region: tuple[int, int], *, loss: str = "l1", on: str = "region"
 ) -> Tensor:
-    """-> scalar float32: mean absolute (l1) or squared (l2) error over the region, or over its hidden pixels alone.
+    """B x C x H x W twice, B x 1 x H x W bool -> scalar float32: the error over the region, or its hidden pixels alone.
 
-    The mean is taken within each picture first, so that each counts the same however much of it is hidden.
+    Absolute (l1) or squared (l2); the mean is taken within each picture first, so that each counts the same however much of it is hidden.
     """
     first, end = region
     inside = (..., slice(first, end), slice(first, end))
@@ -78,11 +78,11 @@ def reconstruction_loss(
 
 
 def error_where_hidden(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
-    """-> scalar float32: mean absolute error of the hidden pixels, over the whole batch: what had to be guessed."""
+    """B x C x H x W twice, B x 1 x H x W bool -> scalar float32: the mean absolute error of all hidden pixels."""
     error = (output.float() - images.float()).abs().mean(1, keepdim=True)
     return (error * masks).sum() / masks.sum().clamp(min=1)
 
 
 def paste(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
-    """The images with the network's guess where they were hidden."""
+    """B x C x H x W twice, B x 1 x H x W bool -> the images with the network's guess where they were hidden."""
     return torch.where(masks, output.to(images.dtype), images)

@@ -62,9 +62,10 @@ def write_prediction(out: Path, name: str, photo: Image.Image, label: np.ndarray
 
 def main(argv: list[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run of train.py")
-    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
-    parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: ./predictions")
+    add = parser.add_argument_group("what to predict (ours)").add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run of train.py")
+    add("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
+    add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: ./predictions")
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args(argv)
     device = pick_device(args.device)

@@ -1,7 +1,9 @@
 """Faces with label images in Mut1ny's 11 colours at 256 x 256 px (Sec. III-B, III-D).
 
     --data FOLDER is one of
-      Mut1ny's folder with the manifest.csv that prepare.py writes (without one, prepare.py's steps are run first);
+      Mut1ny's folder with the manifest.csv that prepare.py writes (without one, prepare.py's steps are run first):
+        training.xml    pairs of an image and its label, as paths below the folder; without it they are matched by name
+        samples/PERSON_SCENE/0001.png, ...    labels/PERSON/0001.png, ...;
       CelebAMask-HQ (CelebA-HQ-img/, CelebAMask-HQ-mask-anno/): its part masks are painted in Mut1ny's colours. It has
       no teeth and no facial hair, and does not say who is who.
     Without --data: data/mut1ny or data/CelebAMask-HQ in this folder, else generated pictures in Mut1ny's layout.
@@ -223,7 +225,7 @@ class LabelledFaces(Dataset):
 
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 images to float32 on the device with ImageNet's mean and standard deviation."""
+    """B x 3 x H x W uint8 -> float32 on the device, with ImageNet's mean and standard deviation."""
     return (to_device(images, device).contiguous().float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 
@@ -244,7 +246,7 @@ def verify(samples: list[Sample], size: int) -> Report:
     """Decode every sample, with all cores, and say what is there and what cannot be used."""
     usable, share, off, sizes, problems = [], [], [], Counter(), []
 
-    def attempt(sample: Sample):
+    def attempt(sample: Sample) -> tuple[dict[str, np.ndarray] | None, tuple[int, int] | str]:
         try:
             decoded = decode(sample, size)
             with Image.open(sample.photo) as photo:

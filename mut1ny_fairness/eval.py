@@ -209,7 +209,10 @@ def sample_columns(output: Tensor, target: str, title: str) -> tuple[list[str], 
 def draw_turquoise(
     path: Path, photos: list[np.ndarray], truths: list[np.ndarray], outputs: dict[str, tuple[Tensor, str]]
 ) -> None:
-    """Photo, truth, and of each run the output in both channel orders."""
+    """Photo, truth, and of each run the output in both channel orders.
+
+    photos, truths: each H x W x 3 uint8; outputs: title -> N x 3 or 11 x H x W float, and "rgb" or "labels".
+    """
     titles, columns = ["photo", "label"], [photos, truths]
     for title, (output, target) in outputs.items():
         for order, bgr in (("read as RGB", False), ("read as BGR", True)):

@@ -51,7 +51,10 @@ def choose_grid(photos: list[Photo], by: list[str], column: str | None, seed: in
 def draw_grid(
     path: Path, grid: Grid, drawn: dict[str, dict[Path, np.ndarray]], crop: Callable[[Image.Image], Image.Image]
 ) -> None:
-    """Each cell: the photo and every model's segmentation of it."""
+    """Each cell: the photo and every model's segmentation of it.
+
+    drawn: model -> photo -> H x W x 3 uint8; crop: makes the photo what the model saw.
+    """
     titles = [f"{value}\n{what}" for value in grid.columns for what in ("photo", *drawn)]
     pictures_of = []
     for line in grid.cells:
@@ -125,13 +128,16 @@ def draw_nulls(path: Path, results: dict[str, dict]) -> None:
 def draw_power(
     path: Path, sizes: tuple[int, ...], gaps: np.ndarray, power: np.ndarray, observed: np.ndarray, sd: float
 ) -> None:
-    """Left: how often a true gap is found. Right: the gap that is seen where there is none."""
+    """Left: how often a true gap is found. Right: the gap that is seen where there is none.
+
+    gaps: G; power: sizes x G in 0..1; observed: sizes x simulations; sd: of a person's mean IoU, 0..1.
+    """
     figure, (left, right) = pictures.subplots(1, 2, figsize=(10, 3.8))
     for n, found, seen in zip(sizes, power, observed, strict=True):
         label = f"{n} people a group" + (" (nine photos)" if n == 3 else "")
         left.plot(gaps, 100 * found, marker=".", label=label)
         right.hist(seen, bins=np.linspace(0, 4 * sd, 61), histtype="step", density=True, label=label)
-    left.axhline(5, color="0.5", linewidth=0.8, linestyle="--")
+    left.axhline(5, color="0.5", linewidth=0.8, linestyle="--", label="5 %: what chance alone finds")
     left.set_xlabel("true gap: one group's mean is lower by")
     left.set_ylabel("% of studies that find it (p <= 0.05)")
     left.set_ylim(0, 102)

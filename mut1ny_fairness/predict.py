@@ -51,9 +51,10 @@ def segment(
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
-    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
-    parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: ./predictions")
+    add = parser.add_argument_group("what to predict (ours)").add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
+    add("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
+    add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: ./predictions")
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args()
     device = pick_device(args.device)

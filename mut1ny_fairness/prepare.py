@@ -18,11 +18,11 @@ edition, 16,557 images, is at https://store.mut1ny.com, under the vendor's terms
 import os
 import re
 import sys
-import xml.etree.ElementTree as ElementTree
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -33,11 +33,10 @@ from common.device import adam, autocast, memory_format, pick_amp, pick_device, 
 from common.weights import load_pretrained
 from mut1ny_fairness import dataset
 from mut1ny_fairness.dataset import LEGEND, LabelledFaces, normalize
-from mut1ny_fairness.eval import build_model, evaluate, predict, sample_columns, title_of
+from mut1ny_fairness.eval import PAPER, build_model, evaluate, predict, sample_columns, title_of
 from mut1ny_fairness.palette import CLASSES, loss_of, to_colours
 from mut1ny_fairness.scores import ROWS, Tally
 
-PAPER = Path(__file__).resolve().parent.name
 AUX = {"deeplabv3": 0.0, "pspnet": 0.4}  # weight of the auxiliary loss; 0: no such head
 MAY_CHANGE = {"epochs", "data", "manifest", "workers", "device", "compile", "sync_batch_norm"}  # when resuming
 NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run

@@ -55,7 +55,7 @@ IN_PAPER_MEAN = np.array([part not in NOT_IN_PAPER_MEAN for part in PARTS])
 
 
 def scale(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 images to float32 in [0, 1] on the device, and nothing more (Sec. 3.2): no mean, no standard deviation."""
+    """B x 3 x H x W uint8 -> float32 in [0, 1] on the device, and nothing more (Sec. 3.2): no mean, no deviation."""
     return to_device(images, device).contiguous().float() / 255
 
 
@@ -179,7 +179,10 @@ def choose_faces(n: int, seed: int) -> list[int]:
 
 
 def draw_masks(path: Path, name: str, photo: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> None:
-    """Figures 6 and 7: the 18 masks of a face one by one, the true ones above the predicted."""
+    """Figures 6 and 7: the 18 masks of a face one by one, the true ones above the predicted.
+
+    photo: H x W x 3 uint8; true, predicted: 18 x H x W bool.
+    """
     rows, titles = [], []
     for first in (0, 9):
         half = slice(first, first + 9)
@@ -189,7 +192,10 @@ def draw_masks(path: Path, name: str, photo: np.ndarray, true: np.ndarray, predi
 
 
 def draw_overlays(path: Path, photos: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> None:
-    """Figure 8: faces with all their parts together, true and predicted."""
+    """Figure 8: faces with all their parts together, true and predicted.
+
+    photos: N x H x W x 3 uint8; true, predicted: N x 18 x H x W bool.
+    """
     rows = []
     for photo, *masks in zip(photos, true, predicted, strict=True):
         labels = [merge_masks(parts) for parts in masks]

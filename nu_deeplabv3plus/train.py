@@ -200,7 +200,7 @@ def main() -> None:
     stopping, log = EarlyStopping(patience), []
     if saved:
         for target, name in ((model, "model"), (optimizer, "optimizer"), (plateau, "plateau")):
-            checkpoint.restore(args.resume, lambda: target.load_state_dict(saved[name]))
+            checkpoint.restore(args.resume, lambda target=target, name=name: target.load_state_dict(saved[name]))
         stopping.best, stopping.bad_epochs, log = saved["best"], saved["bad_epochs"], saved["log"]
         checkpoint.set_rng_state(saved["rng"], device)
     network = distributed.wrap(model, device, args.sync_batch_norm, args.compile)

@@ -129,7 +129,7 @@ def same(a, b) -> bool:
         return keys == b.keys() - {"seconds"} and all(same(a[key], b[key]) for key in keys)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
-    return a == b or (a != a and b != b)
+    return a == b or (a != a and b != b)  # noqa: PLR0124 (both nan)
 
 
 def differences(run: Path, undisturbed: Path, training) -> list[str]:

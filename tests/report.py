@@ -105,14 +105,14 @@ def render(folder: str, text: str) -> str:
     results = whole if folder == "." else whole[folder]
     for name, table in TABLES[folder].items():
         mark = rf"(<!-- table: {name} -->\n).*?(<!-- /table -->)"
-        if not re.search(mark, text, flags=re.S):
+        if not re.search(mark, text, flags=re.DOTALL):
             raise SystemExit(f"{folder}/README.md: has no place for the table {name!r}: <!-- table: {name} -->")
         try:
             rows = table(read_results(f"{folder}/results/generated") if table is generated else results)
         except NotMeasured:
             rows = []
         rows = markdown(rows) if len(rows) > 1 else "not measured yet"
-        text = re.sub(mark, lambda found, rows=rows: found[1] + rows + "\n" + found[2], text, flags=re.S)
+        text = re.sub(mark, lambda found, rows=rows: found[1] + rows + "\n" + found[2], text, flags=re.DOTALL)
     return text
 
 

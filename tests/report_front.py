@@ -13,7 +13,7 @@ def front(results: dict[str, dict[str, dict]]) -> Rows:
 
     results: of all folders, folder -> file name -> record.
     """
-    rows = [["folder", "what it does", "the paper's number", "ours", "on", "commands, and minutes on a CPU with bf16"]]
+    rows = [["folder", "what it does", "the paper's number", "ours", "on", MINUTES]]
     for folder, (what, paper, ours, names) in FRONT.items():
         found, link = results[folder], f"[`{folder}/`]({folder}/README.md)"
         if any(name not in found for name in names):
@@ -47,11 +47,14 @@ def _ssl_gain(run: dict) -> str:
     return f"mIoU without pretraining, and with, by the share of the labels: {'; '.join(words)}"
 
 
+MINUTES = "commands, and minutes on a CPU, in bf16 (`--mean-mask`: float32)"
 # what it does, the paper's number, ours, from which results
 FRONT: dict[str, tuple[str, str, Callable[..., str], tuple[str, ...]]] = {
     "nu_deeplabv3plus": (
-        "Zhakyp, Alenov, Adilkyzy, *Semantic Image Segmentation of Human Faces*: DeepLabV3+ with "
-        "squeeze-and-excitation, 18 binary face-part masks at 128 px",
+        (
+            "Zhakyp, Alenov, Adilkyzy, *Semantic Image Segmentation of Human Faces*: DeepLabV3+ with "
+            "squeeze-and-excitation, 18 binary face-part masks at 128 px"
+        ),
         "mean IoU .7255 as printed, of 16 parts; .647 over its 18 rows; lower when mirrored pictures are added",
         lambda *runs: "mean IoU of 18 parts {:.3f}; mirrored {:.3f}; mirrored, left and right swapped {:.3f}".format(
             *(run["results"]["iou_18"] for run in runs)
@@ -60,8 +63,10 @@ FRONT: dict[str, tuple[str, str, Callable[..., str], tuple[str, ...]]] = {
     ),
     "hair_transfer": (
         "Česnik 2020, *Segmentation of human hair*: DeepLabV3-ResNet101 pretrained against random; recolours hair",
-        "AUROC .968 from random weights, .982 from COCO's (perhaps .978 and .991: its code may have averaged in a "
-        "batch of score 0)",
+        (
+            "AUROC .968 from random weights, .982 from COCO's (perhaps .978 and .991: its code may have averaged in a "
+            "batch of score 0)"
+        ),
         lambda a, skin, b, mean: (
             "AUROC {:.3f} from random weights, {:.3f} after first training on skin; {:.3f} with the mean mask of the "
             "training faces for every face".format(*(run["results"]["batch_auroc"] for run in (a, b, mean)))
@@ -69,8 +74,10 @@ FRONT: dict[str, tuple[str, str, Callable[..., str], tuple[str, ...]]] = {
         ("random", "skin", "from-skin", "mean-mask"),
     ),
     "lrn_headtorso": (
-        "Pinto, Cardoso 2019, *Fine Segmentation of Head and Torso Using Label Refinement Networks*: against a U-Net; "
-        "puts people on white",
+        (
+            "Pinto, Cardoso 2019, *Fine Segmentation of Head and Torso Using Label Refinement Networks*: against a "
+            "U-Net; puts people on white"
+        ),
         "Jaccard index 91.67 % LRN, 89.25 % U-Net; from ImageNet's weights 92.73 %, 87.98 %",
         lambda *runs: "{:.2f} % LRN, {:.2f} % U-Net; on 290 cut-outs of any framing {:.2f} %, {:.2f} %".format(
             *map(_lrn_jaccard, runs)
@@ -78,9 +85,11 @@ FRONT: dict[str, tuple[str, str, Callable[..., str], tuple[str, ...]]] = {
         ("celebamask-lrn", "celebamask-unet", "headtorso-lrn", "headtorso-unet"),
     ),
     "mut1ny_fairness": (
-        "Cunha 2024, *How do different semantic segmentation models perform at recognizing faces with different "
-        "cultural backgrounds?*: DeepLabV3 against PSPNet, compared over groups of people",
-        "F1 over the three colour channels .756 DeepLabV3, .566 PSPNet (calling all of them positive: .46, .44)",
+        (
+            "Cunha 2024, *How do different semantic segmentation models perform at recognizing faces with different "
+            "cultural backgrounds?*: DeepLabV3 against PSPNet, compared over groups of people"
+        ),
+        "F1 over the three colour channels .756 DeepLabV3, .566 PSPNet (.46, .44 for an image that is white all over)",
         lambda *runs: (
             "{:.3f} DeepLabV3, {:.3f} PSPNet (all positive: {:.2f}); that score ignores which part a pixel is: mean "
             "IoU {:.2f}, {:.2f}".format(

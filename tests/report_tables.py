@@ -45,6 +45,11 @@ def times(run: dict) -> tuple[str, str]:
     return f"{run['seconds_per_epoch_median']:.0f}", f"{run['minutes']:.0f}"
 
 
+def origin(run: dict) -> tuple[str, str]:
+    """The data of a run with their split, and its seed."""
+    return run["data"], str(run["seed"])
+
+
 def iou(run: dict, part: str) -> str:
     value = run["results"]["per_class"][part]["iou"]
     return "absent" if value is None else f"{value:.4f}"
@@ -74,11 +79,12 @@ def nu_parts(results: dict[str, dict]) -> Rows:
 
 def nu_runs(results: dict[str, dict]) -> Rows:
     rows = [["run", "best epoch", "dice loss, val", "training", "IoU, pooled", "over batches", "s per epoch", "min"]]
+    rows[0] += ORIGIN
     for name, run in results.items():
         scores = run["results"]
         losses = f"{scores['loss']:.4f}", f"{best(run)['loss']:.4f}"
         ious = f"{scores['iou_18']:.4f}", f"{scores['iou_mean_over_batches']:.4f}"
-        rows.append([f"`{name}`", epoch_of(run), *losses, *ious, *times(run)])
+        rows.append([f"`{name}`", epoch_of(run), *losses, *ious, *times(run), *origin(run)])
     return rows
 
 
@@ -106,12 +112,13 @@ def hair_epochs(results: dict[str, dict]) -> Rows:
 
 def hair_runs(results: dict[str, dict]) -> Rows:
     rows = [["run", "best epoch", "loss, test", "training", "IoU, test", "training", "s per epoch", "min"]]
+    rows[0] += ORIGIN
     for name, run in results.items():
         if "log" not in run:  # the mean mask
             continue
         losses = f"{run['results']['loss']:.4f}", f"{best(run)['loss']:.4f}"
         ious = f"{run['results']['iou']:.4f}", f"{best(run)['iou']:.4f}"
-        rows.append([f"`{name}`", epoch_of(run), *losses, *ious, *times(run)])
+        rows.append([f"`{name}`", epoch_of(run), *losses, *ious, *times(run), *origin(run)])
     return rows
 
 
@@ -120,8 +127,9 @@ def lrn_table_1(results: dict[str, dict]) -> Rows:
     shares = [f"{share} %" for share in lrn.SHARES]
     last = f"val Jaccard %, last {LRN_LAST} epochs"
     rows = [["run", "Jaccard %", "Hausdorff px", *shares, "empty", "best epoch", last, "s per epoch", "min"]]
+    rows[0] += ORIGIN
     for name, scores in lrn.TABLE_1.items():
-        rows.append([f"{name}, the paper", *(f"{mean:.2f} ± {std:.2f}" for mean, std in scores), *[""] * 8])
+        rows.append([f"{name}, the paper", *(f"{mean:.2f} ± {std:.2f}" for mean, std in scores), *[""] * 10])
     if not results:
         raise NotMeasured
     for name, run in results.items():
@@ -131,7 +139,8 @@ def lrn_table_1(results: dict[str, dict]) -> Rows:
         hausdorff = f"{scores['hausdorff']:.2f} ± {scores['hausdorff_std']:.2f}"
         empty = f"{scores['empty_predicted']} of {scores['n']}"
         minutes = f"{run['minutes']:.0f}"
-        rows.append([f"`{name}`", jaccard, hausdorff, *shares, empty, *lrn_epochs(run, scores["epoch"]), minutes])
+        epochs = lrn_epochs(run, scores["epoch"])
+        rows.append([f"`{name}`", jaccard, hausdorff, *shares, empty, *epochs, minutes, *origin(run)])
     return rows
 
 
@@ -200,11 +209,12 @@ def mut1ny_turquoise(results: dict[str, dict]) -> Rows:
 
 def mut1ny_runs(results: dict[str, dict]) -> Rows:
     rows = [["run", "best epoch", "loss, test", "training", "class IoU, test", "training", "s per epoch", "min"]]
+    rows[0] += ORIGIN
     for name in MUT1NY_RUNS:
         run = results[name]
         losses = f"{run['results']['loss']:.4f}", f"{best(run)['loss']:.4f}"
         ious = f"{run['results']['class_iou']:.4f}", f"{best(run)['class_iou']:.4f}"
-        rows.append([f"`{name}`", epoch_of(run), *losses, *ious, *times(run)])
+        rows.append([f"`{name}`", epoch_of(run), *losses, *ious, *times(run), *origin(run)])
     return rows
 
 
@@ -251,8 +261,9 @@ def ssl_fractions(results: dict[str, dict]) -> Rows:
     found = results["fractions"]["results"]
     runs = {(run["method"], run["fraction"], run["seed"]): run for run in found["runs"]}
     fractions = sorted({fraction for _, fraction, _ in runs})
-    rows = ssl.table(runs, list(found["methods"]), fractions, found["seeds"])
-    return [[cell.replace("+-", "±") for cell in row] for row in rows]
+    header, *rows = ssl.table(runs, list(found["methods"]), fractions, found["seeds"])
+    paper = ["0.002, the paper (LaPa, 512 px)", "36", "mIoU", "69.39", "74.41", "+5.02"]
+    return [header, paper, *([cell.replace("+-", "±") for cell in row] for row in rows)]
 
 
 def ssl_pretraining(results: dict[str, dict]) -> Rows:
@@ -298,6 +309,7 @@ def _nan(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
+ORIGIN = ["data, split", "seed"]
 LRN_LAST = 16  # epochs: the best before a plateau, and its 15
 LRN_PAIRS = (
     ("headtorso-lrn", "headtorso-unet"),

@@ -722,8 +722,8 @@ def render(readme: str) -> str:
     rows = [f"| {given} | {what} | {folders} |" for given, what, folders in table()]
     lines = "\n".join(["| given | what about it | to |", "|---|---|---|", *rows])
     mark = r"(<!-- table: bad input -->\n).*?(\n<!-- /table -->)"
-    assert re.search(mark, readme, flags=re.S)
-    return re.sub(mark, lambda found: found[1] + lines + found[2], readme, flags=re.S)
+    assert re.search(mark, readme, flags=re.DOTALL)
+    return re.sub(mark, lambda found: found[1] + lines + found[2], readme, flags=re.DOTALL)
 
 
 def test_the_readme_lists_every_case():

@@ -411,7 +411,7 @@ def test_predict_keeps_size_and_orientation_and_names_what_it_cannot_read(call, 
 
 
 def test_a_photo_of_the_networks_size_is_segmented_as_in_training(trained, shipped):
-    model, checkpoint = eval.load_model(trained / "labels" / "best.pt", torch.device("cpu"))
+    model, _ = eval.load_model(trained / "labels" / "best.pt", torch.device("cpu"))
     photo = Image.open(shipped / "samples" / "real" / "0000.png").resize((32, 32))
     found = predict.segment(model, photo, 32, "labels", torch.device("cpu"), False)
     images = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]

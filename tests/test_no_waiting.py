@@ -4,7 +4,7 @@ and no values: what would let a GPU's queue run empty (item(), a boolean index, 
 import contextlib
 import inspect
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -48,7 +48,7 @@ class Batches(list):
 class Case(NamedTuple):
     network: Callable[[], nn.Module]
     targets: torch.Tensor
-    arguments: dict = {}  # of train_epoch, beside those that all have
+    arguments: dict = MappingProxyType({})  # of train_epoch, beside those that all have
 
 
 MASKED = SimpleNamespace(loss="l1", loss_on="region")

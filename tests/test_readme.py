@@ -176,7 +176,7 @@ def test_every_script_starts_from_any_folder(tmp_path):
     scripts = walk.scripts(ROOT)
     assert {ROOT / paper / f"{name}.py" for paper in walk.PAPERS for name in ("dataset", "train", "eval")} <= {*scripts}
     command = [sys.executable, "-c", START_ALL, *scripts]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and not done.stderr, done.stderr
     for script in scripts:
         assert f"usage: {script.name}" in done.stdout

@@ -1,6 +1,7 @@
 """masked_ssl: both layouts and what is refused, splits, label fractions, flips, and the pool without test photos."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +80,13 @@ def bad_value(folder):
 
 
 def colours(folder):
-    path = sorted((folder / "test" / "labels").iterdir())[0]
+    path = min((folder / "test" / "labels").iterdir())
     Image.open(path).convert("RGB").save(path)
     return path, "has 3 channels"
 
 
 def other_size(folder):
-    path = sorted((folder / "val" / "labels").iterdir())[0]
+    path = min((folder / "val" / "labels").iterdir())
     Image.fromarray(np.zeros((7, 9), np.uint8)).save(path)
     return path, "is 9 x 7 px, its photo"
 
@@ -107,7 +108,7 @@ def test_a_bad_label_is_named(damage, copy, tmp_path):
 
 
 def test_a_photo_without_label_and_a_part_without_photos_are_refused(copy):
-    label = sorted((copy / "val" / "labels").iterdir())[0]
+    label = min((copy / "val" / "labels").iterdir())
     label.unlink()
     with pytest.raises(InputError, match=f"{label.stem}.jpg: has no label"):
         locate(copy)
@@ -281,7 +282,7 @@ def test_fractions_are_nested(seed):
     faces = people([str(i) for i in range(18176)])
     subsets = [take_fraction(faces, fraction, seed) for fraction in FRACTIONS]
     assert [len(s) for s in subsets[:3]] == [36, 91, 182] and len(subsets[-1]) == 18176
-    for small, large in zip(subsets, subsets[1:]):
+    for small, large in pairwise(subsets):
         assert set(small) < set(large)
     assert subsets[0] == take_fraction(faces, 0.002, seed) != take_fraction(faces, 0.002, seed + 1)
     numbers = [int(face.name) for face in subsets[1]]

@@ -305,7 +305,7 @@ def test_predict_keeps_size_and_orientation_and_names_what_cannot_be_read(call, 
 
 
 def test_predict_is_the_argmax_of_the_enlarged_logits(trained):
-    model, saved = eval.load_model(trained / "best.pt", torch.device("cpu"))
+    model, _ = eval.load_model(trained / "best.pt", torch.device("cpu"))
     photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     label = predict.predict(model, photo, 32, torch.device("cpu"), amp=False)
     image = torch.from_numpy(square(photo, 32)).permute(2, 0, 1)[None]

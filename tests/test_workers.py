@@ -90,7 +90,7 @@ def a_lost_file():
 
 
 def a_bug():
-    return [][5]
+    return list(range(5))[5]
 
 
 def a_bug_in_torch():

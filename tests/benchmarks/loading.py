@@ -112,7 +112,9 @@ def loading(quick: bool, data: Path | None = None) -> Iterator[Row]:
             seconds = in_turns(
                 {
                     "ours": lambda load=load: timed(load),
-                    FILES: lambda per_file=per_file: timed(lambda: per_file[int(order.integers(len(per_file)))]),
+                    FILES: lambda per_file=per_file, order=order: timed(
+                        lambda: per_file[int(order.integers(len(per_file)))]
+                    ),
                 },
                 rounds=3 if quick else 60,
                 budget=10,

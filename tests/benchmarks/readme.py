@@ -96,9 +96,9 @@ def render(text: str, folder: Path = HERE) -> str:
     tables["machine"] = "; ".join(machines) or NOT_YET
     for name, table in tables.items():
         mark = rf"(<!-- table: {name} -->\n).*?(<!-- /table -->)"
-        if not re.search(mark, text, flags=re.S):
+        if not re.search(mark, text, flags=re.DOTALL):
             raise SystemExit(f"README.md: has no place for the table {name!r}: <!-- table: {name} -->")
-        text = re.sub(mark, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.S)
+        text = re.sub(mark, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)
     return text
 
 
