@@ -65,7 +65,8 @@ def reconstruction_loss(
 ) -> Tensor:
     """B x C x H x W twice, B x 1 x H x W bool -> scalar float32: the error over the region, or its hidden pixels alone.
 
-    Absolute (l1) or squared (l2); the mean is taken within each picture first, so that each counts the same however much of it is hidden.
+    Absolute (l1) or squared (l2); the mean is taken within each picture first, so that each counts the same however
+    much of it is hidden.
     """
     first, end = region
     inside = (..., slice(first, end), slice(first, end))
