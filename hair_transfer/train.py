@@ -5,7 +5,8 @@
     python hair_transfer/train.py --data CelebAMask-HQ --init pretrained    the paper's better model: 15 epochs
     python hair_transfer/train.py --data CelebAMask-HQ --init random        its other one: 6 epochs
     python hair_transfer/train.py                        the latter; where no data is, on 52 generated faces: a
-                                                         quarter of an hour and more on two CPU cores
+                                                         quarter of an hour and more on two CPU cores, to see that
+                                                         it runs (too few faces: AUROC .57)
     python hair_transfer/train.py --epochs 1 --size 64                      a try in seconds
     python hair_transfer/train.py --resume hair_transfer/runs/random/last.pt    goes on with a stopped run
     torchrun --nproc_per_node=2 hair_transfer/train.py --batch-size 6       two processes, 3 images each

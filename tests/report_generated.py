@@ -47,6 +47,6 @@ def generated(results: dict[str, dict]) -> Rows:
             if "log" in record:
                 command, words = f"python {script} {folder}/runs/{run[0]}/best.pt", f"epoch {scores['epoch']}: {words}"
             else:
-                minutes = f"{record['minutes']:.0f}"
+                minutes = f"{record['minutes']:.0f}" if record["minutes"] >= 1 else "under 1"
             rows.append([f"`{command}`", "", words, device, minutes])
     return rows
