@@ -23,6 +23,9 @@ PARTS = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear",
 FLIP_PAIRS = tuple((PARTS.index(f"l_{part}"), PARTS.index(f"r_{part}")) for part in ("eye", "brow", "ear"))
 
 
+UNUSED_SHOWN = 20
+
+
 class FaceFiles(NamedTuple):
     """A face's photo, and the masks that it has by part."""
 
@@ -63,12 +66,33 @@ def list_celebamask(folder: Path) -> list[FaceFiles]:
     return [FaceFiles(id, photos[id], masks[id]) for id in sorted(photos)]
 
 
+def list_whole_faces(folder: Path) -> list[FaceFiles]:
+    """list_celebamask() for those who need all parts; raises InputError too if no face at all has a mask of skin."""
+    faces = list_celebamask(folder)
+    if not any("skin" in face.masks for face in faces):
+        parts = sorted({part for face in faces for part in face.masks})
+        raise InputError(
+            f"{folder}: not one of its {len(faces)} faces has a mask of skin, only of {', '.join(parts)}; unpack the "
+            "annotations of all parts"
+        )
+    return faces
+
+
 def unused_files(folder: Path, faces: list[FaceFiles]) -> list[Path]:
     """The files of the two folders that belong to none of `faces`: masks without a photo, unknown names, duplicates."""
     used = {path for face in faces for path in (face.photo, *face.masks.values())}
     folder = _root(folder)
     photos = [folder / "CelebA-HQ-img" / name for name in _listdir(folder / "CelebA-HQ-img")]
     return [path for path in photos + files_below(folder / "CelebAMask-HQ-mask-anno") if path not in used]
+
+
+def print_unused(folder: Path) -> None:
+    """Name the files that belong to no face of the folder, the first UNUSED_SHOWN one by one."""
+    unused = unused_files(folder, list_celebamask(folder))
+    for path in unused[:UNUSED_SHOWN]:
+        print(f"{path}: not used (its photo is missing, its name is unknown, or another file is in its place)")
+    if len(unused) > UNUSED_SHOWN:  # all annotations beside a part of the photos
+        print(f"... and {len(unused) - UNUSED_SHOWN} more files that are not used")
 
 
 def _root(folder: Path) -> Path:

@@ -6,6 +6,7 @@ killed process or a full disk leaves the previous version. Checkpoints are plain
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import math
@@ -47,7 +48,9 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         with contextlib.suppress(OSError):
             temporary.unlink()
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:100]
-        raise InputError(f"{path}: {reason}; nothing was overwritten; free some space or use another folder") from None
+        full = getattr(error, "errno", errno.ENOSPC) in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space or use another folder" if full else "use another folder"
+        raise InputError(f"{path}: {reason}; nothing was overwritten; {remedy}") from None
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -94,7 +97,7 @@ def load_checkpoint(path: Path, paper: str) -> dict:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds for broken files
-        reason = str(error).strip().split("\n")[0][:100] or type(error).__name__
+        reason = str(error).strip().split("\n")[0].split(". ")[0][:100] or type(error).__name__
         raise InputError(f"{path}: not a checkpoint that can be loaded safely ({reason}); use another file") from None
     found = checkpoint.get("paper") if isinstance(checkpoint, dict) else None
     if found != paper:
@@ -196,7 +199,8 @@ def _remove_drafts(folder: Path) -> None:
 
 
 def new_run_folder(out: Path | None, runs: Path, name: str, generated: bool = False) -> Path:
-    """`out`, or the first free of runs/name, runs/name-2, ...; raises InputError if `out` already holds a run.
+    """`out`, or the first free of runs/name, runs/name-2, ...; raises InputError if `out` already holds a run
+    or what is left of one.
 
     A run on generated faces is called name-generated, so that it does not take the name of one on real photos.
     """
@@ -216,6 +220,9 @@ def new_run_folder(out: Path | None, runs: Path, name: str, generated: bool = Fa
         raise InputError(
             f"{folder} already holds a run; go on with --resume {folder / 'last.pt'} or give another --out"
         )
+    for name in ("best.pt", "pretrain.pt", "log.csv"):  # last.pt, which is the largest, may have been removed
+        if (folder / name).is_file() and (folder / name).stat().st_size:
+            raise InputError(f"{folder} already holds a run's {name}; give another --out")
     write_atomically(make_folder(folder) / "log.csv", b"")
     _remove_drafts(folder)  # of a process that was killed before it had a last.pt
     return folder

@@ -1,6 +1,7 @@
 """Reading photos and masks from disk, with errors that name the file."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from tqdm import tqdm
 
 from common.cli import InputError
 
+# Pillow warns above 89 megapixels, which some phones have, and refuses twice as many, which read_photo() reports
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -110,6 +113,9 @@ class OwnPhotos:
 
     def __init__(self, path: Path, out: Path):
         self.paths, self.unreadable = list_photos(path), []
+        others = [file for file in files_in(path) if file.is_file() and file not in self.paths] if path.is_dir() else []
+        if others:
+            print(f"{len(others)} file(s) left out, {others[0].name} ...: none of {', '.join(PHOTO_SUFFIXES)}")
         if out.resolve() in {path.resolve(), *(photo.resolve().parent for photo in self.paths)}:
             raise InputError(f"--out {out}: is the folder of the photos; give another one")
 

@@ -46,6 +46,11 @@ def subplots(
     return figure, figure.subplots(rows, columns, **options)
 
 
+def plain(name: str) -> str:
+    """A folder's or group's name for a title or legend, as it stands: no formula, not hidden by a leading _."""
+    return " " * name.startswith("_") + name.replace("$", r"\$")
+
+
 def save_figure(path: Path, figure: "Figure", dpi: int = 100) -> None:
     """A matplotlib figure as PNG, written whole or not at all."""
     buffer = io.BytesIO()
@@ -119,7 +124,7 @@ def save_curves(
         axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if title in log_scale:
             axis.set_yscale("log")
         if len(columns) > 1 or marks:

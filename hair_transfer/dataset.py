@@ -312,8 +312,7 @@ def main() -> None:
     for path in report.black:
         print(f"{path}: all black, so this face counts as one without {args.part}")
     for folder in folders:
-        for path in celebamask.unused_files(folder, celebamask.list_celebamask(folder)):
-            print(f"{path}: not used (its photo is missing, its name is unknown, or another file is in its place)")
+        celebamask.print_unused(folder)
     for problem in report.problems:
         print(problem)
     if report.problems:

@@ -70,8 +70,10 @@ def read_backbone(path: Path) -> tuple[dict[str, torch.Tensor], str, set[str]]:
         file = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"--init {path}: no such file; give pretrained, random or a file of weights") from None
+    except IsADirectoryError:
+        raise InputError(f"--init {path}: is a folder; give a file, such as the best.pt in it") from None
     except Exception as error:  # torch.load raises a dozen kinds for broken files
-        problem = (str(error) or type(error).__name__).splitlines()[0][:80]
+        problem = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:80]
         raise InputError(f"--init {path}: cannot be loaded ({problem}); give another file") from None
     source, seen = f"backbone of {path}", set()
     if isinstance(file, dict) and "paper" in file:

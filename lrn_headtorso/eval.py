@@ -242,7 +242,9 @@ def main() -> None:
         print(f"{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}", flush=True)
         if known := count_seen([pair.photo for pair in pairs], checkpoint.get("trained_on", ())):
             print(f"{path}: WAS TRAINED ON {known} OF THESE {len(pairs)} PICTURES")
-    out = make_folder(args.out or args.checkpoints[0].parent / f"{args.checkpoints[0].stem}-{args.split}")
+    folder = [args.data.resolve().name] if args.data and args.split == "all" else []
+    name = "-".join((args.checkpoints[0].stem, args.split, *folder))
+    out = make_folder(args.out or args.checkpoints[0].parent / name)
 
     summaries = {label: summarize(run.scores) for label, run in runs.items()}
     rows = table({label: (run.method, summaries[label]) for label, run in runs.items()})
@@ -294,7 +296,8 @@ def main() -> None:
     name = first.method.split(" (")[0]
     titles = [f"{name}\n{100 * first.scores['jaccard'][i]:.1f} %" for i in chosen]
     draw_predictions(out / "figure2.png", columns, titles)
-    print(f"results.json, table1.csv, figure2.png, maps-*.png -> {out}")
+    maps = ", maps-*.png" if any(run.model.__class__ is LRN for run in runs.values()) else ""
+    print(f"results.json, table1.csv, figure2.png{maps} -> {out}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from common.celebamask import list_celebamask, unused_files
+from common.celebamask import list_whole_faces, unused_files
 from common.cli import InputError
 from common.images import PHOTO_SUFFIXES, files_below
 
@@ -39,7 +39,7 @@ def list_pairs(folder: Path) -> Listing:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one with photos/ and cutouts/ in it, or CelebAMask-HQ")
     if (folder / "CelebA-HQ-img").is_dir() or (folder / "CelebAMask-HQ").is_dir():
-        found = list_celebamask(folder)
+        found = list_whole_faces(folder)
         pairs = [Pair(str(face.id), face.photo, tuple(face.masks.values())) for face in found if face.masks]
         alone = [face.photo for face in found if not face.masks]
         return Listing(pairs, alone, unused_files(folder, found))

@@ -102,7 +102,8 @@ def main() -> None:
         profile = photo.info.get("icc_profile") or b""  # without it another screen shows other colours
         picture.info["icc_profile"] = profile if profile[16:20] == b"RGB " else None  # a grey photo's does not fit
         pictures.save_image(args.out / f"{name}.png", picture)
-    print(f"{photos.done} photo(s) on {args.background} -> {args.out}")
+    if photos.done:
+        print(f"{photos.done} photo(s) on {args.background} -> {args.out}")
     if nobody:
         print(f"nobody found in {', '.join(nobody)}: all of the picture is background")
     photos.raise_unreadable()

@@ -90,7 +90,7 @@ def locate(data: Path | None, layout: str = "celebamask", limit: int | None = No
         parts = {part: lapa.list_part(folder, part) for part in splits.SPLITS}
         layout, split_words = "lapa", "LaPa's own split"
     elif (folder / "CelebA-HQ-img").is_dir():
-        found = celebamask.list_celebamask(folder)
+        found = celebamask.list_whole_faces(folder)
         parts, split_words = splits.split_celebamask(folder, found)
         layout = "celebamask"
     else:
@@ -282,8 +282,7 @@ def main() -> None:
             found = "too few"
         print(f"  --fraction {fraction:<6g} {found} of {len(train)}")
     if data.layout == "celebamask":
-        for path in celebamask.unused_files(data.folder, celebamask.list_celebamask(data.folder)):
-            print(f"{path}: not used (its photo is missing, its name is unknown, or another file is in its place)")
+        celebamask.print_unused(data.folder)
     if blank:
         print(f"{len(blank)} face(s) with no class but the background, as if all masks were black; the first is "
               f"{blank[0].photo}: leave them out, or they teach and count as background")  # fmt: skip

@@ -194,13 +194,13 @@ def draw_fractions(path: Path, runs: dict, methods: list[str], fractions: list[f
     values = {m: np.array([[100 * runs[m, f, s]["miou"] for s in seeds] for f in fractions]) for m in methods}
     spread = {"ddof": 1 if len(seeds) > 1 else 0, "axis": 1}
     for k, method in enumerate(methods):
-        look = {"label": method, "marker": "o", "capsize": 3, "color": f"C{k}"}
+        look = {"label": pictures.plain(method), "marker": "o", "capsize": 3, "color": f"C{k}"}
         axes[0].errorbar(labels, values[method].mean(1), values[method].std(**spread), **look)
         if k:
             gain = values[method] - values[methods[0]]
             axes[1].errorbar(labels, gain.mean(1), gain.std(**spread), **look)
     axes[1].axhline(0, color="gray", linewidth=1)
-    titles = ("test mIoU, %", f"gain over {methods[0]}, points of mIoU")
+    titles = ("test mIoU, %", f"gain over {pictures.plain(methods[0])}, points of mIoU")
     for axis, title in zip(axes, titles, strict=True):
         axis.set_xscale("log")
         axis.set_xticks(labels, [f"{n}\n{100 * f:g} %" for n, f in zip(labels, fractions, strict=True)])
@@ -220,12 +220,13 @@ def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[fl
             for k, method in enumerate(methods):
                 curves = [[row[name] for row in runs[method, fraction, seed]["log"]] for seed in seeds]
                 epochs = range(1, len(curves[0]) + 1)
+                look = {"color": f"C{k}", "marker": "." if len(epochs) < 10 else None}
                 for curve in curves:
-                    axis.plot(epochs, curve, color=f"C{k}", alpha=0.3, linewidth=0.8)
-                axis.plot(epochs, np.mean(curves, axis=0), color=f"C{k}", label=method)
+                    axis.plot(epochs, curve, alpha=0.3, linewidth=0.8, **look)
+                axis.plot(epochs, np.mean(curves, axis=0), label=pictures.plain(method), **look)
             axis.set_title(f"{100 * fraction:g} % of the labels: {title}", fontsize=9)
             axis.grid(alpha=0.3)
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         column[1].set_xlabel("epoch")
     axes[0, 0].legend()
     pictures.save_figure(path, figure)

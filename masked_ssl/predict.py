@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument_group("what to predict (ours)").add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run of train.py")
     add("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
-    add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: ./predictions")
+    default = Path("predictions", "masked_ssl")
+    add("--out", type=Path, default=default, metavar="DIR", help=f"default: ./{default.as_posix()}")
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args(argv)
     device = pick_device(args.device)
@@ -77,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, photo in photos:
         label = predict(model, photo, saved["args"]["size"], device, amp)
         write_prediction(args.out, name, photo, label, tuple(saved["classes"]))
-    print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png")
+    if photos.done:
+        print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png")
     photos.raise_unreadable()
 
 

@@ -317,8 +317,9 @@ def main(argv: list[str] | None = None) -> None:
         if saved and saved["epoch"] >= args.epochs:
             checkpoint.save_checkpoint(out / "last.pt", state())  # where its data lies now is news for eval.py
             print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
-        evaluation = dataset.HERE / "eval.py" if argv else Path(sys.argv[0]).with_name("eval.py")
-        print(f"next       python {shlex.quote(str(evaluation))} {shlex.quote(str(out / 'best.pt'))}")
+        if argv is None:  # label_fractions.py goes on by itself
+            evaluation = Path(sys.argv[0]).with_name("eval.py")
+            print(f"next       python {shlex.quote(str(evaluation))} {shlex.quote(str(out / 'best.pt'))}")
     distributed.stop()
 
 

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from common import cli, pictures
 from common.cache import Arrays, cache_key, fingerprint, open_cache
-from common.celebamask import list_celebamask
+from common.celebamask import list_whole_faces
 from common.checkpoint import make_folder
 from common.cli import InputError
 from common.device import to_device
@@ -77,10 +77,13 @@ def list_samples(data: Path | None, manifest: Path | None = None) -> tuple[list[
     if is_celebamask(root):
         if manifest:
             raise InputError(f"--manifest {manifest}: {root} is CelebAMask-HQ, which has none; leave it out")
-        faces = list_celebamask(root)
+        faces = list_whole_faces(root)
         bare = [face for face in faces if not face.masks]
         if bare:
-            raise InputError(f"{bare[0].photo}: has no mask; add masks to CelebAMask-HQ-mask-anno or remove the photo")
+            raise InputError(
+                f"{bare[0].photo}: has no mask, like {len(bare) - 1} more of {len(faces)} photos; add masks to "
+                "CelebAMask-HQ-mask-anno or remove them"
+            )
         samples = [Sample(f.photo.name, f.photo, None, f.masks, "", "real") for f in faces]
         return samples, f"{source}, CelebAMask-HQ painted in Mut1ny's colours"
     path = manifest or root / "manifest.csv"

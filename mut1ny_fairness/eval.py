@@ -192,7 +192,7 @@ def draw_confusion(path: Path, confusions: dict[str, Tensor]) -> None:
         names = [name if n > 0 else f"{name} (absent)" for name, n in zip(CLASSES, total[:, 0], strict=True)]
         axis.set_xticks(range(len(CLASSES)), CLASSES, rotation=60, ha="right", fontsize=8)
         axis.set_yticks(range(len(CLASSES)), names, fontsize=8)
-        axis.set_title(title, fontsize=9)
+        axis.set_title(pictures.plain(title), fontsize=9)
         axis.set_xlabel("predicted", fontsize=8)
         axis.set_ylabel("true, % of its pixels", fontsize=8)
     pictures.save_figure(path, figure, dpi=110)
@@ -252,7 +252,8 @@ def main() -> None:
     args = parse_args()
     device = pick_device(args.device)
     paths = args.checkpoints
-    outs = [args.out or path.parent / f"{path.stem}-{args.split}" for path in paths]
+    folder = [args.data.resolve().name] if args.data and args.split == "all" else []
+    outs = [args.out or path.parent / "-".join((path.stem, args.split, *folder)) for path in paths]
     if len(outs) > 1 and args.out:
         outs = [args.out / f"{path.resolve().parent.name}-{path.stem}" for path in paths]
     twice = [str(path) for path, out in zip(paths, outs, strict=True) if outs.count(out) > 1]

@@ -144,8 +144,8 @@ def analyse(counts: np.ndarray, shared: np.ndarray, groups: Groups, args: Namesp
         low, high = group_stats.interval(resampled[score][:, best] - resampled[score][:, worst])
         size = float(group_stats.gap(values))
         result["gaps"][score] = {
-            "best": groups.names[best],
-            "worst": groups.names[worst],
+            "best": groups.names[best] if size else None,  # all alike
+            "worst": groups.names[worst] if size else None,
             "gap": size,
             "gap_low": float(low),
             "gap_high": float(high),

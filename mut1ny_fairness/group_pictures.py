@@ -103,7 +103,7 @@ def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: l
     names = [f"{name} ({people})" for name, people in zip(groups.names, groups.people, strict=True)]
     axes[0, 0].set_yticks(y, names, parse_math=False)  # a $ in a group's name is no formula
     axes[0, 0].set_ylim(len(y) - 0.5, -0.5)
-    figure.legend(handles, results, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles, map(pictures.plain, results), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figure.suptitle("95 % intervals over people (their number in brackets); hollow: too few to rank", fontsize=8)
     pictures.save_figure(path, figure, dpi=130)
 
@@ -118,7 +118,7 @@ def draw_nulls(path: Path, results: dict[str, dict]) -> None:
         axis.hist(g["null"], bins=np.linspace(0, widest, 61), color="0.75")
         axis.axvline(g["gap"], color="C3")
         found = f"best {g['best']}, worst {g['worst']}: gap {g['gap']:.3f}, p = {g['p']:.4f}" if g["gap"] else "no gap"
-        axis.set_title(f"{title}\n{found}", fontsize=8)
+        axis.set_title(pictures.plain(f"{title}\n{found}"), fontsize=8)
         axis.set_xlabel("gap in mean IoU if groups meant nothing (line: observed)", fontsize=8)
         axis.set_ylabel("permutations", fontsize=8)
         axis.tick_params(labelsize=8)

@@ -51,8 +51,8 @@ def gap_table(results: dict[str, dict]) -> list[list[str]]:
     for title, result in results.items():
         for score, g in result["gaps"].items():
             gap = with_interval(g["gap"], g["gap_low"], g["gap_high"])
-            rows.append([title, NAMES[score], g["best"], g["worst"], gap, f"{g['p']:.4f}", f"{g['null_median']:.3f}",
-                         f"{g['overall']:.3f}", f"{g['equity_scaled']:.3f}"])  # fmt: skip
+            rows.append([title, NAMES[score], g["best"] or "none", g["worst"] or "none", gap, f"{g['p']:.4f}",
+                         f"{g['null_median']:.3f}", f"{g['overall']:.3f}", f"{g['equity_scaled']:.3f}"])  # fmt: skip
     return rows
 
 

@@ -54,7 +54,8 @@ def main() -> None:
     add = parser.add_argument_group("what to predict (ours)").add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
     add("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
-    add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: ./predictions")
+    default = Path("predictions", "mut1ny_fairness")
+    add("--out", type=Path, default=default, metavar="DIR", help=f"default: ./{default.as_posix()}")
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args()
     device = pick_device(args.device)
@@ -68,7 +69,8 @@ def main() -> None:
         label = segment(model, photo, saved["size"], saved["target"], device, amp)
         pictures.save_label(args.out / f"{name}_label.png", label, PALETTE)
         pictures.save_image(args.out / f"{name}_overlay.png", pictures.overlay(np.asarray(photo), label, PALETTE))
-    print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png")
+    if photos.done:
+        print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png")
     photos.raise_unreadable()
 
 

@@ -326,8 +326,10 @@ def main() -> None:
     print(f"data       {source}")
     if args.manifest:
         make_folder(args.manifest.resolve().parent, "--manifest")
+    elif not os.access(root, os.W_OK):
+        raise InputError(f"{root / 'manifest.csv'}: cannot be written; give --manifest FILE, to the other scripts too")
     prepare(root, args.manifest or root / "manifest.csv", args.seed, args.distance, args.out)
-    print(f"{', '.join(sorted(path.name for path in args.out.iterdir()))} -> {args.out}")
+    print(f"counts.csv, dropped.csv, dropped.png -> {args.out}")
 
 
 if __name__ == "__main__":

@@ -171,9 +171,9 @@ def draw_curves(path: Path, log: list[dict], title: str) -> None:
         axis.set_title(name)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.legend(fontsize=8)
-    figure.suptitle(title)
+    figure.suptitle(pictures.plain(title))
     pictures.save_figure(path, figure)
 
 

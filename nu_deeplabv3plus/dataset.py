@@ -170,7 +170,7 @@ def load(folder: Path, size: int, cache: Path, limit: int | None = None) -> tupl
 
     Raises InputError for unusable folders and files; the first face without any mask is named.
     """
-    faces = celebamask.list_celebamask(folder)[:limit]
+    faces = celebamask.list_whole_faces(folder)[:limit]
     bare = [face for face in faces if not face.masks]
     if bare:
         others = f" (nor have {len(bare) - 1} others)" if len(bare) > 1 else ""
@@ -288,8 +288,7 @@ def main() -> None:
     if report.usable:
         draw_figures(report, args.size, args.out)
         print(f"figure1.png, figure2.png, figure3.png -> {args.out}")
-    for path in celebamask.unused_files(folder, everything):
-        print(f"{path}: not used (its photo is missing, its name is unknown, or another file is in its place)")
+    celebamask.print_unused(folder)
     for problem in report.problems:
         print(problem)
     if report.problems:

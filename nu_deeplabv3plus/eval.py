@@ -224,7 +224,8 @@ def main() -> None:
     args = parse_args()
     device = pick_device(args.device)
     split = "all" if args.split == "all" else "val"
-    outs = [args.out or path.parent / f"{path.stem}-{split}" for path in args.checkpoints]
+    folder = [args.data.resolve().name] if args.data and split == "all" else []
+    outs = [args.out or path.parent / "-".join((path.stem, split, *folder)) for path in args.checkpoints]
     if len(outs) > 1 and args.out:
         outs = [args.out / f"{path.resolve().parent.name}-{path.stem}" for path in args.checkpoints]
     twice = [str(path) for path, out in zip(args.checkpoints, outs, strict=True) if outs.count(out) > 1]

@@ -68,7 +68,8 @@ def main() -> None:
     add = parser.add_argument_group("what to predict (ours)").add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
     add("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
-    add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: ./predictions")
+    default = Path("predictions", "nu_deeplabv3plus")
+    add("--out", type=Path, default=default, metavar="DIR", help=f"default: ./{default.as_posix()}")
     cli.add_machine_arguments(parser, workers=False)
     args = parser.parse_args()
     device = pick_device(args.device)
@@ -79,7 +80,8 @@ def main() -> None:
     for name, photo in photos:
         masks = predict(model, photo, checkpoint["args"]["size"], device, amp)
         write_predictions(args.out, name, photo, masks)
-    print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png, *_masks/PART.png")
+    if photos.done:
+        print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png, *_masks/PART.png")
     photos.raise_unreadable()
 
 

@@ -510,6 +510,15 @@ def no_hair(path, faces):
     return ("--data", path), f"{path}: none of its 12 faces has a mask NNNNN_hair.png"
 
 
+def hair_alone(path, faces):
+    """masks of hair alone, without any of skin"""
+    shutil.copytree(faces, path)
+    for mask in (path / "CelebAMask-HQ-mask-anno").rglob("*.png"):
+        if not mask.name.endswith("_hair.png"):
+            mask.unlink()
+    return ("--data", path), f"{path}: not one of its 12 faces has a mask of skin, only of hair"
+
+
 def two_photos_of_a_name(path):
     """two photos of one name"""
     for name in ("photos/a.jpg", "photos/more/a.jpg", "cutouts/a.png"):
@@ -628,15 +637,17 @@ def no_manifest(path):
 
 
 CASES_OF_ONE = {
+    "nu_deeplabv3plus": [hair_alone],
     "masked_ssl": [
+        hair_alone,
         a_label_id_out_of_range, a_label_of_16_bits, a_label_in_colours, a_label_of_another_size, a_label_as_jpeg,
         a_mapping_that_is_cut_off,
     ],
     "masked_ssl/pretrain": [no_pool],
     "hair_transfer": [no_hair],
-    "lrn_headtorso": [two_photos_of_a_name, no_backgrounds],
+    "lrn_headtorso": [hair_alone, two_photos_of_a_name, no_backgrounds],
     "mut1ny_fairness": [
-        an_xml_that_climbs_out, an_xml_of_whole_paths, an_xml_through_a_link, an_xml_that_explodes,
+        hair_alone, an_xml_that_climbs_out, an_xml_of_whole_paths, an_xml_through_a_link, an_xml_that_explodes,
         an_xml_that_reads_files, a_manifest_that_climbs_out, a_manifest_of_lost_files, a_manifest_without_columns,
         a_manifest_of_semicolons, a_manifest_of_no_rows, a_manifest_of_bytes, no_manifest,
     ],

@@ -267,6 +267,34 @@ def test_a_run_folder_with_a_run_in_it_is_refused(tmp_path):
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
+@pytest.mark.parametrize("left", ["best.pt", "pretrain.pt", "log.csv"])
+def test_a_run_folder_whose_last_checkpoint_was_removed_is_refused(left, tmp_path):
+    (tmp_path / left).write_text("epoch")
+    message = refused(new_run_folder, tmp_path, tmp_path / "runs", "flip")
+    assert message == f"{tmp_path} already holds a run's {left}; give another --out"
+    assert (tmp_path / left).read_text() == "epoch"
+
+
+def test_what_is_no_checkpoint_is_said_in_whole_words(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff" + bytes(99))
+    message = refused(load_checkpoint, tmp_path / "photo.jpg", "a_paper")
+    assert message.endswith("loaded safely (Weights only load failed); use another file")
+
+
+def test_only_a_full_disk_is_told_to_free_some_space(tmp_path, monkeypatch):
+    def failing(number):
+        def fsync(descriptor):
+            raise OSError(number, os.strerror(number))
+
+        return fsync
+
+    space = "free some space or use another folder"
+    for number, remedy in ((errno.ENOSPC, space), (errno.EACCES, "use another folder")):
+        monkeypatch.setattr(os, "fsync", failing(number))
+        message = refused(write_atomically, tmp_path / "a", b"x")
+        assert message.endswith(f"{os.strerror(number)}; nothing was overwritten; {remedy}")
+
+
 def test_a_file_as_run_folder_is_refused(tmp_path):
     file = tmp_path / "file"
     file.write_text("")

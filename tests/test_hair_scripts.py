@@ -202,6 +202,8 @@ def test_the_mean_mask_is_scored_as_a_network_is(call, faces, trained, tmp_path,
     assert header[1:3] == [f"{trained.name}/best", "mean training mask"]
     assert dict(zip(header, rows[-1], strict=True))["mean training mask"] == f"{results['loss']:.6f}"
     others = write_celebamask(tmp_path / "others", n=3, size=64, seed=700)  # the mean stays that of the training faces
+    succeed(call(eval, trained / "best.pt", "--out", tmp_path / "out", *cache))
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["figure3.png", "results.json", "table.csv"]
     arguments = ("--data", others, "--split", "all", "--mean-mask", "--out", tmp_path / "others-out")
     assert "mean training mask: of 9 faces" in succeed(call(eval, trained / "best.pt", *arguments, *cache))
     saved = torch.load(trained / "best.pt", weights_only=True)

@@ -66,6 +66,16 @@ def test_no_two_photos_share_a_name(tmp_path, names, expected):
     assert [name for name, _ in OwnPhotos(tmp_path / "photos", tmp_path / "out")] == expected
 
 
+def test_what_is_no_photo_is_said_to_be_left_out(tmp_path, capsys):
+    (tmp_path / "photos" / "deeper").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a.png")
+    assert len(OwnPhotos(tmp_path / "photos", tmp_path / "out").paths) == 1 and not capsys.readouterr().out
+    for name in ("b.heic", "c.txt"):
+        (tmp_path / "photos" / name).touch()
+    assert len(OwnPhotos(tmp_path / "photos", tmp_path / "out").paths) == 1
+    assert capsys.readouterr().out.startswith("2 file(s) left out, b.heic ...: none of .jpg, ")
+
+
 def test_a_gap_in_a_grid_keeps_the_titles_of_its_row_and_column(tmp_path, monkeypatch):
     """And a $ in them is the letter, not the start of a formula."""
     figures = []
@@ -77,3 +87,23 @@ def test_a_gap_in_a_grid_keeps_the_titles_of_its_row_and_column(tmp_path, monkey
     assert words >= {"img$_$", "sad", "A$", "B"}
     gap, _, shown, _ = figures[0].axes
     assert gap.axison and gap.yaxis.label.get_visible() and not gap.get_frame_on() and shown.get_frame_on()
+
+
+def test_a_plain_name_is_neither_a_formula_nor_hidden_from_a_legend():
+    figure, axis = pictures.subplots(figsize=(2, 2))
+    axis.plot([0, 1], label=pictures.plain("_run $a_$"))
+    drawn = axis.legend().get_texts()[0]
+    assert drawn._preprocess_math(drawn.get_text()) == (" _run $a_$", False)
+    figure.canvas.draw()
+
+
+def test_the_only_epoch_of_a_run_is_one_tick(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(pictures, "save_figure", lambda path, figure: (figure.canvas.draw(), figures.append(figure)))
+    for n in (1, 2, 30):
+        rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, n + 1)]
+        pictures.save_curves(tmp_path / "curves.png", rows, {"loss": {"loss": "training"}})
+        axis = figures[-1].axes[0]
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks and all(tick == int(tick) for tick in ticks), ticks

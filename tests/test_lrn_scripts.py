@@ -338,8 +338,11 @@ def test_nobody_found_where_nobody_is_counts_as_right(here, people, nobody, tmp_
 
 
 def test_eval_on_other_pictures(here, trained, faces):
-    args = ("--data", faces, "--split", "all", "--cache", "cache", "--out", "faces")
-    assert "12 pictures" in succeed(here(eval, trained / "unet" / "best.pt", *args))
+    args = ("--data", faces, "--split", "all", "--cache", "cache")
+    out = succeed(here(eval, trained / "unet" / "best.pt", *args))
+    folder = trained / "unet" / f"best-all-{faces.name}"  # of that data folder alone
+    assert "12 pictures" in out and out.endswith(f"results.json, table1.csv, figure2.png -> {folder}\n")
+    shutil.rmtree(folder)
     error = one_line_error(here(eval, trained / "unet" / "best.pt", "--data", faces, "--cache", "cache"))
     assert "of the test split" in error
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common import pictures
 from common.cli import InputError
 from common.metrics import confusion_matrix, counts_from_confusion, scores_from_counts
 from mut1ny_fairness import fairness, group_pictures, group_stats, group_tables
@@ -266,6 +267,27 @@ def test_groups_under_ten_people_are_not_ranked_and_under_thirty_are_wide():
     assert notes["z"] == "not ranked (under 10 people)" and notes[NOT_GIVEN] == "not ranked"
     two = find_groups(photos, ["group", "emotion"])
     assert two.images[two.names.index("x / happy")] == 30 and two.people[two.names.index("z / sad")] == 9
+
+
+def test_groups_that_are_all_alike_have_no_best_and_no_worst():
+    photos = photos_of(*[(group, f"{group}{i}", "sad") for group in "ab" for i in range(12)])
+    groups = find_groups(photos, ["group"])
+    result = fairness.analyse(counts_with_iou(*[0.5] * 24), np.ones(1, bool), groups, ARGS)
+    found = result["gaps"]["iou_image"]
+    assert (found["gap"], found["best"], found["worst"]) == (0, None, None)
+    _, *rows = group_tables.gap_table({"a run": result})
+    assert {tuple(row[2:4]) for row in rows} == {("none", "none")}
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(pictures, "save_figure", lambda path, figure, dpi: figures.append(figure))
+    gap = {"best": "a_$<30k", "worst": "b_$_", "gap": 0.1, "p": 0.5, "null": np.linspace(0, 0.2, 9)}
+    group_pictures.draw_nulls(tmp_path / "null.png", {"run $_$": {"gaps": {group_pictures.HEADLINE: gap}}})
+    figures[0].canvas.draw()
+    title = figures[0].axes[0].title
+    words, formula = title._preprocess_math(title.get_text())
+    assert words.startswith("run $_$\nbest a_$<30k, worst b_$_: gap") and not formula
 
 
 def test_the_gap_is_between_ranked_groups_only():

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from common.cache import fingerprint
-from common.celebamask import FLIP_PAIRS, list_celebamask
+from common.celebamask import FLIP_PAIRS, list_celebamask, print_unused, unused_files
 from common.cli import InputError
 from common.faces import PARTS, generate_face, write_celebamask
 from nu_deeplabv3plus import dataset
@@ -102,6 +102,17 @@ def test_after_flip_swap_a_left_eye_is_a_left_eye(loaded):
     assert (centre(literal, L_EYE) < centre(literal, R_EYE)).all()
     assert torch.equal(swapped[:, L_EYE], plain[:, R_EYE].flip(-1))
     assert torch.equal(swapped[:, NOSE], plain[:, NOSE].flip(-1))
+
+
+def test_of_many_unused_files_twenty_are_named(faces, tmp_path, capsys):
+    folder = shutil.copytree(faces, tmp_path / "faces")
+    for photo in sorted((folder / "CelebA-HQ-img").iterdir())[3:]:
+        photo.unlink()
+    unused = unused_files(folder, list_celebamask(folder))
+    print_unused(folder)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21 and all(str(path) in line for path, line in zip(unused, lines[:20], strict=False))
+    assert lines[-1] == f"... and {len(unused) - 20} more files that are not used"
 
 
 def test_flip_pairs_are_the_three_left_right_pairs():

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,13 +169,20 @@ def test_predict_looks_at_the_photo_and_not_at_its_padding():
         assert masks.shape == (18, H, W) and (masks != (pixels[..., 0] > 0)).mean() < 0.03
 
 
-def test_predict_names_the_unreadable_photo_after_doing_the_others(call, trained, tmp_path):
+def test_predict_names_the_unreadable_photo_after_doing_the_others(call, trained, tmp_path, monkeypatch):
     photos = tmp_path / "photos"
     photos.mkdir()
     Image.new("RGB", (32, 32)).save(photos / "good.png")
     (photos / "bad.jpg").write_bytes(b"no picture")
-    error = one_line_error(call(predict, trained / "best.pt", photos, "--out", tmp_path / "out", "--device", "cpu"))
+    result = call(predict, trained / "best.pt", photos, "--out", tmp_path / "out", "--device", "cpu")
+    error = one_line_error(result)
     assert "bad.jpg" in error and (tmp_path / "out" / "good_label.png").exists()
+    assert result.stdout.startswith("1 photo(s) -> ")
+    monkeypatch.chdir(tmp_path)
+    result = call(predict, trained / "best.pt", photos / "bad.jpg", "--device", "cpu")
+    assert "bad.jpg" in one_line_error(result) and not result.stdout
+    succeed(call(predict, trained / "best.pt", photos / "good.png", "--device", "cpu"))
+    assert Path("predictions", "nu_deeplabv3plus", "good_label.png").exists()  # apart from the other papers'
 
 
 def test_dataset_describes_a_folder_and_draws_its_figures(call, faces, tmp_path, real_pictures):
