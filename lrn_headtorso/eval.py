@@ -242,8 +242,8 @@ def main() -> None:
         print(f"{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}", flush=True)
         if known := count_seen([pair.photo for pair in pairs], checkpoint.get("trained_on", ())):
             print(f"{path}: WAS TRAINED ON {known} OF THESE {len(pairs)} PICTURES")
-    folder = [args.data.resolve().name] if args.data and args.split == "all" else []
-    name = "-".join((args.checkpoints[0].stem, args.split, *folder))
+    other = [args.data.resolve().name] if args.data and args.split == "all" else []
+    name = "-".join((args.checkpoints[0].stem, args.split, *other))
     out = make_folder(args.out or args.checkpoints[0].parent / name)
 
     summaries = {label: summarize(run.scores) for label, run in runs.items()}

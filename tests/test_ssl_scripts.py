@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, leave_out_pictures, one_line_error, refused, succeed
 from PIL import Image
+from trainings import make_networks_small, write_small_script
 
 from masked_ssl import dataset, eval, label_fractions, lapa, predict, pretrain, train, weights
 from masked_ssl import model as ssl_model
@@ -23,9 +24,9 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 @pytest.fixture(scope="module", autouse=True)
 def narrow():
-    """All that runs in this process has an encoder of few channels."""
+    """All that runs in this process has a small encoder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ssl_model, "WIDTH", 8)
+        make_networks_small("masked_ssl", patch.setattr)
         yield
 
 
@@ -571,28 +572,28 @@ def test_help_names_every_flag_and_its_source(call):
         assert flag in out
 
 
-# ---- The real network, from the shell --------------------------------------------------------------------------------
+# ---- From the shell ------------------------------------------------------------------------------------------------
 
 
 def test_pretrain_and_train_in_two_processes_and_eval(script, call, faces, tmp_path, monkeypatch):
     """Each face is trained on and tested once: alone, in one process, eval.py gives the same numbers."""
     common = ("--data", faces, "--epochs", 1, "--cache", tmp_path / "cache", *TINY)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    for name in ("pretrain", "train"):
+        write_small_script(tmp_path / f"{name}.py", "masked_ssl", name)
     arguments = (*common, "--init", "random", "--out", "pre")
-    out = succeed(script("masked_ssl/pretrain.py", *arguments, launcher=launcher)).splitlines()
+    out = succeed(script("pretrain.py", *arguments, root=tmp_path, launcher=launcher)).splitlines()
     assert [line.split()[0] for line in out[:7]] == ["command", "device", "data", "masking", "model", "weights", "out"]
-    assert "48,986,035" in out[4] and "11 photos" in out[2]
+    assert "2 process(es)" in out[1] and "11 photos" in out[2]
     assert out[-1].startswith("next") and "train.py --init pre/pretrain.pt" in out[-1]
-    (tmp_path / "pre" / "last.pt").unlink()
     flags = ("--init", "pre/pretrain.pt", "--min-steps", 0, "--out", "fine")
-    out = succeed(script("masked_ssl/train.py", *common, *flags, launcher=launcher)).splitlines()
+    out = succeed(script("train.py", *common, *flags, root=tmp_path, launcher=launcher)).splitlines()
     assert [line.split()[0] for line in out[:7]] == ["command", "device", "data", "model", "weights", "out", "steps"]
-    assert "48,988,355" in out[3] and "10 of 10 train, 1 val, 1 test" in out[2]
+    assert "2 process(es)" in out[1] and "10 of 10 train, 1 val, 1 test" in out[2]
     assert out[-1].startswith("next") and out[-1].endswith("eval.py fine/best.pt")
     log = list(csv.DictReader(open(tmp_path / "fine" / "log.csv")))
     assert len(log) == 1 and log[0]["steps"] == "3"
-    (tmp_path / "fine" / "last.pt").unlink()
-    monkeypatch.setattr(ssl_model, "WIDTH", 64)
+    make_networks_small("masked_ssl", monkeypatch.setattr)
     out = succeed(call(eval, tmp_path / "fine" / "best.pt", "--cache", tmp_path / "cache", "--device", "cpu"))
     results = json.loads((tmp_path / "fine" / "best-test" / "results.json").read_text())
     assert "mean, all classes" in out and (tmp_path / "fine" / "best-test" / "figure5.png").exists()

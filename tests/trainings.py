@@ -1,6 +1,8 @@
 """A tiny training of every script that trains, on generated faces in CelebAMask-HQ's layout, for what all must pass."""
 
 import importlib
+import math
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
@@ -37,16 +39,22 @@ def nu_aspp(in_channels: int, out_channels: int, rates: tuple[int, ...]) -> nn.M
     return nn.Conv2d(in_channels, out_channels, 1)
 
 
+def block(in_channels: int, width: int, stride: int = 1, dilation: int = 1) -> nn.Module:
+    """In a Bottleneck's place: of its shapes, with a hundredth of its weights."""
+    pointwise = nn.Conv2d(in_channels, 4 * width, 1, stride, groups=math.gcd(32, in_channels), bias=False)
+    return nn.Sequential(pointwise, nn.BatchNorm2d(4 * width), nn.ReLU())
+
+
 def hair_head(num_outputs: int, rates: tuple[int, ...]) -> nn.Module:
     return nn.Sequential(nn.Dropout(0.5), nn.Conv2d(2048, num_outputs, 1))
 
 
 SMALL = {  # module -> what makes its network small
-    "nu_deeplabv3plus.model": {"ASPP": nu_aspp},
+    "nu_deeplabv3plus.model": {"ASPP": nu_aspp, "Bottleneck": block},
     "hair_transfer.model": {"BLOCKS": (1, 1, 1, 1), "deeplab_head": hair_head},
     "lrn_headtorso.model": {"CHANNELS": (4, 8, 8, 16, 16)},
-    "masked_ssl.model": {"WIDTH": 8},
-    "mut1ny_fairness.resnet": {"BLOCKS": (1, 1, 1, 1)},
+    "masked_ssl.model": {"WIDTH": 8, "Bottleneck": block},
+    "mut1ny_fairness.resnet": {"BLOCKS": (1, 1, 1, 1), "Bottleneck": block},
 }
 
 
@@ -55,3 +63,18 @@ def make_networks_small(folder: str, setattr=setattr) -> None:
     for module, values in SMALL.items():
         for name, value in values.items() if module.startswith(folder) else ():
             setattr(importlib.import_module(module), name, value)
+
+
+def write_small_script(path: Path, folder: str, script: str) -> Path:
+    """FOLDER/SCRIPT.py with its small network, as a script for torchrun."""
+    tests = Path(__file__).parent
+    lines = [
+        "import sys",
+        f"sys.path[:0] = {[str(tests.parent), str(tests)]!r}",
+        "from trainings import make_networks_small",
+        f"from {folder} import {script}",
+        f"make_networks_small({folder!r})",
+        f"{script}.main()",
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
