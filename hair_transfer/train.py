@@ -222,6 +222,8 @@ def main() -> None:
         print(f"command    {shlex.join(sys.argv)}")
         print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
         print(f"data       {source}: {len(faces)} faces, {len(train)} train, {len(test)} test, {args.part}")
+        if not any(face.mask for face in test_set.faces):
+            print(f"note       none of the test faces has {args.part}: IoU, F1 and AUROC cannot be said of them (nan)")
         print(f"model      DeepLabV3-ResNet101, {sum(p.numel() for p in model.parameters()):,} parameters")
         print(f"weights    {weights}")
         print(f"out        {out}", flush=True)

@@ -87,6 +87,17 @@ def test_first_and_last_lines_of_a_training_in_two_processes(script, faces, trai
     assert out[-1].startswith("next") and out[-1].endswith("eval.py one/best.pt")
 
 
+def test_test_faces_without_the_part_are_noted(call, faces, tmp_path):
+    folder = shutil.copytree(faces, tmp_path / "faces")
+    _, test = dataset.split(dataset.list_faces([folder]), 0)
+    flags = ("--data", folder, "--epochs", 1, "--out", tmp_path / "run", "--cache", tmp_path / "cache", *TINY)
+    for face in test:
+        if face.mask:
+            face.mask.unlink()
+    out = succeed(call(train, *flags))
+    assert "none of the test faces has hair: IoU, F1 and AUROC cannot be said of them (nan)" in out
+
+
 def test_transfer_from_another_task_of_two_folders_with_tanh_and_the_auxiliary_head(call, faces, trained, tmp_path):
     source = ("--init", trained / "best.pt", "--data", faces, faces, "--part", "skin", "--output", "tanh", "--aux", 0.5)
     out = succeed(call(train, *source, "--limit", 14, "--epochs", 1, "--out", tmp_path / "run", *TINY))
