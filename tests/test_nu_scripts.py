@@ -22,13 +22,13 @@ from nu_deeplabv3plus.train import EarlyStopping
 
 TINY = ("--size", 32, "--weights", "none", "--device", "cpu", "--workers", 0)
 TRAIN = "nu_deeplabv3plus/train.py"
-ASPP = model.ASPP  # the real one
+REAL = {name: getattr(model, name) for name in ("ASPP", "Bottleneck")}
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """All that runs in this process has one convolution in the ASPP's place."""
+    """All that runs in this process has one convolution in the place of the ASPP and of each bottleneck."""
     with pytest.MonkeyPatch.context() as patch:
         make_networks_small("nu_deeplabv3plus", patch.setattr)
         yield
@@ -237,7 +237,8 @@ def test_the_folder_and_common_alone_train_elsewhere_in_two_processes(
     assert out[-1] == f"next       python {elsewhere / 'nu_deeplabv3plus' / 'eval.py'} {run / 'best.pt'}"
     log = list(csv.DictReader(open(run / "log.csv")))
     assert len(log) == 1 and log[0]["lr"] == "0.001"  # --batch-size is of all processes: the rate stays
-    monkeypatch.setattr(model, "ASPP", ASPP)
+    for name, real in REAL.items():
+        monkeypatch.setattr(model, name, real)
     succeed(call(evaluation, run / "last.pt", "--cache", trained.parent / "cache", "--device", "cpu"))
     results = json.loads((run / "last-val" / "results.json").read_text())
     assert results["loss"] == pytest.approx(float(log[0]["val_loss"]), abs=1e-6)
