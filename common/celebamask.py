@@ -21,9 +21,7 @@ PARTS = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear",
          "hair", "hat", "ear_r", "neck_l", "neck", "cloth")  # fmt: skip
 # (index, index) of the left/right pairs in PARTS: a mirrored left eye is a right eye
 FLIP_PAIRS = tuple((PARTS.index(f"l_{part}"), PARTS.index(f"r_{part}")) for part in ("eye", "brow", "ear"))
-
-
-UNUSED_SHOWN = 20
+UNUSED_SHOWN = 20  # of the files that belong to no face
 
 
 class FaceFiles(NamedTuple):

@@ -113,9 +113,11 @@ class OwnPhotos:
 
     def __init__(self, path: Path, out: Path):
         self.paths, self.unreadable = list_photos(path), []
-        others = [file for file in files_in(path) if file.is_file() and file not in self.paths] if path.is_dir() else []
+        found = files_in(path) if path.is_dir() else []
+        others = [file.name for file in found if file.suffix.lower() not in PHOTO_SUFFIXES and file.is_file()]
         if others:
-            print(f"{len(others)} file(s) left out, {others[0].name} ...: none of {', '.join(PHOTO_SUFFIXES)}")
+            more = f" and {len(others) - 1} more files" if len(others) > 1 else ""
+            print(f"{others[0]}{more}: left out, for photos are {', '.join(PHOTO_SUFFIXES)}")
         if out.resolve() in {path.resolve(), *(photo.resolve().parent for photo in self.paths)}:
             raise InputError(f"--out {out}: is the folder of the photos; give another one")
 

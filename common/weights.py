@@ -59,7 +59,7 @@ def _read(path: Path, flag: str, choices: str) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise InputError(f"{flag} {path}: no such file; give {choices} or the path of a state dict") from None
     except IsADirectoryError:
-        raise InputError(f"{flag} {path}: is a folder; give a file, such as the best.pt in it") from None
+        raise InputError(f"{flag} {path}: is a folder; give {choices} or the path of a state dict") from None
     except Exception as error:  # torch.load raises a dozen kinds for broken files
         problem = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:80]
         raise InputError(f"{flag} {path}: cannot be loaded ({problem}); download it again") from None

@@ -7,10 +7,10 @@
     python hair_transfer/eval.py best.pt --data OTHER_FACES --split all       on other faces of CelebAMask-HQ's layout
     python hair_transfer/eval.py best.pt --pairs FOLDER                       on FOLDER/photos and FOLDER/masks
 
-Writes results.json to best-test/ beside each checkpoint (with --split all best-all/ or best-all-FOLDER/, with --pairs
-best-pairs/) and table.csv, figure3.png, errors.png and mean-mask/ to the first one's; with --out all below that folder.
-Pixels are pooled: counted over the whole set, divided once. The paper's AUROC is, it seems, a mean over batches as its
-template's is; ours of that kind stands apart.
+Writes results.json to best-test/ beside each checkpoint (with --data FOLDER --split all best-all-FOLDER/, with --pairs
+best-pairs-FOLDER/) and table.csv, figure3.png, errors.png and mean-mask/ to the first one's; with --out all below that
+folder. Pixels are pooled: counted over the whole set, divided once. The paper's AUROC is, it seems, a mean over batches
+as its template's is; ours of that kind stands apart.
 """
 
 import contextlib
@@ -246,7 +246,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--error-map", action="store_true", help="also draw errors.png: found, missed, too much")
     add("--mean-mask", action="store_true",
         help="also score a baseline that gives every face the mean mask of the first checkpoint's training faces")
-    add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-test")
+    add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-test or best-all-FOLDER")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     cli.add_machine_arguments(parser)
     args = parser.parse_args(argv)
@@ -261,8 +261,9 @@ def main() -> None:
     args = parse_args()
     device = pick_device(args.device)
     split = "pairs" if args.pairs else "all" if args.split == "all" else "test"
-    folders = [folder.resolve().name for folder in args.data or () if split == "all"]
-    outs = [args.out or path.parent / "-".join((path.stem, split, *folders)) for path in args.checkpoints]
+    other = args.pairs or (args.data[0] if args.data and split == "all" else None)
+    name = f"{split}-{other.resolve().name}" if other else split
+    outs = [args.out or path.parent / f"{path.stem}-{name}" for path in args.checkpoints]
     if len(outs) > 1 and args.out:
         outs = [args.out / f"{path.resolve().parent.name}-{path.stem}" for path in args.checkpoints]
     twice = [str(path) for path, out in zip(args.checkpoints, outs, strict=True) if outs.count(out) > 1]
@@ -317,6 +318,8 @@ def main() -> None:
     draw_figure_3(out / "figure3.png", list(results), photos, outputs)
     if not args.mean_mask:  # an earlier evaluation's, of other faces perhaps
         (out / "mean-mask" / "results.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (out / "mean-mask").rmdir()
     (out / "errors.png").unlink(missing_ok=True)
     if args.error_map:
         draw_errors(out / "errors.png", list(results), photos, masks, outputs)

@@ -6,8 +6,8 @@
     python lrn_headtorso/eval.py best.pt --data OTHER --split all                on other pictures
 
 Writes results.json, table1.csv, figure2.png and, for each LRN, maps-RUN.png (its six maps) to best-test/ beside the
-first checkpoint or to --out. Both measures are taken for each picture and averaged, at the network's own size;
-distances are scaled to pixels of a 224 px picture.
+first checkpoint (with --data FOLDER --split all to best-all-FOLDER/) or to --out. Both measures are taken for each
+picture and averaged, at the network's own size; distances are scaled to pixels of a 224 px picture.
 """
 
 import re
@@ -209,7 +209,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
              "those it was trained on too")
     add("--worst", action="store_true",
         help="figure 2 and the six maps of the pictures with the first checkpoint's lowest Jaccard index")
-    add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt")
+    add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt, or best-all-FOLDER")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     cli.add_machine_arguments(parser)
     return parser.parse_args(argv)
@@ -242,9 +242,8 @@ def main() -> None:
         print(f"{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}", flush=True)
         if known := count_seen([pair.photo for pair in pairs], checkpoint.get("trained_on", ())):
             print(f"{path}: WAS TRAINED ON {known} OF THESE {len(pairs)} PICTURES")
-    other = [args.data.resolve().name] if args.data and args.split == "all" else []
-    name = "-".join((args.checkpoints[0].stem, args.split, *other))
-    out = make_folder(args.out or args.checkpoints[0].parent / name)
+    name = f"all-{args.data.resolve().name}" if args.data and args.split == "all" else args.split
+    out = make_folder(args.out or args.checkpoints[0].parent / f"{args.checkpoints[0].stem}-{name}")
 
     summaries = {label: summarize(run.scores) for label, run in runs.items()}
     rows = table({label: (run.method, summaries[label]) for label, run in runs.items()})

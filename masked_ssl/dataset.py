@@ -72,10 +72,13 @@ class Data(NamedTuple):
     parts: dict[str, list[Face]]  # train, val, test
 
 
-def locate(data: Path | None, layout: str = "celebamask", limit: int | None = None) -> Data:
+def locate(
+    data: Path | None, layout: str = "celebamask", limit: int | None = None, *, labels: bool = True
+) -> Data:
     """The labelled faces: of --data, else of data/LaPa or data/CelebAMask-HQ here, else painted in `layout`.
 
-    `limit`: the first so many of each part. Raises InputError if the folder is neither or cannot be used.
+    limit: the first so many of each part; labels: False for the photos alone, whatever masks they have. Raises
+    InputError if the folder is neither or cannot be used.
     """
     own = [HERE / "data" / name for name in ("LaPa", "CelebAMask-HQ")]
     folder = data or next((path for path in own if path.is_dir()), None)
@@ -90,7 +93,7 @@ def locate(data: Path | None, layout: str = "celebamask", limit: int | None = No
         parts = {part: lapa.list_part(folder, part) for part in splits.SPLITS}
         layout, split_words = "lapa", "LaPa's own split"
     elif (folder / "CelebA-HQ-img").is_dir():
-        found = celebamask.list_whole_faces(folder)
+        found = (celebamask.list_whole_faces if labels else celebamask.list_celebamask)(folder)
         parts, split_words = splits.split_celebamask(folder, found)
         layout = "celebamask"
     else:

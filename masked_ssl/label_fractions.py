@@ -150,6 +150,8 @@ def run_one(
         if (folder / "last.pt").is_file():
             train.main(["--resume", str(folder / "last.pt"), *machine, *resumed])
         else:
+            for name in ("log.csv", "best.pt"):  # of a run whose results.json was damaged and removed
+                (folder / name).unlink(missing_ok=True)
             train.main([*rest, "--fraction", str(fraction), "--seed", str(seed), "--init", init, "--out", str(folder)])
         eval.main([str(folder / "last.pt"), *machine])
     for name in () if keep else ("last.pt", "best.pt"):

@@ -116,7 +116,7 @@ def find_pool(args: Namespace) -> tuple[list[Path], str, Data | None]:
     """
     data = None
     if args.data or not args.photos:
-        data = dataset.locate(args.data and Path(args.data), args.layout)
+        data = dataset.locate(args.data and Path(args.data), args.layout, labels=False)
     photos, left_out = pool.gather(data, [Path(folder) for folder in args.photos])
     photos = photos[: args.limit]
     if len(photos) < 2:

@@ -81,8 +81,8 @@ def list_samples(data: Path | None, manifest: Path | None = None) -> tuple[list[
         bare = [face for face in faces if not face.masks]
         if bare:
             raise InputError(
-                f"{bare[0].photo}: has no mask, like {len(bare) - 1} more of {len(faces)} photos; add masks to "
-                "CelebAMask-HQ-mask-anno or remove them"
+                f"{bare[0].photo}: has no mask ({len(bare)} of {len(faces)} photos have none); add masks to "
+                "CelebAMask-HQ-mask-anno or remove the photos"
             )
         samples = [Sample(f.photo.name, f.photo, None, f.masks, "", "real") for f in faces]
         return samples, f"{source}, CelebAMask-HQ painted in Mut1ny's colours"

@@ -4,9 +4,9 @@
     python mut1ny_fairness/eval.py best.pt --data OTHER_FACES --split all     on other faces
     python mut1ny_fairness/eval.py best.pt --bgr                              why the paper's hair may be turquoise
 
-Writes results.json (with --bgr also results-bgr.json) to best-test/ beside each checkpoint and final.csv,
-per_class.csv, confusion.png, samples.png (with --bgr also turquoise.png) to the first one's, or all below --out. Pixels
-are pooled: counted over the whole set, divided once.
+Writes results.json (with --bgr also results-bgr.json) to best-test/ beside each checkpoint (with --data FOLDER --split
+all to best-all-FOLDER/) and final.csv, per_class.csv, confusion.png, samples.png (with --bgr also turquoise.png) to the
+first one's, or all below --out. Pixels are pooled: counted over the whole set, divided once.
 """
 
 import math
@@ -239,7 +239,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--bgr", action="store_true",
         help="also read the outputs in the other channel order, in which yellow hair is turquoise (ours)")
     add("--out", type=Path, metavar="DIR",
-        help="default: best-test beside each best.pt; tables and pictures to the first one's")
+        help="default: best-test, or best-all-FOLDER, beside each best.pt; tables and pictures to the first one's")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded images (default: data/cache here)")
     cli.add_machine_arguments(parser)
     args = parser.parse_args(argv)
@@ -252,8 +252,8 @@ def main() -> None:
     args = parse_args()
     device = pick_device(args.device)
     paths = args.checkpoints
-    folder = [args.data.resolve().name] if args.data and args.split == "all" else []
-    outs = [args.out or path.parent / "-".join((path.stem, args.split, *folder)) for path in paths]
+    name = f"all-{args.data.resolve().name}" if args.data and args.split == "all" else args.split
+    outs = [args.out or path.parent / f"{path.stem}-{name}" for path in paths]
     if len(outs) > 1 and args.out:
         outs = [args.out / f"{path.resolve().parent.name}-{path.stem}" for path in paths]
     twice = [str(path) for path, out in zip(paths, outs, strict=True) if outs.count(out) > 1]

@@ -48,6 +48,7 @@ from mut1ny_fairness.palette import CLASSES, predicted_classes
 
 SIMULATED = (3, 10, 30, 100)  # people per group; 3 is the paper's grid
 BATCH = 8
+ALIKE = 1e-9  # a smaller gap is one of rounding
 
 
 def scored_classes(text: str | None) -> list[int]:
@@ -144,8 +145,8 @@ def analyse(counts: np.ndarray, shared: np.ndarray, groups: Groups, args: Namesp
         low, high = group_stats.interval(resampled[score][:, best] - resampled[score][:, worst])
         size = float(group_stats.gap(values))
         result["gaps"][score] = {
-            "best": groups.names[best] if size else None,  # all alike
-            "worst": groups.names[worst] if size else None,
+            "best": groups.names[best] if size > ALIKE else None,
+            "worst": groups.names[worst] if size > ALIKE else None,
             "gap": size,
             "gap_low": float(low),
             "gap_high": float(high),

@@ -117,7 +117,7 @@ def draw_nulls(path: Path, results: dict[str, dict]) -> None:
         g = result["gaps"][HEADLINE]
         axis.hist(g["null"], bins=np.linspace(0, widest, 61), color="0.75")
         axis.axvline(g["gap"], color="C3")
-        found = f"best {g['best']}, worst {g['worst']}: gap {g['gap']:.3f}, p = {g['p']:.4f}" if g["gap"] else "no gap"
+        found = f"best {g['best']}, worst {g['worst']}: gap {g['gap']:.3f}, p = {g['p']:.4f}" if g["best"] else "no gap"
         axis.set_title(pictures.plain(f"{title}\n{found}"), fontsize=8)
         axis.set_xlabel("gap in mean IoU if groups meant nothing (line: observed)", fontsize=8)
         axis.set_ylabel("permutations", fontsize=8)

@@ -329,7 +329,8 @@ def main() -> None:
     elif not os.access(root, os.W_OK):
         raise InputError(f"{root / 'manifest.csv'}: cannot be written; give --manifest FILE, to the other scripts too")
     prepare(root, args.manifest or root / "manifest.csv", args.seed, args.distance, args.out)
-    print(f"counts.csv, dropped.csv, dropped.png -> {args.out}")
+    drawn = ", dropped.png" if (args.out / "dropped.png").exists() else ""
+    print(f"counts.csv, dropped.csv{drawn} -> {args.out}")
 
 
 if __name__ == "__main__":

@@ -274,7 +274,7 @@ def main() -> None:
     if args.size % 8:
         parser.error(f"--size {args.size} must be a multiple of 8")
     folder, source = locate(args.data)
-    everything = celebamask.list_celebamask(folder)
+    everything = celebamask.list_whole_faces(folder)
     make_folder(args.out)
     faces = everything[: args.limit]
     report = verify(faces, args.size)

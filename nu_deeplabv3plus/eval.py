@@ -4,9 +4,9 @@
     python nu_deeplabv3plus/eval.py nu_deeplabv3plus/runs/{none,flip,flip-swap}/best.pt          side by side
     python nu_deeplabv3plus/eval.py best.pt --data OTHER_FACES --split all                        on other faces
 
-Writes results.json, table1.csv and figure6.png to figure8.png to best-val/ beside best.pt, or to --out, where several
-checkpoints get a folder each and comparison.csv. Scores are pooled: pixels are counted over the whole set and divided
-once. "mean over batches" is the paper's running score.
+Writes results.json, table1.csv and figure6.png to figure8.png to best-val/ beside best.pt (with --data FOLDER --split
+all to best-all-FOLDER/), or to --out, where several checkpoints get a folder each and comparison.csv. Scores are
+pooled: pixels are counted over the whole set and divided once. "mean over batches" is the paper's running score.
 """
 
 import argparse
@@ -213,7 +213,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--split", choices=["val", "test", "all"], default="val",
         help="val: the checkpoint's 20 %% (Sec. 3.2); test: the same, for the paper has no third part; all: every "
              "face of the folder, those that it was trained on too")
-    add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-val")
+    add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-val or best-all-FOLDER")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     cli.add_machine_arguments(parser)
     return parser.parse_args(argv)
@@ -224,8 +224,8 @@ def main() -> None:
     args = parse_args()
     device = pick_device(args.device)
     split = "all" if args.split == "all" else "val"
-    folder = [args.data.resolve().name] if args.data and split == "all" else []
-    outs = [args.out or path.parent / "-".join((path.stem, split, *folder)) for path in args.checkpoints]
+    name = f"all-{args.data.resolve().name}" if args.data and split == "all" else split
+    outs = [args.out or path.parent / f"{path.stem}-{name}" for path in args.checkpoints]
     if len(outs) > 1 and args.out:
         outs = [args.out / f"{path.resolve().parent.name}-{path.stem}" for path in args.checkpoints]
     twice = [str(path) for path, out in zip(args.checkpoints, outs, strict=True) if outs.count(out) > 1]

@@ -244,7 +244,8 @@ def mut1ny_gaps(results: dict[str, dict]) -> Rows:
                 gap = model["gaps"][HEADLINE]
                 numbers = group_tables.with_interval(gap["gap"], gap["gap_low"], gap["gap_high"]), f"{gap['p']:.3f}"
                 more = f"{gap['null_median']:.3f}", f"{gap['equity_scaled']:.3f}"
-                rows.append([" and ".join(record["results"]["by"]), title, gap["best"], gap["worst"], *numbers, *more])
+                ends = gap["best"] or "none", gap["worst"] or "none"
+                rows.append([" and ".join(record["results"]["by"]), title, *ends, *numbers, *more])
     return rows
 
 

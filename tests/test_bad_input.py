@@ -664,6 +664,18 @@ def test_what_only_one_paper_can_be_given(name, make, train, faces, tmp_path):
     assert nothing_written(tmp_path) and sorted(given.rglob("*")) == before
 
 
+@pytest.mark.parametrize("folder", [name for name, cases in CASES_OF_ONE.items() if hair_alone in cases])
+def test_masks_of_hair_alone_do_not_pass_for_verified(folder, call, faces, tmp_path):
+    arguments, named = hair_alone(tmp_path / "given", faces)
+    assert named in one_line_error(call(module(folder, "dataset"), *arguments, "--out", tmp_path / "out"))
+
+
+def test_photos_with_masks_of_hair_alone_can_be_reconstructed(train, faces, tmp_path):
+    arguments, _ = hair_alone(tmp_path / "given", faces)
+    result = train("masked_ssl/pretrain", *arguments)
+    assert result.returncode == 0, result.stderr
+
+
 def without_group(path):
     """groups.csv with missing columns"""
     return "image;name\n0.png;x\n", "has no column group; its columns are image, name"

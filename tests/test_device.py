@@ -295,7 +295,7 @@ def test_a_path_is_taken(hub, tmp_path):
 
 def test_a_missing_path_is_refused(hub, tmp_path):
     assert str(tmp_path / "no.pth") in refused(weights.load_pretrained, str(tmp_path / "no.pth"), WEIGHTS)
-    assert f"{tmp_path}: is a folder; give a file" in refused(weights.load_pretrained, str(tmp_path), WEIGHTS)
+    assert f"{tmp_path}: is a folder; give none, auto," in refused(weights.load_pretrained, str(tmp_path), WEIGHTS)
     assert "imagnet" in refused(weights.load_pretrained, "imagnet", WEIGHTS)  # a slip of the pen
 
 

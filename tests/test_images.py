@@ -73,7 +73,7 @@ def test_what_is_no_photo_is_said_to_be_left_out(tmp_path, capsys):
     for name in ("b.heic", "c.txt"):
         (tmp_path / "photos" / name).touch()
     assert len(OwnPhotos(tmp_path / "photos", tmp_path / "out").paths) == 1
-    assert capsys.readouterr().out.startswith("2 file(s) left out, b.heic ...: none of .jpg, ")
+    assert capsys.readouterr().out.startswith("b.heic and 1 more files: left out, for photos are .jpg, ")
 
 
 def test_a_gap_in_a_grid_keeps_the_titles_of_its_row_and_column(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ encoder, with fewer blocks, at 32 px; a few are subprocesses, from another folde
 
 import csv
 import json
+import os
 import shutil
 import sys
 
@@ -201,8 +202,8 @@ def test_eval_of_the_images_that_were_trained_on(call, trained, shipped):
 def test_eval_on_other_faces_and_its_refusals(call, faces, trained, tmp_path):
     cache = ("--cache", tmp_path / "cache", "--device", "cpu")
     best = trained / "labels" / "best.pt"
-    succeed(call(eval, best, "--data", faces, "--split", "all", "--out", tmp_path / "all", *cache))
-    results = json.loads((tmp_path / "all" / "results.json").read_text())
+    succeed(call(eval, best, "--data", faces, "--split", "all", *cache))
+    results = json.loads((best.parent / f"best-all-{faces.name}" / "results.json").read_text())
     assert results["n"] == 12 and "CelebAMask-HQ" in results["data"]
     assert results["per_class"]["teeth"]["support"] == 0
     saved = torch.load(best, weights_only=True)
@@ -420,7 +421,7 @@ def test_a_photo_of_the_networks_size_is_segmented_as_in_training(trained, shipp
     assert larger.shape == (600, 64)
 
 
-def test_dataset_and_prepare_describe_a_folder(call, shipped, faces, tmp_path, real_pictures):
+def test_dataset_and_prepare_describe_a_folder(call, shipped, faces, tmp_path, monkeypatch, real_pictures):
     out = succeed(call(dataset, "--data", shipped, "--size", 32, "--out", tmp_path / "figures"))
     assert "30 images of 3 known people" in out and "0 label pixels in none" in out
     assert next(line for line in out.splitlines() if line.startswith("nose")).split()[1] == "30"
@@ -429,6 +430,11 @@ def test_dataset_and_prepare_describe_a_folder(call, shipped, faces, tmp_path, r
     manifest = tmp_path / "new" / "list.csv"
     out = succeed(call(prepare, "--data", shipped, "--distance", 6, "--manifest", manifest, "--out", tmp_path / "p"))
     assert "subsample" in out and manifest.read_text() == (shipped / "manifest.csv").read_text()
+    assert out.endswith(f"counts.csv, dropped.csv, dropped.png -> {tmp_path / 'p'}\n")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    error = one_line_error(call(prepare, "--data", shipped))
+    assert f"{shipped / 'manifest.csv'}: cannot be written; give --manifest FILE" in error
+    monkeypatch.undo()
     nowhere = tmp_path / "empty"
     nowhere.mkdir()
     assert "looked for training.xml" in one_line_error(call(prepare, "--data", nowhere))

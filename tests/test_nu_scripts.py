@@ -90,6 +90,8 @@ def test_eval_of_two_checkpoints_side_by_side_on_other_faces(call, trained, face
     for name in ("two-best", "two-last"):
         assert json.loads((tmp_path / "both" / name / "results.json").read_text())["n"] == 12
     assert (tmp_path / "both" / "comparison.csv").exists()
+    succeed(call(evaluation, trained / "best.pt", "--data", faces, *args[2:4], *args[6:]))
+    assert (trained / f"best-all-{faces.name}" / "results.json").exists()  # one for each folder of other faces
 
 
 def test_all_faces_are_the_whole_folder_and_those_trained_on_are_counted(call, trained, faces, tmp_path):

@@ -397,6 +397,22 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
     assert "settings.json: is no JSON" in one_line_error(call(label_fractions, *arguments))
 
 
+def test_a_run_whose_results_were_damaged_and_removed_is_made_again(faces, pretrained, tmp_path, call, runs):
+    arguments = (
+        "--pretrained", pretrained / "pretrain.pt", "--fractions", 1, "--seeds", 0, "--out", tmp_path / "out",
+        "--keep", "none", "--data", faces, "--cache", runs / "cache", "--epochs", 1, "--min-steps", 0, *TINY,
+    )  # fmt: skip
+    first = succeed(call(label_fractions, *arguments))
+    assert "next  " not in first  # of train.py: its best.pt is gone
+    results = tmp_path / "out" / "random-1-seed0" / "last-test" / "results.json"
+    whole = json.loads(results.read_text())
+    results.write_text("damaged")
+    assert f"{results}: is no JSON" in one_line_error(call(label_fractions, *arguments))
+    results.unlink()
+    assert succeed(call(label_fractions, *arguments)).split("\nfraction ")[1] == first.split("\nfraction ")[1]
+    assert json.loads(results.read_text()) == whole
+
+
 @pytest.fixture
 def without_training(monkeypatch):
     """train.py and eval.py leave files and numbers at once -> the arguments that train.py was started with."""
