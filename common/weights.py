@@ -54,12 +54,12 @@ def load_pretrained(
 
 
 def _read(path: Path, flag: str, choices: str) -> dict[str, Tensor]:
+    if path.is_dir():
+        raise InputError(f"{flag} {path}: is a folder; give {choices} or the path of a state dict")
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{flag} {path}: no such file; give {choices} or the path of a state dict") from None
-    except IsADirectoryError:
-        raise InputError(f"{flag} {path}: is a folder; give {choices} or the path of a state dict") from None
     except Exception as error:  # torch.load raises a dozen kinds for broken files
         problem = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:80]
         raise InputError(f"{flag} {path}: cannot be loaded ({problem}); download it again") from None

@@ -66,12 +66,12 @@ def read_backbone(path: Path) -> tuple[dict[str, torch.Tensor], str, set[str]]:
     For honest stand-ins for COCO's weights. Takes a checkpoint of this repository (any folder's), a state dict of
     torchvision's DeepLabV3 or of its ResNet-101.
     """
+    if path.is_dir():
+        raise InputError(f"--init {path}: is a folder; give a file, such as the best.pt in it")
     try:
         file = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"--init {path}: no such file; give pretrained, random or a file of weights") from None
-    except IsADirectoryError:
-        raise InputError(f"--init {path}: is a folder; give a file, such as the best.pt in it") from None
     except Exception as error:  # torch.load raises a dozen kinds for broken files
         problem = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:80]
         raise InputError(f"--init {path}: cannot be loaded ({problem}); give another file") from None

@@ -40,7 +40,7 @@ def nu_aspp(in_channels: int, out_channels: int, rates: tuple[int, ...]) -> nn.M
 
 
 def block(in_channels: int, width: int, stride: int = 1, dilation: int = 1) -> nn.Module:
-    """In a Bottleneck's place: of its shapes, with a hundredth of its weights."""
+    """In a Bottleneck's place: of its shapes, with about a thirtieth of its weights."""
     pointwise = nn.Conv2d(in_channels, 4 * width, 1, stride, groups=math.gcd(32, in_channels), bias=False)
     return nn.Sequential(pointwise, nn.BatchNorm2d(4 * width), nn.ReLU())
 
