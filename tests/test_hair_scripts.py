@@ -412,7 +412,7 @@ def test_bad_data_is_one_clear_line(damage, named, call, faces, tmp_path):
         (("--data", "{faces}", "--limit", "2"), "2 face(s) are too few"),
         (("--data", "{faces}", "--batch-size", "1"), "argument --batch-size"),
         (("--data", "{faces}", "--init", "lost.pth", "--size", "32"), "--init lost.pth: no such file"),
-        (("--data", "{faces}", "--init", "{run}", "--size", "32"), "is a folder; give a file, such as the best.pt in it"),
+        (("--data", "{faces}", "--init", "{run}", "--size", "32"), "is a folder; give a file, such as the best.pt"),
         (("--data", "{faces}", "--output", "softmax"), "argument --output"),
         (("--data", "{faces}", "--weights", "none"), "--weights"),
         (("--resume", "missing.pt"), "missing.pt: no such checkpoint"),
