@@ -9,19 +9,23 @@ Get it from https://github.com/switchablenorms/CelebAMask-HQ; non-commercial res
 may not be passed on. Lee et al., "MaskGAN", CVPR 2020.
 """
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import InputError
+from common.data import identity
 from common.images import files_below
 
 PARTS = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip",
          "hair", "hat", "ear_r", "neck_l", "neck", "cloth")  # fmt: skip
+NAMES = dict(zip(PARTS, ("skin", "nose", "glasses", "left eye", "right eye", "left brow", "right brow", "left ear",
+         "right ear", "mouth", "upper lip", "lower lip", "hair", "hat", "earring", "necklace", "neck", "clothes"),
+         strict=True))  # fmt: skip
 # (index, index) of the left/right pairs in PARTS: a mirrored left eye is a right eye
 FLIP_PAIRS = tuple((PARTS.index(f"l_{part}"), PARTS.index(f"r_{part}")) for part in ("eye", "brow", "ear"))
-UNUSED_SHOWN = 20  # of the files that belong to no face
+# ids that show the same photo twice: a random split would test on what it trained on; second -> first
+DUPLICATES = {235: 234, 3330: 3329, 5163: 5162, 6771: 6770, 7385: 7384, 7562: 7561, 12445: 12444, 12886: 12885,
+              13826: 13825, 15507: 15506, 19200: 19199, 20135: 20134, 24647: 24646}  # fmt: skip
 
 
 class FaceFiles(NamedTuple):
@@ -31,83 +35,51 @@ class FaceFiles(NamedTuple):
     photo: Path
     masks: dict[str, Path]  # part -> file, only the parts that this face has
 
+    @property
+    def files(self) -> list[Path]:
+        """The photo and the masks."""
+        return [self.photo, *self.masks.values()]
 
-def list_celebamask(folder: Path) -> list[FaceFiles]:
+    @property
+    def identity(self) -> str:
+        """By what a run knows the face again (data.py)."""
+        return identity(self.photo, self.masks.values())
+
+
+def list_celebamask(folder: Path, part: str = "skin") -> list[FaceFiles]:
     """The faces of a CelebAMask-HQ folder (or of the folder that holds it), sorted by id.
 
-    Raises InputError if there are no photos or no masks. Faces without any mask are listed with an empty dict; masks
-    without a photo are left out (`unused_files` names them).
+    Raises InputError if there are no photos, no masks, or not a single one of `part`. Faces without any mask are listed
+    with an empty dict, masks without a photo are left out.
     """
-    folder = _root(folder)
+    if (folder / "CelebAMask-HQ").is_dir():
+        folder = folder / "CelebAMask-HQ"
     if not folder.is_dir():
+        what = "with CelebA-HQ-img/ and CelebAMask-HQ-mask-anno/ in it"
+        raise InputError(f"{folder}: no such folder; give the one {what}")
+    faces = {}
+    for path in files_below(folder / "CelebA-HQ-img"):
+        if path.stem.isdecimal() and path.suffix.lower() in (".jpg", ".jpeg", ".png"):
+            faces[int(path.stem)] = FaceFiles(int(path.stem), path, {})
+    if not faces:
+        raise InputError(f"{folder}: looked for CelebA-HQ-img/0.jpg, ... and found none; give CelebAMask-HQ's folder")
+    for path in files_below(folder / "CelebAMask-HQ-mask-anno"):  # whatever subfolder it is in
+        id, _, name = path.stem.partition("_")
+        if id.isdecimal() and int(id) in faces and name in PARTS and path.suffix.lower() == ".png":
+            faces[int(id)].masks[name] = path
+    found = {name for face in faces.values() for name in face.masks}
+    if part not in found:
+        what = f"only of {', '.join(sorted(found))}" if found else "nor of any other part"
         raise InputError(
-            f"{folder}: no such folder; give the one with CelebA-HQ-img/ and CelebAMask-HQ-mask-anno/ in it"
+            f"{folder}: not one of its {len(faces)} faces has a mask of {part}, {what}; unpack all of the annotations "
+            f"(CelebAMask-HQ-mask-anno/0/00000_{part}.png, ...)"
         )
-    photos = {}
-    for name in _listdir(folder / "CelebA-HQ-img"):
-        stem, suffix = os.path.splitext(name)
-        if stem.isdecimal() and suffix.lower() in (".jpg", ".jpeg", ".png"):
-            photos[int(stem)] = folder / "CelebA-HQ-img" / name
-    if not photos:
-        raise InputError(
-            f"{folder}: looked for CelebA-HQ-img/0.jpg, 1.jpg, ... and found none; give CelebAMask-HQ's folder"
-        )
-    masks: dict[int, dict[str, Path]] = {id: {} for id in photos}
-    for id, part, path in _mask_files(folder):
-        if id in masks:
-            masks[id][part] = path
-    if not any(masks.values()):
-        raise InputError(
-            f"{folder}: has photos, but of CelebAMask-HQ-mask-anno/0/00000_skin.png, ... not a mask of any of them; "
-            "unpack the annotations too"
-        )
-    return [FaceFiles(id, photos[id], masks[id]) for id in sorted(photos)]
+    return [faces[id] for id in sorted(faces)]
 
 
-def list_whole_faces(folder: Path) -> list[FaceFiles]:
-    """list_celebamask() for those who need all parts; raises InputError too if no face at all has a mask of skin."""
-    faces = list_celebamask(folder)
-    if not any("skin" in face.masks for face in faces):
-        parts = sorted({part for face in faces for part in face.masks})
-        raise InputError(
-            f"{folder}: not one of its {len(faces)} faces has a mask of skin, only of {', '.join(parts)}; unpack the "
-            "annotations of all parts"
-        )
-    return faces
-
-
-def unused_files(folder: Path, faces: list[FaceFiles]) -> list[Path]:
-    """The files of the two folders that belong to none of `faces`: masks without a photo, unknown names, duplicates."""
-    used = {path for face in faces for path in (face.photo, *face.masks.values())}
-    folder = _root(folder)
-    photos = [folder / "CelebA-HQ-img" / name for name in _listdir(folder / "CelebA-HQ-img")]
-    return [path for path in photos + files_below(folder / "CelebAMask-HQ-mask-anno") if path not in used]
-
-
-def print_unused(folder: Path) -> None:
-    """Name the files that belong to no face of the folder, the first UNUSED_SHOWN one by one."""
-    unused = unused_files(folder, list_celebamask(folder))
-    for path in unused[:UNUSED_SHOWN]:
-        print(f"{path}: not used (its photo is missing, its name is unknown, or another file is in its place)")
-    if len(unused) > UNUSED_SHOWN:  # all annotations beside a part of the photos
-        print(f"... and {len(unused) - UNUSED_SHOWN} more files that are not used")
-
-
-def _root(folder: Path) -> Path:
-    return folder / "CelebAMask-HQ" if (folder / "CelebAMask-HQ").is_dir() else folder
-
-
-def _mask_files(folder: Path) -> Iterator[tuple[int, str, Path]]:
-    """id, part, path of every file that is named like a mask, whatever subfolder it is in."""
-    for path in files_below(folder / "CelebAMask-HQ-mask-anno"):
-        id, _, part = path.stem.partition("_")
-        if id.isdecimal() and part in PARTS and path.suffix.lower() == ".png":
-            yield int(id), part, path
-
-
-def _listdir(folder: Path) -> list[str]:
-    """Sorted names in `folder`, hidden ones left out; none if it is not a folder. Raises InputError if unreadable."""
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith(".")) if folder.is_dir() else []
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}; make it readable") from None
+def check_masks(faces: list[FaceFiles]) -> None:
+    """Raise InputError for a face without any mask: its annotation is missing."""
+    bare = [face for face in faces if not face.masks]
+    if bare:
+        others = f" (nor have {len(bare) - 1} others)" if len(bare) > 1 else ""
+        raise InputError(f"{bare[0].photo}: has no mask{others}; unpack all of the annotations or remove the photo")

@@ -1,112 +1,171 @@
-"""Which sample comes when: batches that depend on the seed and the epoch alone."""
+"""Decoded pictures in a memory-mapped cache, which of them make a batch, and who was trained on."""
 
-import signal
-from collections.abc import Iterator
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
 
-from common.cli import InputError, hold_signals
-from common.distributed import world
+from common.cli import InputError
+from common.device import world
+
+# ---- The cache -----------------------------------------------------------------------------------------------------
 
 
-class TrainBatches(Sampler[list[int]]):
-    """Shuffled batches of indices for one epoch; `epoch` is set by the loop, so a resumed run sees the same order.
+def open_cache(
+    folder: Path, files: Iterable[Path], facts: list, n: int, decode: Callable[[int], dict[str, np.ndarray]], what: str
+) -> dict[str, np.ndarray]:
+    """decode(0) ... decode(n - 1), each name -> array of one shape and dtype, as memory-mapped arrays of n.
+
+    Decoding a dozen PNGs for each sample of each epoch costs more than training on it, so it is done once, with all
+    cores. `files` and `facts` (JSON: size, parts, version) are all that went into it: if one changes, there is another
+    cache. decode() may raise InputError, which leaves no cache behind. `what`: for the progress bar.
+    """
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for path in files:
+        status = stat(path)
+        digest.update(os.fsencode(f"{os.path.abspath(path)}|{status.st_size}|{status.st_mtime_ns}\n"))
+    final = folder / digest.hexdigest()[:24]
+    try:
+        if not final.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=folder))
+            try:
+                _fill(draft, n, decode, what)
+                draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
+                if not final.is_dir():  # another process may have been faster
+                    os.rename(draft, final)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+                for old in folder.glob(f".{'[0-9a-f]' * 24}-*"):  # of a build that was killed
+                    if time.time() - old.stat().st_mtime > 24 * 3600:
+                        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"--cache {folder}: {error.strerror}; free some space or choose another folder") from None
+    try:
+        return {file.stem: np.load(file, mmap_mode="r") for file in final.glob("*.npy")}
+    except Exception:  # NumPy raises a dozen kinds for broken files
+        raise InputError(f"{final}: is a broken cache; delete this folder, it is built again") from None
+
+
+def _fill(folder: Path, n: int, decode: Callable[[int], dict[str, np.ndarray]], what: str) -> None:
+    """Write NAME.npy one sample after the other: where a disk is full, that is an error and not a lost process."""
+    files = {}
+    with ExitStack() as stack:
+        pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding the interpreter
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for sample in tqdm(pool.map(decode, range(n)), what, n, disable=None):
+            for name, array in sample.items():
+                if name not in files:
+                    files[name] = stack.enter_context(open(folder / f"{name}.npy", "wb"))
+                    header = {"descr": array.dtype.str, "fortran_order": False, "shape": (n, *array.shape)}
+                    np.lib.format.write_array_header_1_0(files[name], header)
+                files[name].write(np.ascontiguousarray(array).tobytes())
+
+
+def try_all(decode: Callable[[int], object], n: int) -> tuple[dict[int, object], list[str]]:
+    """decode(0) ... decode(n - 1) with all cores, for dataset.py: what came out, and a line for each that raised
+    InputError."""
+
+    def attempt(i: int) -> object:
+        try:
+            return decode(i)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = dict(enumerate(tqdm(pool.map(attempt, range(n)), "verifying", n, disable=None)))
+    good = {i: result for i, result in found.items() if not isinstance(result, InputError)}
+    return good, [str(result) for result in found.values() if isinstance(result, InputError)]
+
+
+# ---- Who is it -----------------------------------------------------------------------------------------------------
+
+
+def stat(path: Path) -> os.stat_result:
+    """os.stat; raises InputError for a file that is not there, as a link to nowhere."""
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; restore or remove it") from None
+
+
+def identity(photo: Path, masks: Iterable[Path] = ()) -> str:
+    """NAME:BYTES of a photo, then :COUNT:BYTES of its masks: by what a run knows its pictures again in any folder."""
+    sizes = [stat(mask).st_size for mask in masks]
+    return f"{photo.name}:{stat(photo).st_size}:{len(sizes)}:{sum(sizes)}"
+
+
+def count_seen(identities: Iterable[str], trained_on: Iterable[str]) -> int:
+    """How many of the pictures were trained on, whatever their masks were then."""
+    seen = {known.rsplit(":", 2)[0] for known in trained_on}
+    return sum(one.rsplit(":", 2)[0] in seen for one in identities)
+
+
+def find(wanted: list[str], identities: list[str], where: str) -> list[int]:
+    """The positions of `wanted` among the `identities` of a folder; InputError if some are missing or have changed."""
+    position = {one: i for i, one in enumerate(identities)}
+    missing = [one for one in wanted if one not in position]
+    if missing:
+        raise InputError(
+            f"{where}: {len(missing)} of the checkpoint's {len(wanted)} pictures are missing, or their photos or masks "
+            f"have changed, such as {missing[0].split(':')[0]}; give --data the folder that it was trained on, or "
+            "--split all for other pictures"
+        )
+    return sorted(position[one] for one in wanted)
+
+
+# ---- Batches -------------------------------------------------------------------------------------------------------
+
+
+def shuffled(n: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """This process' batches of indices for an epoch; they depend on the seed and the epoch alone.
 
     `batch_size` is the global batch: under torchrun every process gets its share of each. A last batch of a single
     image would break batch norm, so it joins the batch before it; under torchrun an incomplete last batch is filled up
     from the start of the shuffled list, so that all processes make the same steps.
     """
-
-    def __init__(self, n: int, batch_size: int, seed: int):
-        self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
-        self.rank, self.world_size = world()
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.n, self.batch_size)
-        joins = rest == 1 and whole > 0 and self.world_size == 1
-        return whole if joins else whole + (rest > 0)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
-        if self.world_size > 1:
-            order = np.resize(order, len(self) * self.batch_size)
-        for step in range(len(self)):
-            last = step == len(self) - 1
-            batch = order[step * self.batch_size : None if last else (step + 1) * self.batch_size]
-            yield batch[self.rank :: self.world_size].tolist()
+    order = np.random.default_rng([seed, epoch]).permutation(n)
+    rank, world_size = world()
+    if world_size > 1:
+        order = np.resize(order, -(-n // batch_size) * batch_size)
+    starts = list(range(0, len(order), batch_size))
+    if len(order) - starts[-1] == 1 and len(starts) > 1:
+        starts.pop()
+    return [batch[rank::world_size] for batch in np.split(order, starts[1:])]
 
 
-class EvalBatches(Sampler[list[int]]):
+def in_order(n: int, batch_size: int) -> list[np.ndarray]:
     """Batches of indices in order; under torchrun each process takes whole batches in turn, so none counts twice."""
-
-    def __init__(self, n: int, batch_size: int):
-        self.n, self.batch_size = n, batch_size
-        self.rank, self.world_size = world()
-
-    def __len__(self) -> int:
-        return len(range(self.rank * self.batch_size, self.n, self.world_size * self.batch_size))
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(self.rank * self.batch_size, self.n, self.world_size * self.batch_size):
-            yield list(range(start, min(start + self.batch_size, self.n)))
+    rank, world_size = world()
+    return np.split(np.arange(n), range(batch_size, n, batch_size))[rank::world_size]
 
 
-class Loader(DataLoader):
-    """A DataLoader whose loader processes end in one line that names the file, instead of their tracebacks."""
-
-    def __iter__(self) -> Iterator:
-        try:
-            with hold_signals():  # what a handler raises while a process forks is lost
-                batches = super().__iter__()
-        except OSError as error:
-            raise InputError(f"--workers {self.num_workers}: {error.strerror}; try fewer, or --workers 0") from None
-        try:
-            yield from batches
-        except InputError as error:  # a loader process hands it on behind its traceback
-            raise InputError(str(error).rpartition("common.cli.InputError: ")[2]) from None
-        except OSError as error:  # likewise
-            last = str(error).strip().splitlines()[-1]
-            raise InputError(f"{last}; the data must stay as they are while a run reads them") from None
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):  # "Caught ... in DataLoader worker" is a bug of ours
-                raise
-            problem = str(error).splitlines()[0]
-            raise InputError(f"--workers {self.num_workers}: {problem}; try fewer, or --workers 0") from None
+def progress(batches: list[np.ndarray], what: str) -> tqdm:
+    """The batches with a progress bar, where there is a terminal and only in the first process."""
+    return tqdm(batches, what, leave=False, disable=None if world()[0] == 0 else True, unit="batch")
 
 
-def loader(dataset: Dataset, batches: Sampler[list[int]], workers: int, pin_memory: bool = False) -> DataLoader:
-    """A DataLoader that asks `dataset` for a whole batch at a time: dataset[[3, 1, 4]] -> tensors with B in front."""
-    return Loader(
-        dataset,
-        sampler=batches,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_ctrl_c_to_main,
-    )
+CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
 
 
-def _leave_ctrl_c_to_main(worker: int) -> None:
-    """A terminal sends Ctrl-C to loader processes too; the main process ends them, and says so once.
-
-    SIGTERM stays as PyTorch has set it: a loader process that its parent ends has not failed.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def check_finite(losses: list[Tensor], batches: DataLoader, where: str) -> None:
-    """Raise InputError with the names of the images (dataset.name(i)) in the first batch whose loss is nan or inf.
-
-    `losses`: one scalar for each batch so far. Waits for the device, so call it now and then, not at every step.
-    """
+def check_finite(losses: list[Tensor], batches: list[np.ndarray], names: list[str], where: str) -> None:
+    """Raise InputError with the names of the images in the first batch whose loss, a scalar each, is nan or inf."""
     finite = torch.stack(losses).isfinite().tolist() if losses else [True]
     if not all(finite):
         step = finite.index(False)
-        names = ", ".join(batches.dataset.name(i) for i in list(batches.sampler)[step])
+        images = ", ".join(names[i % len(names)] for i in batches[step])
         raise InputError(
-            f"{where}, batch {step + 1}: the loss is not finite; its images are {names}; look at them, or try --amp "
+            f"{where}, batch {step + 1}: the loss is not finite; its images are {images}; look at them, or try --amp "
             "off and, in training, a lower --lr"
         )

@@ -1,41 +1,57 @@
-"""Device, precision and seeds: what a training loop must settle about the machine first."""
+"""Device, precision and seeds, and torchrun's processes. Without torchrun there is one process, and what concerns
+several of them does nothing."""
 
-import copy
 import ctypes
 import os
-import random
 import sys
-from itertools import pairwise
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from common.cli import InputError
 
 
-def pick_device(choice: str = "auto") -> torch.device:
-    """`auto` is CUDA, then MPS, then CPU; raises InputError for a device that is not there.
+def start(args: Namespace, least: int = 1) -> tuple[torch.device, bool]:
+    """The device and whether to autocast to bf16, by --device and --amp; joins torchrun's processes and seeds PyTorch.
 
-    Under torchrun the CUDA device is the one of LOCAL_RANK. For the CPU the process is told to keep freed memory.
+    Raises InputError if --batch-size does not give every process the same number of images, `least` or more.
     """
+    device = pick_device(args.device)
+    n = int(os.environ.get("WORLD_SIZE", "1"))
+    if n > 1:
+        if device.type == "mps":
+            raise InputError("torchrun needs CUDA GPUs or --device cpu; an Apple GPU trains in a single process")
+        # two hours: the others wait while the first process of a machine decodes a large data set
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    if args.batch_size % n or args.batch_size // n < least:
+        raise InputError(
+            f"--batch-size {args.batch_size} over {n} process(es): each needs the same number of images, at least "
+            f"{least}; give --batch-size {4 * n}"
+        )
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.benchmark = True
+    return device, pick_amp(args.amp, device)
+
+
+def pick_device(choice: str = "auto") -> torch.device:
+    """`auto` is CUDA, then MPS, then CPU; under torchrun the GPU of LOCAL_RANK. InputError if it is not there."""
     if choice == "auto":
         choice = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if choice == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "--device cuda: PyTorch sees no CUDA GPU here; use --device auto or cpu, or install a CUDA build"
-        )
+        raise InputError("--device cuda: PyTorch sees no CUDA GPU here; give --device cpu or install a CUDA build")
     if choice == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--device mps: PyTorch sees no Apple GPU here; use --device auto or cpu")
+        raise InputError("--device mps: PyTorch sees no Apple GPU here; give --device cpu")
     if choice == "cuda":
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        if local_rank >= torch.cuda.device_count():
-            raise InputError(
-                f"torchrun started more processes than the {torch.cuda.device_count()} GPU(s) of this machine; lower "
-                "--nproc_per_node or give --device cpu"
-            )
+        local_rank, n = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local_rank >= n:
+            raise InputError(f"torchrun started more processes than this machine has GPUs; give --nproc_per_node={n}")
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
     if choice == "cpu":
@@ -44,7 +60,7 @@ def pick_device(choice: str = "auto") -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed blocks for the next step instead of returning them to the system; elsewhere nothing.
+    """Have glibc keep freed blocks for the next step; elsewhere nothing.
 
     A training step frees and takes gigabytes of activations. Large blocks are mapped and unmapped each time, and much
     of a step with large activations is then the page faults of memory that comes back as new.
@@ -56,19 +72,16 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_MMAP_MAX, 0)  # and map no block outside of it
 
 
-def has_native_bf16(device: torch.device) -> bool:
-    """True where bf16 matrix products are computed by the hardware: CUDA from 8.0, CPUs with AMX or AVX512-BF16."""
+def pick_amp(choice: str, device: torch.device) -> bool:
+    """Whether to autocast to bfloat16: `auto` where the hardware computes it, CUDA from 8.0, CPUs with AMX or
+    AVX512-BF16. Losses and metrics cast back to float32 themselves."""
+    if choice != "auto":
+        return choice == "bf16"
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere the answer is a safe no
-    if device.type == "cpu" and cpuinfo.exists():
-        return bool({"amx_bf16", "avx512_bf16"} & set(cpuinfo.read_text().split()))
-    return False
-
-
-def pick_amp(choice: str, device: torch.device) -> bool:
-    """Whether to autocast to bfloat16. Losses and metrics cast back to float32 themselves."""
-    return choice == "bf16" or (choice == "auto" and has_native_bf16(device))
+    known = device.type == "cpu" and cpuinfo.exists()
+    return known and bool({"amx_bf16", "avx512_bf16"} & set(cpuinfo.read_text().split()))
 
 
 def autocast(device: torch.device, amp: bool) -> torch.autocast:
@@ -86,46 +99,81 @@ def memory_format(device: torch.device, amp: bool, training: bool = True) -> tor
     return torch.channels_last if last else torch.contiguous_format
 
 
-def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on the device. CUDA does not wait for a copy from pinned memory; on MPS its source could be gone by then."""
-    return x.to(device, non_blocking=device.type != "mps")
-
-
 def adam(model: nn.Module, lr: float) -> torch.optim.Adam:
     """Fused Adam with PyTorch's other defaults over what requires a gradient."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
+    return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr, fused=True)
 
 
-def for_inference(model: nn.Module, amp: bool) -> nn.Module:
-    """A copy of `model` in evaluation mode that computes the same, up to rounding, in less time.
+# ---- Processes ------------------------------------------------------------------------------------------------------
 
-    Each batch norm is folded into the convolution that is registered right before it, which in our models is the one
-    whose output it takes. With `amp` the weights become bfloat16 once, which autocast would do in every forward pass.
+
+def world() -> tuple[int, int]:
+    """rank, world_size."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def seed_epoch(seed: int, epoch: int) -> None:
+    """Seed PyTorch for an epoch, each process differently: dropout depends on seed, epoch and rank alone."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, world()[0]]).generate_state(1, np.uint64)[0]))
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """The block runs in one process of each machine, then in the others, which find its work done (cache, download)."""
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    if dist.is_initialized() and not first:
+        dist.barrier()
+    yield
+    if dist.is_initialized() and first:
+        dist.barrier()
+
+
+def parallel(model: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
+    """The network for the training step: `model` itself, in DistributedDataParallel under torchrun."""
+    if dist.is_initialized():
+        model = nn.parallel.DistributedDataParallel(model, [device.index] if device.type == "cuda" else None)
+    return torch.compile(model) if compiled else model
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of `x` over all processes, without gradient."""
+    if dist.is_initialized():
+        x = x.clone()
+        dist.all_reduce(x)
+    return x
+
+
+class _SumWithGradient(torch.autograd.Function):
+    """All-reduce whose backward is an all-reduce too: every process' loss depends on every process' x."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return sum_over_processes(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return sum_over_processes(grad)
+
+
+def sum_with_gradient(x: Tensor) -> Tensor:
+    """The sum of `x` over all processes, differentiable: for losses that are ratios of sums over the batch, as dice.
+
+    Computed on the summed parts, they are the loss of the global batch, and DistributedDataParallel's mean of the
+    gradients is then exactly its gradient.
     """
-    device = next(model.parameters()).device
-    model = copy.deepcopy(model).to(memory_format=memory_format(device, amp, training=False)).eval()
-    parents = [m for m in model.modules() if any(m.children())]  # no convolution: each is freed when it is replaced
-    for module in parents:
-        layers = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in pairwise(layers):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, nn.Identity())
-    for layer in model.modules():
-        if amp and isinstance(layer, (nn.Conv2d, nn.Linear)):
-            layer.bfloat16()
-    return model
+    return _SumWithGradient.apply(x) if dist.is_initialized() else x
 
 
-def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seed Python, NumPy and PyTorch (all devices); `deterministic` also asks for deterministic kernels."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-    else:
-        torch.backends.cudnn.benchmark = True
+def copy_from_first(model: nn.Module) -> None:
+    """Give every process the buffers of rank 0 (batch-norm statistics differ between ranks after a training step)."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def leave() -> None:
+    """Leave torchrun's processes, all at once: the first one may still be writing, and would be stopped with the
+    others."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

@@ -1,70 +1,110 @@
 """Reading photos and masks from disk, with errors that name the file."""
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from tqdm import tqdm
 
 from common.cli import InputError
 
 # Pillow warns above 89 megapixels, which some phones have, and refuses twice as many, which read_photo() reports
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff")
 
 
 def read_photo(path: Path) -> Image.Image:
-    """The photo as RGB, turned upright by its EXIF orientation; raises InputError if it cannot be decoded."""
+    """The photo as RGB in sRGB, turned upright by its EXIF orientation; transparent parts become white, and their alpha
+    (L, 0..255) is kept as .info["alpha"]. Raises InputError if it cannot be decoded."""
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode == "F":
-                raise ValueError("its pixels are floats, of which nothing says what is white: save it with 8 bits")
-            if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip them to white
-                image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
-            return image.convert("RGB")
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+        if image.mode == "F":
+            raise ValueError("its pixels are floats, of which nothing says what is white: save it with 8 bits")
+        if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip them to white
+            image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
+        alpha = None
+        if image.has_transparency_data:
+            alpha = image.convert("RGBA").getchannel("A")
+        photo = to_srgb(image)
+        if alpha is not None and alpha.getextrema()[0] < 255:
+            photo = Image.composite(photo, Image.new("RGB", photo.size, "white"), alpha)
+            photo.info["alpha"] = alpha
+        return photo
     except Exception as error:  # decoders of broken files raise a dozen kinds
-        raise InputError(f"{path}: cannot be read as an image ({reason(error)}); replace or remove it") from None
+        raise InputError(f"{path}: cannot be read as an image ({reason(path, error)})") from None
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """RGB, by the embedded colour profile if there is one: Display P3 of a phone, Adobe RGB, a printer's CMYK."""
+    profile = image.info.get("icc_profile")
+    colours = {"RGBA": "RGB", "P": "RGB", "LA": "L", "PA": "RGB"}.get(image.mode, image.mode)
+    if profile:
+        try:
+            source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+            return ImageCms.profileToProfile(image.convert(colours), source, target, outputMode="RGB")
+        except ImageCms.PyCMSError:  # broken, or of another number of channels: as good as none
+            pass
+    return image.convert("RGB")
+
+
+def reason(path: Path, error: Exception) -> str:
+    """What an error of Pillow's says, in a few words, and what to do about it."""
+    text = (getattr(error, "strerror", None) or str(error)).split("\n")[0]
+    if isinstance(error, Image.DecompressionBombError):
+        return f"larger than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels: make it smaller"
+    if "cannot identify" in text:
+        with open(path, "rb") as file:
+            start = file.read(12)
+        if start[4:8] == b"ftyp" and start[8:11] in (b"hei", b"hev", b"mif", b"msf"):
+            return "HEIC, which Pillow does not read: export it as JPEG"
+        return "not an image file; replace or remove it"
+    return f"{text[:80] or type(error).__name__}; replace or remove it"
 
 
 def read_mask(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
-    """A black and white mask -> H x W bool. Grey (8 and 16 bits), palette and three-channel files are all accepted.
+    """A black and white mask -> H x W bool. Grey (8 and 16 bits), palette and three-channel files, and masks of 0 and 1
+    are all accepted.
 
-    Raises InputError if the file cannot be decoded, holds a value besides 0 and 255 (16 bits: 65535) or anything
-    transparent, or is not of `shape` (H, W).
+    Raises InputError if the file cannot be decoded, holds another colour or anything transparent, or is not of `shape`
+    (H, W).
     """
-    alpha = None
     try:
-        with Image.open(path) as image:
-            if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-                alpha = np.asarray(image.convert("RGBA"))[..., 3]
-            mask = np.asarray(image if image.mode.startswith("I") else image.convert("L"))
+        with Image.open(path) as file:
+            clear = file.has_transparency_data and file.convert("RGBA").getchannel("A").getextrema()[0] < 255
+            grey = file.mode in ("1", "L") or file.mode.startswith("I")
+            mask = np.asarray(file if grey and file.mode != "1" else file.convert("L" if grey else "RGB"))
     except Exception as error:  # as above
-        raise InputError(f"{path}: cannot be read as an image ({reason(error)}); replace or remove it") from None
-    if shape is not None and mask.shape != shape:
+        raise InputError(f"{path}: cannot be read as an image ({reason(path, error)})") from None
+    if shape is not None and mask.shape[:2] != shape:
         raise InputError(
             f"{path}: is {mask.shape[1]} x {mask.shape[0]} px, the folder's other masks are {shape[1]} x "
             f"{shape[0]}; resize it (nearest) or remove it"
         )
-    if alpha is not None and alpha.min() < 255:
+    if clear:
         raise InputError(f"{path}: is transparent in places; a mask is black and white, save it without transparency")
+    if mask.max() == 1:
+        mask = mask * np.uint8(255)
     white = (mask == 255) | (mask == 65535)
-    grey = mask[~white & (mask != 0)]
-    if grey.size:
+    if mask.ndim == 3:
+        white, black = white.all(-1), (mask == 0).all(-1)
+    else:
+        black = mask == 0
+    other = mask[~white & ~black]
+    if other.size:
+        what = f"value {other[0]}" if mask.ndim == 2 else f"colour {tuple(other[0].tolist())}"
         raise InputError(
-            f"{path}: has the value {grey[0]}; a mask holds 0 and 255 alone (was it saved as JPEG or resized "
-            "smoothly? save it as PNG, resize with nearest)"
+            f"{path}: has the {what}; a mask holds black and white alone (was it saved as JPEG or resized smoothly? "
+            "save it as PNG, resize with nearest)"
         )
     return white
 
 
-def cannot_list(error: OSError) -> None:
-    """For os.walk, which would pass over a folder that it cannot read and leave its masks out in silence."""
-    if not isinstance(error, FileNotFoundError):
-        raise InputError(f"{error.filename}: {error.strerror}; make it readable, or give another folder") from None
+# ---- Files in folders ----------------------------------------------------------------------------------------------
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -72,6 +112,11 @@ def files_below(folder: Path) -> list[Path]:
 
     Linked folders count, as long as they do not lead back to where they are.
     """
+
+    def cannot_list(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise InputError(f"{error.filename}: {error.strerror}; make it readable, or give another folder") from None
+
     found, seen = [], set()
     for root, folders, names in os.walk(folder, onerror=cannot_list, followlinks=True):
         real = os.path.realpath(root)
@@ -79,16 +124,9 @@ def files_below(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(root, name) for name in names if not name.startswith(".")]
     return sorted(found)
-
-
-def files_in(folder: Path) -> list[Path]:
-    """What is in a folder, sorted by name, hidden files left out; raises InputError if it cannot be read."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}; make it readable, or give another folder") from None
 
 
 def list_photos(path: Path) -> list[Path]:
@@ -97,33 +135,34 @@ def list_photos(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; give a photo or a folder of photos")
-    photos = [photo for photo in files_in(path) if photo.suffix.lower() in PHOTO_SUFFIXES]
+    below = [p for p in files_below(path) if p.suffix.lower() in PHOTO_SUFFIXES]
+    photos = [p for p in below if p.parent == path]
     if not photos:
-        raise InputError(f"{path}: holds no photo ({', '.join(PHOTO_SUFFIXES)}); give another folder")
+        inside = f", but {below[0].parent} does; give that" if below else f" ({', '.join(PHOTO_SUFFIXES)})"
+        raise InputError(f"{path}: holds no photo{inside}")
     return photos
 
 
 class OwnPhotos:
     """A user's photos, for the scripts that make pictures of them: `for name, photo in photos`, with a progress bar.
 
-    name: the file's without its suffix, with it if two photos have one name; photo: RGB, upright. One that cannot
-    be read is passed over; call raise_unreadable() at the end. Raises InputError at once if there is no photo, or if
-    `out` is where they lie: pictures could replace them, or be taken for photos the next time.
+    name: the file's without its suffix, with it if two photos have one name; photo: as read_photo() gives it. One that
+    cannot be read is passed over; call raise_unreadable() at the end. Raises InputError at once if there is no photo,
+    or if `out` is where they lie: pictures could replace them, or be taken for photos the next time.
     """
 
-    def __init__(self, path: Path, out: Path):
-        self.paths, self.unreadable = list_photos(path), []
-        found = files_in(path) if path.is_dir() else []
-        others = [file.name for file in found if file.suffix.lower() not in PHOTO_SUFFIXES and file.is_file()]
-        if others:
-            more = f" and {len(others) - 1} more files" if len(others) > 1 else ""
-            print(f"{others[0]}{more}: left out, for photos are {', '.join(PHOTO_SUFFIXES)}")
-        if out.resolve() in {path.resolve(), *(photo.resolve().parent for photo in self.paths)}:
+    def __init__(self, paths: list[Path], out: Path):
+        self.paths, self.unreadable = [photo for path in paths for photo in list_photos(path)], []
+        for folder in filter(Path.is_dir, paths):
+            others = [p for p in files_below(folder) if p not in self.paths]
+            if others:
+                print(f"{folder}: {len(others)} other file(s) are left out, such as {others[0]} (photos are "
+                      f"{', '.join(PHOTO_SUFFIXES)}; give subfolders by name)")  # fmt: skip
+        if out.resolve() in {path.resolve().parent for path in self.paths}:
             raise InputError(f"--out {out}: is the folder of the photos; give another one")
 
     def __iter__(self) -> Iterator[tuple[str, Image.Image]]:
-        stems = {path.stem.casefold() for path in self.paths}  # disks of Windows and Macs take a and A for one name
-        unique = len(stems) == len(self.paths)
+        unique = len({path.stem.casefold() for path in self.paths}) == len(self.paths)  # some disks: a and A are one
         for path in tqdm(self.paths, "photos", disable=None):
             try:
                 photo = read_photo(path)
@@ -141,9 +180,3 @@ class OwnPhotos:
         """Raise InputError with the names of those that could not be read, if there are any."""
         if self.unreadable:
             raise InputError("; ".join(self.unreadable))
-
-
-def reason(error: Exception) -> str:
-    """What an error says, in a few words and without the path that Pillow puts into it."""
-    text = (getattr(error, "strerror", None) or str(error)).split("\n")[0]
-    return "not an image file" if "cannot identify" in text else text[:80] or type(error).__name__

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from common.distributed import sum_with_gradient
+from common.device import sum_with_gradient
 
 
 def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5, over_processes: bool = False) -> Tensor:

@@ -101,37 +101,6 @@ def batch_convention(counts: Tensor, smooth: float = 1e-5) -> tuple[Tensor, Tens
     return iou.mean(-1), f1.mean(-1)
 
 
-def auroc(scores: Tensor | np.ndarray, truth: Tensor | np.ndarray) -> float:
-    """Area under the ROC curve over all elements, exact, ties counted half; nan if the truth holds one class only.
-
-    `scores`: any shape, read as float32 (logits or probabilities). `truth`: same shape, bool or 0/1. Raises ValueError
-    for nan. The score's bits are mapped to an integer of the same order with the truth in the lowest bit, so that one
-    plain sort replaces an argsort and a gather.
-    """
-    scores = torch.as_tensor(scores).detach().float().cpu().numpy().ravel()
-    truth = torch.as_tensor(truth).cpu().numpy().ravel() > 0
-    if scores.shape != truth.shape:
-        raise ValueError(f"scores and truth differ in size: {scores.size} and {truth.size}")
-    if np.isnan(scores).any():
-        raise ValueError("scores hold nan")
-    if not scores.size:
-        return float("nan")
-    bits = scores.view(np.int32).astype(np.int64)
-    ordered = np.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
-    keys = np.sort(ordered * 2 + truth)
-    positive = (keys & 1).astype(bool)
-    last_of_tie = np.append(np.diff(keys >> 1) != 0, True)
-    tps = np.cumsum(positive)[last_of_tie]  # positives and negatives with a score up to here
-    fps = np.flatnonzero(last_of_tie) + 1 - tps
-    P, N = int(tps[-1]), int(fps[-1])
-    if P == 0 or N == 0:
-        return float("nan")
-    d_tp, d_fp = np.diff(tps, prepend=0), np.diff(fps, prepend=0)
-    # pairs (negative, positive) in the right order, half for ties
-    wins = (d_tp.astype(np.float64) * (fps - d_fp)).sum() + 0.5 * (d_tp.astype(np.float64) * d_fp).sum()
-    return float(wins / (float(P) * float(N)))
-
-
 # ---- One mask against another --------------------------------------------------------------------------------------
 
 

@@ -1,17 +1,88 @@
-"""Pictures: label PNGs with a palette, overlays, grids and curves. Nothing here needs a display."""
+"""What is written: files whole or not at all, tables, pictures. Nothing here needs a display."""
 
+import csv
+import errno
 import io
+import json
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from common.checkpoint import write_atomically
+from common.cli import InputError, hold_signals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# ---- Files ---------------------------------------------------------------------------------------------------------
+
+
+def save(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
+    """Replace `path` by `data` or by what data(file) writes; raises InputError, leaving the old file, if it cannot.
+
+    Ctrl-C and SIGTERM wait until the file is whole.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        with hold_signals():
+            with open(draft, "wb") as file:
+                data(file) if callable(data) else file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        with suppress(OSError):
+            draft.unlink()
+        why = getattr(error, "strerror", None) or str(error).split("\n")[0][:100]
+        full = getattr(error, "errno", errno.ENOSPC) in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space or use another folder" if full else "use another folder"
+        raise InputError(f"{path}: {why}; nothing was overwritten; {remedy}") from None
+
+
+def write_json(path: Path, value: dict) -> None:
+    """`value` as JSON; nan and inf, which JSON does not have, as null."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(inner) for inner in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    save(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_csv(path: Path, rows: list[list[object]]) -> None:
+    """Rows as a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    save(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def make_folder(folder: Path, flag: str = "--out") -> Path:
+    """`folder`, created with its parents; raises InputError if it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{flag} {folder}: {error.strerror}; choose a folder that can be written") from None
+    return folder
+
+
+def print_table(rows: list[list[str]], left: int = 1) -> None:
+    """Rows of the same length in columns, the first `left` of them flush left and the others flush right."""
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    for row in rows:
+        cells = enumerate(zip(row, widths, strict=True))
+        print("  ".join(text.ljust(w) if c < left else text.rjust(w) for c, (text, w) in cells).rstrip())
+
+
+# ---- Pictures ------------------------------------------------------------------------------------------------------
 
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:
@@ -33,7 +104,7 @@ def save_image(path: Path, image: np.ndarray | Image.Image) -> None:
         image = Image.fromarray(image)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
+    save(path, buffer.getvalue())
 
 
 def subplots(
@@ -55,7 +126,7 @@ def save_figure(path: Path, figure: "Figure", dpi: int = 100) -> None:
     """A matplotlib figure as PNG, written whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
-    write_atomically(path, buffer.getvalue())
+    save(path, buffer.getvalue())
 
 
 def save_grid(

@@ -1,89 +1,80 @@
-"""Pretrained weights by torchvision's names, through torchvision's own cache."""
+"""Pretrained weights by torchvision's names, through torchvision's own cache, or from a file."""
 
 import socket
-import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.cli import InputError
 
-TIMEOUT_S = 8  # without a network, give up within 10 s
+TIMEOUT_S = 8  # a download that stalls ends
 
 
-def load_pretrained(
-    choice: str, weights: str, *, name: str = "imagenet", none: str = "none", flag: str = "--weights"
-) -> tuple[dict[str, Tensor] | None, str]:
-    """--weights -> (state dict or None, where it came from in words).
+def load_weights(choice: str, weights: str, name: str = "imagenet") -> tuple[dict[str, Tensor] | None, str, dict]:
+    """--weights -> state dict or None, where it came from in words, and the checkpoint of ours that held it ({}: none).
 
-    choice: `none`; `auto`, the pretrained weights if they can be had, else None; `name` (imagenet, coco), which must be
-    had; or the path of a state dict. Raises InputError if what must be had cannot. A paper may have other words for
-    `name`, `none` and the flag. weights: torchvision's name for them, such as "ResNet50_Weights.IMAGENET1K_V1".
+    choice: `none`; `auto`, the pretrained weights if they are available, else None; `name` (imagenet, coco), which must
+    be available; or a file. weights: torchvision's name, such as "ResNet50_Weights.IMAGENET1K_V1". Raises InputError if
+    what is asked for is not available.
     """
-    if choice == none:
-        return None, f"random ({flag} {none})"
+    if choice == "none":
+        return None, "random (--weights none)", {}
     if choice not in ("auto", name):
-        return _read(Path(choice), flag, f"{none}, auto, {name}"), choice
+        state_dict, checkpoint = read_state_dict(Path(choice))
+        return state_dict, choice, checkpoint
     from torchvision.models import get_weight  # here, because it takes as long to import as all of PyTorch
 
     weights = get_weight(weights)
     file = weights.url.rsplit("/", 1)[1]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file
     if cached.is_file():
-        return _read(cached, flag, name), f"{file} ({weights})"
-    problem = _unreachable(weights.url)
-    if problem is None:
-        timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(TIMEOUT_S)  # a download that stalls ends too
-        try:
-            state_dict = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-            return state_dict, f"{file} ({weights})"
-        except (OSError, RuntimeError) as error:
-            problem = str(error)
-        finally:
-            socket.setdefaulttimeout(timeout)
+        return read_state_dict(cached)[0], f"{file} ({weights})", {}
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True), f"{file} ({weights})", {}
+    except (OSError, RuntimeError) as error:
+        problem = str(getattr(error, "reason", error))
+    finally:
+        socket.setdefaulttimeout(timeout)
     if choice == "auto":
-        return None, f"RANDOM: {file} could not be had ({problem})"
+        return None, f"RANDOM: {file} is not available ({problem})", {}
     raise InputError(
-        f"{flag} {choice}: {file} could not be had ({problem}); download {weights.url} by hand to {cached}, or "
-        f"train from random weights with {flag} {none}"
+        f"--weights {choice}: {file} is not available ({problem}); download {weights.url} by hand to {cached}, or "
+        "train from random weights with --weights none"
     )
 
 
-def _read(path: Path, flag: str, choices: str) -> dict[str, Tensor]:
-    if path.is_dir():
-        raise InputError(f"{flag} {path}: is a folder; give {choices} or the path of a state dict")
+def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The state dict in a file of any name, without the prefixes of DataParallel and torch.compile, and the checkpoint
+    of ours that it is the "model" of ({}: of none). Raises InputError for anything else; nothing pickled runs."""
+    if not path.is_file():
+        what = "is a folder; give a file in it" if path.is_dir() else "no such file; give none, auto, a name or a file"
+        raise InputError(f"--weights {path}: {what}")
     try:
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{flag} {path}: no such file; give {choices} or the path of a state dict") from None
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds for broken files
+        if "WeightsUnpickler error: Unsupported" in str(error):
+            remedy = "holds more than tensors, perhaps a whole pickled model: save model.state_dict() instead"
+            raise InputError(f"--weights {path}: {remedy}") from None
         problem = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:80]
-        raise InputError(f"{flag} {path}: cannot be loaded ({problem}); download it again") from None
-    if (
-        not isinstance(state_dict, dict)
-        or not state_dict
-        or not all(isinstance(v, Tensor) for v in state_dict.values())
-    ):
-        raise InputError(f"{flag} {path}: not a state dict of tensors; give a file of torchvision's kind")
-    return state_dict
+        raise InputError(f"--weights {path}: cannot be loaded ({problem}); download it again") from None
+    checkpoint = content if isinstance(content, dict) and "paper" in content else {}
+    state_dict = checkpoint.get("model", content)
+    tensors = isinstance(state_dict, dict) and all(isinstance(x, Tensor) for x in state_dict.values())
+    if not tensors or not state_dict:
+        raise InputError(f"--weights {path}: not a state dict of tensors; give a file of torchvision's kind")
+    for name, x in state_dict.items():
+        if x.is_floating_point() and not x.isfinite().all():
+            raise InputError(f"--weights {path}: its {name} holds nan or inf; give another file")
+    return {name.removeprefix("_orig_mod.").removeprefix("module."): x for name, x in state_dict.items()}, checkpoint
 
 
-def _unreachable(url: str) -> str | None:
-    """None if the server answers, else why not, within TIMEOUT_S even if the name look-up hangs."""
-    result = ["no answer from the network"]
-
-    def ask():
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT_S).close()
-            result[0] = None
-        except Exception as error:  # also of http.client and of proxies
-            result[0] = str(getattr(error, "reason", error)) or type(error).__name__
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(TIMEOUT_S)
-    return result[0]
+def fill(module: nn.Module, state_dict: dict[str, Tensor], what: str, source: str) -> None:
+    """Load strictly; raises InputError if a key is missing or left over: `source` is not `what`."""
+    try:
+        module.load_state_dict(state_dict, strict=True)
+    except RuntimeError as error:
+        problem = str(error).splitlines()[1].strip()[:100]
+        raise InputError(f"--weights {source}: not {what} ({problem}); give its state dict") from None

@@ -63,7 +63,7 @@ class ResNet50(nn.Module):
     """B x 3 x H x W -> low_level B x 256 x H/4 x W/4, high_level B x 1024 x H/16 x W/16.
 
     Cut after layer3; the names are torchvision's, so that its ImageNet weights load with strict=True once layer4 and fc
-    are left out (`ResNet50.load_imagenet`).
+    are left out (`trunk_of`).
     """
 
     def __init__(self):
@@ -81,10 +81,10 @@ class ResNet50(nn.Module):
         first = Bottleneck(in_channels, width, stride)
         return nn.Sequential(first, *[Bottleneck(4 * width, width) for _ in range(blocks - 1)])
 
-    def load_imagenet(self, state_dict: dict[str, Tensor]) -> None:
-        """Load torchvision's ResNet-50 weights; raises RuntimeError if a key is missing or left over."""
-        trunk = {k: v for k, v in state_dict.items() if not k.startswith(("layer4.", "fc."))}
-        self.load_state_dict(trunk, strict=True)
+    @staticmethod
+    def trunk_of(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """torchvision's ResNet-50 weights without what is cut off here."""
+        return {name: x for name, x in state_dict.items() if not name.startswith(("layer4.", "fc."))}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
