@@ -92,6 +92,7 @@ def hold_signals() -> Iterator[None]:
 def run(main: Callable[[], None]) -> None:
     """Call main(). Bad input, an unreadable path, too little memory: one line and exit code 2; Ctrl-C and SIGTERM: one
     line, 130 and 143; a reader that has gone, as in `| head`: 141; a lost process of torchrun: one line and 1."""
+    Stop.waiting, Stop.hint = None, ""
     signal.signal(signal.SIGINT, _on_signal)
     signal.signal(signal.SIGTERM, _on_signal)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -102,7 +103,8 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         _end(2, f"error: {error}")
     except KeyboardInterrupt:
-        _end(128 + (Stop.waiting or signal.SIGINT), f"stopped{Stop.hint}")
+        number, Stop.waiting = Stop.waiting or signal.SIGINT, None
+        _end(128 + number, f"stopped{Stop.hint}")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written goes nowhere
         sys.exit(141)

@@ -99,6 +99,11 @@ def memory_format(device: torch.device, amp: bool, training: bool = True) -> tor
     return torch.channels_last if last else torch.contiguous_format
 
 
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on the device; CUDA copies from pinned memory while it still computes the step before."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 def adam(model: nn.Module, lr: float) -> torch.optim.Adam:
     """Fused Adam with PyTorch's other defaults over what requires a gradient."""
     return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr, fused=True)

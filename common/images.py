@@ -47,7 +47,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
         try:
             source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
             return ImageCms.profileToProfile(image.convert(colours), source, target, outputMode="RGB")
-        except ImageCms.PyCMSError:  # broken, or of another number of channels: as good as none
+        except (ImageCms.PyCMSError, OSError):  # broken, or of another number of channels: as good as none
             pass
     return image.convert("RGB")
 

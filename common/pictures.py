@@ -174,6 +174,9 @@ def save_grid(
     save_figure(path, figure)
 
 
+COLOURS = {"training": "C0", "validation": "C1", "test": "C2"}  # of curves, in every figure
+
+
 def save_curves(
     path: Path,
     rows: list[dict],
@@ -189,7 +192,8 @@ def save_curves(
     epochs = [row["epoch"] for row in rows]
     for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
         for column, label in columns.items():
-            axis.plot(epochs, [row[column] for row in rows], label=label, marker="." if len(rows) < 10 else None)
+            look = {"label": label, "color": COLOURS.get(label), "marker": "." if len(rows) < 10 else None}
+            axis.plot(epochs, [row[column] for row in rows], **look)
         for epoch, label in (marks or {}).items():
             axis.axvline(epoch, color="gray", linestyle="--", label=label)
         axis.set_title(title)

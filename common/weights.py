@@ -55,7 +55,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds for broken files
-        if "WeightsUnpickler error: Unsupported" in str(error):
+        if "unsupported global" in str(error).lower():
             remedy = "holds more than tensors, perhaps a whole pickled model: save model.state_dict() instead"
             raise InputError(f"--weights {path}: {remedy}") from None
         problem = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:80]

@@ -23,7 +23,7 @@ from common import cli, pictures
 from common.celebamask import NAMES, PARTS, list_celebamask
 from common.cli import InputError
 from common.data import check_finite, count_seen, find, in_order, progress
-from common.device import autocast, sum_over_processes
+from common.device import autocast, sum_over_processes, to_device
 from common.losses import dice_loss
 from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
 from common.run import Trained, load_checkpoint, result_folders, trained
@@ -50,7 +50,7 @@ IN_PAPER_MEAN = np.array([part not in ("hat", "neck_l") for part in PARTS])
 
 def scale(images: Tensor, device: torch.device) -> Tensor:
     """B x 3 x H x W uint8 -> float32 in [0, 1] on the device, and nothing more (Sec. 3.2): no mean, no deviation."""
-    return images.to(device).contiguous().float() / 255
+    return to_device(images, device).contiguous().float() / 255
 
 
 @torch.inference_mode()
@@ -65,7 +65,7 @@ def evaluate(model: nn.Module, faces: FaceParts, batch_size: int, device: torch.
     losses, counts = [], [torch.zeros(0, len(PARTS), 4, dtype=torch.int64, device=device)]
     for batch in progress(batches, "evaluating"):
         images, masks = faces.batch(batch)
-        masks = masks.to(device)
+        masks = to_device(masks, device)
         with autocast(device, amp):
             logits = model(scale(images, device))
         losses.append(dice_loss(logits, masks))

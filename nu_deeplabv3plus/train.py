@@ -35,6 +35,7 @@ from common.device import (
     parallel,
     start,
     sum_over_processes,
+    to_device,
 )
 from common.losses import dice_loss
 from common.metrics import batch_convention, multilabel_counts
@@ -109,7 +110,7 @@ def train_epoch(network: nn.Module, faces: FaceParts, optimizer: Optimizer, run:
     batches, losses, counts = shuffled(len(faces), run.args.batch_size, run.args.seed, epoch), [], []
     for batch in progress(batches, f"epoch {epoch}"):
         images, masks = faces.batch(batch)
-        masks = masks.to(run.device)
+        masks = to_device(masks, run.device)
         with autocast(run.device, run.amp):
             logits = network(scale(images, run.device))
         loss = dice_loss(logits, masks, over_processes=True)

@@ -1,172 +1,198 @@
-"""common/data.py: every sample comes exactly as often as it should, in an order that the seed and the epoch fix."""
+"""common/data.py: the cache equals direct decoding, batches come as they should, pictures are known again."""
 
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
+from conftest import refused
 
-from common.data import EvalBatches, TrainBatches, loader
-from nu_deeplabv3plus.dataset import split
+from common import data
+from common.cli import InputError
+from common.data import check_finite, count_seen, find, identity, in_order, open_cache, shuffled, try_all
 
-
-def of_process(batches, rank, world_size):
-    batches.rank, batches.world_size = rank, world_size
-    return batches
+N = 7
 
 
-def flat(batches):
-    return [i for batch in batches for i in batch]
+def decode(i):
+    return {"images": np.full((4, 5, 3), 10 * i, np.uint8) + np.arange(3, dtype=np.uint8), "ids": np.int64(1000 + i)}
 
 
-# ---- Split ---------------------------------------------------------------------------------------------------------
+def never(i):
+    raise AssertionError(f"decoded {i} again")
 
 
-@pytest.mark.parametrize("n, n_val", [(10, 2), (798, 160), (4000, 800), (3, 1)])
-def test_the_split_has_the_sizes_and_every_index_once(n, n_val):
-    train, val = split(n, seed=0)
-    assert len(val) == n_val
-    assert sorted(train + val) == list(range(n))
-    assert train == sorted(train) and val == sorted(val)
-    assert all(type(i) is int for i in train + val)
+def check(cached):
+    assert set(cached) == {"images", "ids"}
+    assert cached["images"].shape == (N, 4, 5, 3) and cached["images"].dtype == np.uint8
+    assert cached["ids"].tolist() == [1000 + i for i in range(N)] and cached["ids"].dtype == np.int64
+    assert all(np.array_equal(cached["images"][i], decode(i)["images"]) for i in range(N))
 
 
-def test_the_split_depends_on_the_seed_alone():
-    assert split(100, seed=1) == split(100, seed=1)
-    assert split(100, seed=1) != split(100, seed=2)
-    assert split(100, seed=0)[1] != list(range(80, 100))  # at random, not the tail
+def cache(folder, decode=decode, files=(), facts=("size", 64), n=N):
+    return open_cache(folder, files, list(facts), n, decode, "decoding")
 
 
-def test_the_split_leaves_the_global_generators_alone():
+# ---- The cache -----------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_equals_decoding_and_is_built_once(tmp_path):
+    check(cache(tmp_path / "deep" / "cache"))
+    cached = cache(tmp_path / "deep" / "cache", never)
+    check(cached)
+    assert isinstance(cached["images"], np.memmap) and len(os.listdir(tmp_path / "deep" / "cache")) == 1
+    with pytest.raises(ValueError, match="read-only"):
+        cached["images"][0] = 1
+
+
+def test_whatever_went_into_it_makes_another_cache(tmp_path):
+    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    for path in (a, b):
+        path.write_bytes(b"1234")
+        os.utime(path, ns=(10**18, 10**18))
+    for files, facts in (([a], [1]), ([b], [1]), ([a, b], [1]), ([a], [2])):
+        cache(tmp_path / "c", files=files, facts=facts)
+    a.write_bytes(b"12345")
+    os.utime(a, ns=(10**18, 10**18))
+    cache(tmp_path / "c", files=[a], facts=[1])  # another size, the old time
+    a.write_bytes(b"4321")
+    os.utime(a, ns=(10**18, 10**18 + 1000))
+    cache(tmp_path / "c", files=[a], facts=[1])  # the old size, written a microsecond later
+    assert len(os.listdir(tmp_path / "c")) == 6
+    cache(tmp_path / "c", never, files=[a], facts=[1])
+    assert f"{tmp_path / 'gone'}: No such file" in refused(cache, tmp_path / "c", never, [tmp_path / "gone"])
+
+
+def test_bad_input_and_a_full_disk_leave_nothing_behind(tmp_path, monkeypatch):
+    def bad(i):
+        if i == 3:
+            raise InputError("3.png: cannot be read")
+        return decode(i)
+
+    assert refused(cache, tmp_path, bad) == "3.png: cannot be read" and os.listdir(tmp_path) == []
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np.lib.format, "write_array_header_1_0", full)
+        assert "No space left on device; free some space" in refused(cache, tmp_path)
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    assert f"--cache {tmp_path / 'file' / 'x'}: " in refused(cache, tmp_path / "file" / "x", never)
+    check(cache(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("keep", [0, 40, 150])
+def test_a_broken_cache_is_named(keep, tmp_path):
+    cache(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (folder / "images.npy").write_bytes((folder / "images.npy").read_bytes()[:keep])
+    assert f"{folder}: is a broken cache; delete this folder" in refused(cache, tmp_path, never)
+
+
+def test_a_build_that_was_killed_does_not_disturb_and_is_cleared_after_a_day(tmp_path):
+    """--cache may be any folder, a home folder with .oh-my-zsh in it too."""
+    other, old, young = (tmp_path / name for name in (".oh-my-zsh", f".{'a' * 24}-x", f".{'b' * 24}-x"))
+    for folder in (other, old, young):
+        folder.mkdir()
+    for folder in (other, old):
+        os.utime(folder, (0, 0))
+    check(cache(tmp_path))
+    assert other.exists() and young.exists() and not old.exists()
+
+
+def build_with_another(folder, barrier):
+    def meet(i):
+        if i == 0:
+            barrier.wait(60)  # both are building now
+        return decode(i)
+
+    check(cache(Path(folder), meet))
+
+
+def test_two_processes_that_build_at_once_both_succeed(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    processes = [context.Process(target=build_with_another, args=(str(tmp_path), barrier)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(90)
+    assert [process.exitcode for process in processes] == [0, 0] and len(os.listdir(tmp_path)) == 1
+
+
+def test_all_bad_files_are_found_and_the_good_ones_come_out():
+    def bad(i):
+        if i % 3 == 0:
+            raise InputError(f"{i}.png: bad")
+        return i * i
+
+    assert try_all(bad, 7) == ({1: 1, 2: 4, 4: 16, 5: 25}, ["0.png: bad", "3.png: bad", "6.png: bad"])
+
+
+# ---- Who is it -----------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_known_again_in_another_folder_and_changed_masks_are_noticed(tmp_path):
+    who = []
+    for folder, mask in (("a", b"123"), ("b", b"123"), ("c", b"1234")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "7.jpg").write_bytes(b"photo")
+        (tmp_path / folder / "m.png").write_bytes(mask)
+        who.append(identity(tmp_path / folder / "7.jpg", [tmp_path / folder / "m.png"]))
+    assert who[0] == who[1] != who[2]
+    assert count_seen([who[2], "8.jpg:5:1:3"], [who[0]]) == 1  # the same photo, whatever its masks
+    everybody = ["1.jpg:1:0:0", who[1], "2.jpg:2:0:0"]
+    assert find([who[0]], everybody, "b") == [1] and find(everybody[::-1], everybody, "b") == [0, 1, 2]
+    message = refused(find, [who[2], everybody[0]], everybody, "b")
+    assert "b: 1 of the checkpoint's 2 pictures are missing" in message and "such as 7.jpg" in message
+
+
+# ---- Batches -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"),
+    [(8, [4, 4]), (10, [4, 4, 2]), (9, [4, 5]), (5, [5]), (4, [4]), (3, [3]), (1, [1]), (6, [4, 2]), (13, [4, 4, 5])],
+)
+def test_shuffled_batches_cover_everything_once_and_never_end_with_one(n, sizes):
+    batches = shuffled(n, 4, 0, 1)
+    assert [len(batch) for batch in batches] == sizes
+    assert sorted(np.concatenate(batches).tolist()) == list(range(n))
+
+
+def test_the_order_depends_on_the_seed_and_the_epoch_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    split(100, seed=1)
-    list(TrainBatches(10, 4, seed=0))
-    assert torch.equal(torch.rand(3), expected)
+    orders = [np.concatenate(shuffled(50, 4, *which)).tolist() for which in ((0, 1), (0, 1), (0, 2), (1, 1))]
+    assert orders[0] == orders[1] and orders[0] != orders[2] != orders[3] != orders[0]
+    assert torch.equal(torch.rand(3), expected)  # PyTorch's generator was left alone
 
 
-# ---- Training batches ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("n", [8, 9, 11, 24])
+def test_two_processes_share_each_batch(n, monkeypatch):
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(data, "world", lambda rank=rank: (rank, 2))
+        parts.append((shuffled(n, 4, 0, 1), in_order(n, 4)))
+    (a, a_eval), (b, b_eval) = parts
+    assert len(a) == len(b) == -(-n // 4) and all(len(x) == len(y) == 2 for x, y in zip(a, b, strict=True))
+    assert set(np.concatenate(a + b).tolist()) == set(range(n))
+    assert sorted(np.concatenate(a_eval + b_eval).tolist()) == list(range(n))  # none counts twice
 
 
-@pytest.mark.parametrize("n, sizes", [
-    (8, [4, 4]), (10, [4, 4, 2]), (9, [4, 5]), (5, [5]), (4, [4]), (3, [3]), (2, [2]), (6, [4, 2]), (13, [4, 4, 5]),
-])  # fmt: skip
-def test_training_batches_cover_everything_once_and_never_end_with_one(n, sizes):
-    batches = TrainBatches(n, 4, seed=0)
-    assert [len(batch) for batch in batches] == sizes
-    assert len(batches) == len(sizes)
-    assert sorted(flat(batches)) == list(range(n))
-    assert all(type(i) is int for i in flat(batches))
+@pytest.mark.parametrize("n", [1, 4, 5, 8])
+def test_in_order(n):
+    batches = in_order(n, 4)
+    assert np.concatenate(batches).tolist() == list(range(n)) and all(len(b) <= 4 for b in batches)
 
 
-def test_every_epoch_has_an_order_of_its_own():
-    batches = TrainBatches(50, 4, seed=3)
-    orders = []
-    for epoch in range(4):
-        batches.epoch = epoch
-        orders.append(flat(batches))
-        assert flat(batches) == orders[-1]  # looking twice changes nothing
-    assert len({tuple(order) for order in orders}) == 4
-    assert list(range(50)) not in orders
-
-
-def test_seed_and_epoch_fix_the_order():
-    first, again, other = TrainBatches(50, 4, seed=3), TrainBatches(50, 4, seed=3), TrainBatches(50, 4, seed=4)
-    list(first)  # an epoch more than `again`
-    for batches in (first, again, other):
-        batches.epoch = 7
-    assert list(first) == list(again)
-    assert list(first) != list(other)
-    first.seed, first.epoch, other.seed, other.epoch = 1, 2, 2, 1
-    assert list(first) != list(other)  # not a function of the sum
-
-
-@pytest.mark.parametrize("world_size", [2, 4])
-@pytest.mark.parametrize("n", [16, 17, 19, 23, 8])
-def test_under_torchrun_each_process_has_its_share_of_each_batch(n, world_size):
-    shares = [list(of_process(TrainBatches(n, 8, seed=5), rank, world_size)) for rank in range(world_size)]
-    steps = -(-n // 8)
-    for rank, share in enumerate(shares):
-        assert len(share) == steps == len(of_process(TrainBatches(n, 8, seed=5), rank, world_size))
-        assert all(len(batch) == 8 // world_size for batch in share)
-    for step in range(steps):
-        together = flat(share[step] for share in shares)
-        assert len(set(together)) == 8  # no image twice in a global batch
-    times = [flat(flat(shares)).count(i) for i in range(n)]
-    assert min(times) == 1 and sum(times) == steps * 8 and max(times) <= 2
-
-
-def test_under_torchrun_the_full_batches_are_those_of_one_process():
-    one = list(TrainBatches(19, 8, seed=5))
-    two = [list(of_process(TrainBatches(19, 8, seed=5), rank, 2)) for rank in range(2)]
-    for step in range(2):
-        assert sorted(two[0][step] + two[1][step]) == sorted(one[step])
-    assert set(one[2]) <= set(two[0][2] + two[1][2])
-
-
-def test_under_torchrun_a_process_has_another_share_in_every_epoch():
-    batches = TrainBatches(40, 8, seed=5)
-    shares = []
-    for batches.epoch in range(4):
-        shares.append(frozenset(flat(of_process(batches, 0, 2))))
-        assert len(shares[-1]) == 20 and not shares[-1] & set(flat(of_process(batches, 1, 2)))
-    assert len(set(shares)) == 4
-
-
-def test_under_torchrun_a_set_smaller_than_the_batch_is_repeated():
-    shares = [list(of_process(TrainBatches(3, 8, seed=0), rank, 2)) for rank in range(2)]
-    assert [len(share) for share in shares] == [1, 1]
-    assert all(len(share[0]) == 4 for share in shares)
-    assert set(shares[0][0] + shares[1][0]) == {0, 1, 2}
-
-
-# ---- Evaluation batches --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n, sizes", [(8, [4, 4]), (9, [4, 4, 1]), (3, [3]), (0, [])])
-def test_evaluation_batches_are_in_order(n, sizes):
-    batches = EvalBatches(n, 4)
-    assert [len(batch) for batch in batches] == sizes
-    assert len(batches) == len(sizes)
-    assert flat(batches) == list(range(n))
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 8, 9, 12, 13, 17, 24])
-def test_under_torchrun_each_sample_is_evaluated_once(n, world_size):
-    shares = [of_process(EvalBatches(n, 4), rank, world_size) for rank in range(world_size)]
-    assert sorted(flat(flat(shares))) == list(range(n))
-    assert all(len(list(share)) == len(share) for share in shares)
-    single = [tuple(batch) for batch in EvalBatches(n, 4)]
-    assert sorted(tuple(batch) for share in shares for batch in share) == single  # the same batches, so the same means
-
-
-# ---- Loader --------------------------------------------------------------------------------------------------------
-
-
-class Squares(Dataset):
-    """dataset[[i, j]] -> a batch at a time."""
-
-    def __init__(self, n):
-        self.n = n
-
-    def __len__(self):
-        return self.n
-
-    def __getitem__(self, batch):
-        assert isinstance(batch, list)
-        batch = torch.tensor(batch)
-        return batch, (batch**2).float()[:, None].expand(-1, 3)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_loader_gives_the_batches_of_the_sampler(workers):
-    batches = TrainBatches(10, 4, seed=1)
-    steps = loader(Squares(10), batches, workers)
-    assert len(steps) == 3
-    for epoch in range(2):
-        batches.epoch = epoch
-        loaded = list(steps)
-        assert [indices.tolist() for indices, _ in loaded] == list(batches)
-        for indices, squares in loaded:
-            assert squares.shape == (len(indices), 3)
-            assert squares[:, 0].tolist() == [i**2 for i in indices.tolist()]
+def test_a_loss_of_nan_names_the_images_of_its_batch():
+    batches, names = [np.array([3, 1]), np.array([0, 2])], ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    check_finite([torch.tensor(1.0), torch.tensor(2.0)], batches, names, "epoch 1")
+    message = refused(check_finite, [torch.tensor(1.0), torch.tensor(float("nan"))], batches, names, "epoch 1")
+    assert "epoch 1, batch 2: the loss is not finite; its images are a.jpg, c.jpg; " in message

@@ -1,109 +1,215 @@
-"""common/images.py and common/pictures.py: odd files, names and folders, and what stands beside a gap in a grid."""
+"""common/images.py and common/celebamask.py: photos and masks of every kind, folders as they come."""
 
-import matplotlib.text
+import io
+import os
+
 import numpy as np
 import pytest
-from PIL import Image
+from conftest import refused
+from PIL import Image, ImageCms
 
-from common import pictures
-from common.cli import InputError
-from common.images import OwnPhotos, files_below, read_mask, read_photo
-
-
-def test_a_photo_of_floats_is_refused(tmp_path):
-    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "ramp.tif")
-    with pytest.raises(InputError, match="ramp.tif: .* pixels are floats"):
-        read_photo(tmp_path / "ramp.tif")
+from common.celebamask import FLIP_PAIRS, PARTS, check_masks, list_celebamask
+from common.images import OwnPhotos, files_below, list_photos, read_mask, read_photo
 
 
-@pytest.mark.parametrize("white", [255, 65535])
-def test_a_mask_of_16_bits_is_black_and_white_too(tmp_path, white):
-    values = np.array([[0, white], [white, 0]], np.uint16)
-    Image.fromarray(values).save(tmp_path / "mask.png")
-    assert np.array_equal(read_mask(tmp_path / "mask.png"), values > 0)
-    Image.fromarray(values // 3).save(tmp_path / "grey.png")
-    with pytest.raises(InputError, match=f"grey.png: has the value {white // 3}"):
-        read_mask(tmp_path / "grey.png")
+def gradient(size=(40, 30)):
+    x, y = np.meshgrid(np.linspace(20, 235, size[0]), np.linspace(20, 235, size[1]))
+    return Image.fromarray(np.stack([x, y, 255 - x], axis=-1).astype(np.uint8))
 
 
-def test_a_mask_in_the_alpha_channel_is_refused(tmp_path):
-    white = np.full((4, 4, 4), 255, np.uint8)
-    Image.fromarray(white).save(tmp_path / "opaque.png")
-    assert read_mask(tmp_path / "opaque.png").all()
-    white[2:, :, 3] = 0
-    Image.fromarray(white).save(tmp_path / "alpha.png")
-    with pytest.raises(InputError, match="alpha.png: is transparent in places"):
-        read_mask(tmp_path / "alpha.png")
+# ---- Photos --------------------------------------------------------------------------------------------------------
 
 
-def test_an_overlay_leaves_the_background_and_mixes_the_rest():
-    photo = np.full((1, 2, 3), 100, np.uint8)
-    palette = np.array([(0, 0, 0), (200, 0, 100)], np.uint8)
-    painted = pictures.overlay(photo, np.array([[0, 1]], np.uint8), palette, opacity=0.5)
-    assert painted.tolist() == [[[100, 100, 100], [150, 50, 100]]]
+def test_a_photo_of_any_kind_is_read_as_rgb(tmp_path):
+    photo = gradient()
+    for mode in ("L", "P", "CMYK", "RGBA", "1"):
+        path = tmp_path / f"{mode}.tif"
+        photo.convert(mode).save(path)
+        assert (read_photo(path).mode, read_photo(path).size) == ("RGB", (40, 30))
+    Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257).save(tmp_path / "16.png")
+    assert np.array_equal(np.asarray(read_photo(tmp_path / "16.png"))[..., 0], np.asarray(photo.convert("L")))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    photo.rotate(180).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(np.asarray(read_photo(tmp_path / "turned.png")), np.asarray(photo))
 
 
-def test_files_below_follows_links_but_not_in_circles(tmp_path):
-    (tmp_path / "masks" / "0").mkdir(parents=True)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "masks" / "0" / "a.png").touch()
-    (tmp_path / "elsewhere" / "b.png").touch()
+def test_a_colour_profile_is_applied(tmp_path):
+    """A photo whose profile is another than sRGB's shows the same colours as its twin in sRGB."""
+    lab = ImageCms.createProfile("LAB")
+    srgb = ImageCms.createProfile("sRGB")
+    in_lab = ImageCms.profileToProfile(gradient(), srgb, lab, outputMode="LAB")
+    in_lab.info["icc_profile"] = ImageCms.ImageCmsProfile(lab).tobytes()
+    in_lab.save(tmp_path / "lab.tif", icc_profile=in_lab.info["icc_profile"])
+    gradient().save(tmp_path / "srgb.png", icc_profile=ImageCms.ImageCmsProfile(srgb).tobytes())
+    gradient().save(tmp_path / "broken.png", icc_profile=b"no profile at all")
+    for name in ("lab.tif", "srgb.png", "broken.png"):
+        off = np.abs(np.asarray(read_photo(tmp_path / name)).astype(int) - np.asarray(gradient()))
+        assert off.mean() < (3 if name == "lab.tif" else 0.1), name  # 8 bits of Lab are coarse
+
+
+def test_transparent_parts_are_white_and_their_alpha_is_kept(tmp_path):
+    cutout = gradient().convert("RGBA")
+    alpha = np.zeros((30, 40), np.uint8)
+    alpha[:, 20:] = 255
+    cutout.putalpha(Image.fromarray(alpha))
+    for mode in ("RGBA", "LA", "PA"):
+        cutout.convert(mode).save(tmp_path / "cut.tif" if mode == "PA" else tmp_path / "cut.png")
+        photo = read_photo(tmp_path / ("cut.tif" if mode == "PA" else "cut.png"))
+        assert (np.asarray(photo)[:, :20] == 255).all() and (np.asarray(photo)[:, 20:] < 250).any()
+        assert np.array_equal(np.asarray(photo.info["alpha"]), alpha)
+    gradient().convert("RGBA").save(tmp_path / "opaque.png")
+    assert "alpha" not in read_photo(tmp_path / "opaque.png").info
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jpg", b"", "not an image file; replace or remove it"),
+        ("a.png", b"text", "not an image file"),
+        ("a.heic", b"\x00\x00\x00\x18ftypheic\x00\x00", "HEIC, which Pillow does not read: export it as JPEG"),
+        ("gone.jpg", None, "No such file"),
+    ],
+)
+def test_a_photo_that_cannot_be_read_is_named(name, content, words, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    message = refused(read_photo, tmp_path / name)
+    assert str(tmp_path / name) in message and words in message
+
+
+def test_damaged_and_enormous_photos_are_named(tmp_path, monkeypatch):
+    gradient().save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:90])
+    assert "cut.png: cannot be read" in refused(read_photo, tmp_path / "cut.png")
+    gradient().save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    assert "larger than 0 megapixels: make it smaller" in refused(read_photo, tmp_path / "large.png")
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "ramp.tif")
+    assert "its pixels are floats" in refused(read_photo, tmp_path / "ramp.tif")
+
+
+# ---- Masks ---------------------------------------------------------------------------------------------------------
+
+MASK = np.tri(6, 8, dtype=np.uint8)
+
+
+def test_a_black_and_white_mask_of_any_kind_is_read(tmp_path):
+    image = Image.fromarray(MASK * 255)
+    palette = Image.fromarray(MASK)
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    kinds = {mode: image.convert(mode) for mode in ("L", "1", "RGB", "RGBA", "LA", "P")} | {"palette": palette}
+    kinds |= {"16 bits": Image.fromarray(MASK.astype(np.uint16) * 65535), "0 and 1": Image.fromarray(MASK)}
+    for kind, picture in kinds.items():
+        picture.save(tmp_path / "mask.png")
+        assert np.array_equal(read_mask(tmp_path / "mask.png"), MASK > 0), kind
+    assert "is 8 x 6 px, the folder's other masks are 4 x 3" in refused(read_mask, tmp_path / "mask.png", (3, 4))
+
+
+def test_what_is_no_mask_is_named(tmp_path):
+    path, coloured = tmp_path / "mask.png", Image.fromarray(MASK)
+    coloured.putpalette([0, 0, 0, 200, 30, 30])
+    transparent = np.dstack([MASK * 255] * 4)
+    cases = [
+        (Image.fromarray(MASK * 37), "has the value 37; a mask holds black and white alone"),
+        (Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)), "has the value 1;"),
+        (Image.fromarray(MASK.astype(np.uint16) * 300), "has the value 300"),
+        (coloured, "has the colour (200, 30, 30)"),
+        (Image.fromarray(np.dstack([MASK * 255, MASK, MASK])), "has the colour (255, 1, 1)"),
+        (Image.fromarray(transparent), "is transparent in places"),
+    ]
+    for picture, words in cases:
+        picture.save(path)
+        assert f"{path}: {words}" in refused(read_mask, path)
+    path.write_bytes(path.read_bytes()[:60])
+    assert f"{path}: cannot be read" in refused(read_mask, path)
+
+
+# ---- Folders -------------------------------------------------------------------------------------------------------
+
+
+def test_files_below_follows_links_but_not_in_circles(tmp_path, monkeypatch):
+    for name in ("masks/0/a.png", "elsewhere/b.png", "masks/.hidden/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     (tmp_path / "masks" / "1").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "masks")
     assert [path.name for path in files_below(tmp_path / "masks")] == ["a.png", "b.png"]
+    scandir, closed = os.scandir, str(tmp_path / "masks" / "0")
+
+    def refusing(path):
+        if os.fspath(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # and not chmod: root may read everything
+    assert f"{closed}: Permission denied; make it readable" in refused(files_below, tmp_path / "masks")
 
 
-@pytest.mark.parametrize("names, expected", [
-    (("a.jpg", "b.png"), ["a", "b"]),
-    (("a.jpg", "a.png", "b.png"), ["a.jpg", "a.png", "b.png"]),
-    (("x.jpg", "x.jpg.png", "x.png"), ["x.jpg", "x.jpg.png", "x.png"]),
-    (("A.jpg", "a.png"), ["A.jpg", "a.png"]),  # one file where case does not count
-])  # fmt: skip
-def test_no_two_photos_share_a_name(tmp_path, names, expected):
-    (tmp_path / "photos").mkdir()
-    for name in names:
-        Image.new("RGB", (4, 4)).save(tmp_path / "photos" / name)
-    assert [name for name, _ in OwnPhotos(tmp_path / "photos", tmp_path / "out")] == expected
+def names_of(tmp_path, *paths):
+    return [name for name, _ in OwnPhotos(list(paths), tmp_path / "out")]
 
 
-def test_what_is_no_photo_is_said_to_be_left_out(tmp_path, capsys):
-    (tmp_path / "photos" / "deeper").mkdir(parents=True)
-    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a.png")
-    assert len(OwnPhotos(tmp_path / "photos", tmp_path / "out").paths) == 1 and not capsys.readouterr().out
-    for name in ("b.heic", "c.txt"):
-        (tmp_path / "photos" / name).touch()
-    assert len(OwnPhotos(tmp_path / "photos", tmp_path / "out").paths) == 1
-    assert capsys.readouterr().out.startswith("b.heic and 1 more files: left out, for photos are .jpg, ")
+def test_own_photos_come_from_files_and_folders_under_names_of_their_own(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name in ("a.jpg", "b.png", "more/c.jfif"):
+        gradient().save(folder / name, "JPEG" if name != "b.png" else "PNG")
+    assert names_of(tmp_path, folder / "b.png", folder / "a.jpg") == ["b", "a"] and not capsys.readouterr().out
+    assert names_of(tmp_path, folder, folder / "more") == ["a", "b", "c"] and not capsys.readouterr().out
+    assert names_of(tmp_path, folder) == ["a", "b"]
+    assert f"1 other file(s) are left out, such as {folder / 'more' / 'c.jfif'}" in capsys.readouterr().out
+    gradient().save(folder / "A.png")  # one file where case does not count
+    assert names_of(tmp_path, folder) == ["A.png", "a.jpg", "b.png"]
+    assert f"--out {folder}: is the folder of the photos" in refused(OwnPhotos, [folder], folder)
 
 
-def test_a_gap_in_a_grid_keeps_the_titles_of_its_row_and_column(tmp_path, monkeypatch):
-    """And a $ in them is the letter, not the start of a formula."""
-    figures = []
-    monkeypatch.setattr(pictures, "save_figure", lambda path, figure: (figure.canvas.draw(), figures.append(figure)))
-    picture = np.zeros((4, 4, 3), np.uint8)
-    rows = [[None, picture], [picture, picture]]
-    pictures.save_grid(tmp_path / "grid.png", rows, column_titles=["img$_$", "sad"], row_titles=["A$", "B"])
-    words = {text.get_text() for text in figures[0].findobj(matplotlib.text.Text) if text.get_visible()}
-    assert words >= {"img$_$", "sad", "A$", "B"}
-    gap, _, shown, _ = figures[0].axes
-    assert gap.axison and gap.yaxis.label.get_visible() and not gap.get_frame_on() and shown.get_frame_on()
+def test_a_photo_that_cannot_be_read_does_not_keep_the_others_back(tmp_path):
+    gradient().save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no photo")
+    photos = OwnPhotos([tmp_path], tmp_path / "out")
+    assert [name for name, _ in photos] == ["a"] and photos.done == 1
+    assert str(tmp_path / "b.png") in refused(photos.raise_unreadable)
 
 
-def test_a_plain_name_is_neither_a_formula_nor_hidden_from_a_legend():
-    figure, axis = pictures.subplots(figsize=(2, 2))
-    axis.plot([0, 1], label=pictures.plain("_run $a_$"))
-    drawn = axis.legend().get_texts()[0]
-    assert drawn._preprocess_math(drawn.get_text()) == (" _run $a_$", False)
-    figure.canvas.draw()
+def test_folders_without_photos_are_named(tmp_path):
+    (tmp_path / "sub").mkdir()
+    assert f"{tmp_path / 'no'}: no such file or folder" in refused(list_photos, tmp_path / "no")
+    assert f"{tmp_path / 'sub'}: holds no photo (.jpg, " in refused(list_photos, tmp_path / "sub")
+    gradient().save(tmp_path / "sub" / "a.png")
+    assert f"{tmp_path}: holds no photo, but {tmp_path / 'sub'} does" in refused(list_photos, tmp_path)
 
 
-def test_the_only_epoch_of_a_run_is_one_tick(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(pictures, "save_figure", lambda path, figure: (figure.canvas.draw(), figures.append(figure)))
-    for n in (1, 2, 30):
-        rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, n + 1)]
-        pictures.save_curves(tmp_path / "curves.png", rows, {"loss": {"loss": "training"}})
-        axis = figures[-1].axes[0]
-        low, high = axis.get_xlim()
-        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
-        assert ticks and all(tick == int(tick) for tick in ticks), ticks
+# ---- CelebAMask-HQ -------------------------------------------------------------------------------------------------
+
+
+def test_celebamask_is_listed_by_id_with_the_masks_that_are_there(faces, tmp_path):
+    found = list_celebamask(faces)
+    assert [face.id for face in found] == list(range(12))
+    for face in found:
+        assert face.photo.name == f"{face.id}.jpg" and "skin" in face.masks
+        assert all(path.name == f"{face.id:05d}_{part}.png" for part, path in face.masks.items())
+    outer = tmp_path / "CelebAMask-HQ"
+    outer.symlink_to(faces)
+    assert [face.identity for face in list_celebamask(tmp_path)] == [face.identity for face in found]
+    for left, right in FLIP_PAIRS:
+        assert PARTS[left].replace("l_", "r_", 1) == PARTS[right]
+
+
+def test_a_celebamask_folder_that_cannot_be_used_is_named(faces, tmp_path):
+    assert f"{tmp_path / 'no'}: no such folder" in refused(list_celebamask, tmp_path / "no")
+    assert f"{tmp_path}: looked for CelebA-HQ-img/0.jpg" in refused(list_celebamask, tmp_path)
+    (tmp_path / "CelebA-HQ-img").mkdir()
+    buffer = io.BytesIO()
+    gradient().save(buffer, "JPEG")
+    for id in (3, 4):
+        (tmp_path / "CelebA-HQ-img" / f"{id}.jpg").write_bytes(buffer.getvalue())
+    assert "not one of its 2 faces has a mask of skin, nor of any other" in refused(list_celebamask, tmp_path)
+    masks = tmp_path / "CelebAMask-HQ-mask-anno" / "7"
+    masks.mkdir(parents=True)
+    for name in ("00003_hair.png", "00009_skin.png", "00003_beard.png"):
+        Image.fromarray(MASK * 255).save(masks / name)
+    assert "a mask of skin, only of hair" in refused(list_celebamask, tmp_path)
+    listed = list_celebamask(tmp_path, part="hair")
+    assert [set(face.masks) for face in listed] == [{"hair"}, set()]
+    assert f"{tmp_path / 'CelebA-HQ-img' / '4.jpg'}: has no mask" in refused(check_masks, listed)

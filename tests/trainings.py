@@ -21,13 +21,13 @@ class Training(NamedTuple):
 
 TRAININGS = {
     "nu_deeplabv3plus": Training("nu_deeplabv3plus", "train", ("--size", "32", "--weights", "none")),
-    "hair_transfer": Training("hair_transfer", "train", ("--size", "32", "--init", "random", "--lr", "0.001")),
+    "hair_transfer": Training("hair_transfer", "train", ("--size", "32", "--weights", "none", "--lr", "0.001")),
     "lrn_headtorso": Training("lrn_headtorso", "train", ("--size", "32", "--weights", "none")),
     "masked_ssl/pretrain": Training(
-        "masked_ssl", "pretrain", ("--size", "32", "--init", "random", "--batch-size", "4"), "pretrain.pt"
+        "masked_ssl", "pretrain", ("--size", "32", "--weights", "none", "--batch-size", "4"), "pretrain.pt"
     ),
     "masked_ssl": Training(
-        "masked_ssl", "train", ("--size", "32", "--init", "random", "--batch-size", "4", "--min-steps", "0")
+        "masked_ssl", "train", ("--size", "32", "--weights", "none", "--batch-size", "4", "--min-steps", "0")
     ),
     "mut1ny_fairness": Training(
         "mut1ny_fairness", "train", ("--size", "32", "--weights", "none", "--model", "pspnet", "--truncated")

@@ -1,0 +1,383 @@
+"""common/run.py, cli.py and pictures.py: what is written comes back, what cannot be used is refused in one line."""
+
+import errno
+import json
+import os
+import pickle
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, refused
+from PIL import Image
+
+from common import cli, pictures
+from common.cli import InputError
+from common.pictures import save
+from common.run import FORMAT, Run, arguments, load_checkpoint, new_folder, result_folders, trained
+
+CPU = torch.device("cpu")
+BASE = {"paper": "a_paper", "format": FORMAT}
+
+
+def write(path: Path, **content) -> Path:
+    torch.save(BASE | content, path)
+    return path
+
+
+# ---- Checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_comes_back(tmp_path):
+    args = {"data": None, "best": float("inf")}
+    path = write(tmp_path / "last.pt", model={"w": torch.arange(3.0)}, epoch=3, args=args)
+    loaded = load_checkpoint(path, "a_paper")
+    assert loaded["model"]["w"].tolist() == [0, 1, 2] and loaded["epoch"] == 3
+    assert loaded["args"] == {"data": None, "best": float("inf")}
+    assert f"{path}: holds no 'log'" in refused(lambda: loaded["log"])
+
+
+class Malice:
+    """Pickled, it would make the folder `marker` when it is read."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
+    marker = tmp_path / "marker"
+    path = write(tmp_path / "last.pt", extra=Malice(marker))
+    assert str(path) in refused(load_checkpoint, path, "a_paper") and not marker.exists()
+    path.write_bytes(pickle.dumps(Malice(marker)))
+    assert str(path) in refused(load_checkpoint, path, "a_paper") and not marker.exists()
+    pickle.loads(path.read_bytes())  # the trap is a working one
+    assert marker.exists()
+
+
+def test_what_is_no_checkpoint_of_this_paper_is_refused(tmp_path):
+    path = tmp_path / "best.pt"
+    assert str(path) in refused(load_checkpoint, path, "a_paper")
+    assert str(tmp_path) in refused(load_checkpoint, tmp_path, "a_paper")  # a folder
+    for content, words in ({"paper": "other_paper"}, "other_paper"), ({"model": {}}, "else"), (torch.zeros(3), "else"):
+        torch.save(content, path)
+        message = refused(load_checkpoint, path, "a_paper")
+        assert str(path) in message and "not of a_paper" in message and words in message
+    torch.save({"paper": "a_paper", "fingerprint": {}}, path)
+    assert "written by another version" in refused(load_checkpoint, path, "a_paper")
+    rng = np.random.default_rng(0)
+    for data in (b"", b"\x80", b"PK\x03\x04", *(b"\x80\x02" * (i % 2) + rng.bytes(40) for i in range(50))):
+        path.write_bytes(data)
+        assert str(path) in refused(load_checkpoint, path, "a_paper")
+    whole = write(path, model={"w": torch.zeros(1000)}).read_bytes()
+    for keep in (1, 100, len(whole) // 2, len(whole) - 2):
+        path.write_bytes(whole[:keep])
+        assert str(path) in refused(load_checkpoint, path, "a_paper")
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_checkpoint_with_nan_or_inf_is_not_read(wrong, tmp_path):
+    path = write(tmp_path / "x.pt", optimizer={"state": {0: [torch.zeros(2), torch.tensor([1.0, wrong])]}})
+    assert f"{path}: its optimizer state 0 1 holds nan or inf" in refused(load_checkpoint, path, "a_paper")
+
+
+def test_weights_of_another_shape_are_one_line(tmp_path):
+    path = write(tmp_path / "best.pt", model=torch.nn.Linear(2, 3).state_dict(), args={"amp": "off"})
+    network = trained(torch.nn.Linear(2, 3), load_checkpoint(path, "a_paper"), "cpu")
+    assert not network.model.training and not network.amp
+    message = refused(trained, torch.nn.Linear(2, 4), load_checkpoint(path, "a_paper"), "cpu")
+    assert f"{path}: its model does not fit this code" in message
+
+
+# ---- Writing -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "use another")])
+def test_a_failed_write_leaves_the_old_file_and_no_other(step, number, remedy, tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save(path, b"old")
+
+    def failing(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, step, failing)
+    message = refused(save, path, b"new")
+    assert str(path) in message and os.strerror(number) in message and remedy in message
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_file_is_on_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+    order, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), replace(a, b)))
+    save(tmp_path / "last.pt", b"x")
+    assert order == ["fsync", "replace"]
+    for path in (tmp_path / "no" / "x", tmp_path / "last.pt" / "x"):
+        assert str(path) in refused(save, path, b"")
+
+
+def test_a_signal_waits_until_the_file_is_whole(tmp_path):
+    def write(file):
+        file.write(b"first half, ")
+        os.kill(os.getpid(), signal.SIGTERM)
+        file.write(b"second half")
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: save(tmp_path / "last.pt", write))
+    assert end.value.code == 143
+    assert (tmp_path / "last.pt").read_bytes() == b"first half, second half"
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_json_holds_null_for_what_is_no_number(tmp_path):
+    value = {"a": float("nan"), "b": [1.5, float("inf"), (np.float64("nan"), 2)], "c": {"d": None, "e": "nan"}}
+    pictures.write_json(tmp_path / "r.json", value)
+    expected = {"a": None, "b": [1.5, None, [None, 2]], "c": {"d": None, "e": "nan"}}
+    assert json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail) == expected
+
+
+def test_tables_and_label_files(tmp_path, capsys):
+    pictures.print_table([["part", "IoU"], ["left eye", "0.5"]])
+    assert capsys.readouterr().out == "part      IoU\nleft eye  0.5\n"
+    pictures.write_csv(tmp_path / "t.csv", [["a,b", 1], ["f\udcfc", 2.5]])  # a name that is no text
+    assert (tmp_path / "t.csv").read_bytes() == b'"a,b",1\nf\xfc,2.5\n'
+    palette = np.array([(0, 0, 0), (200, 30, 30), (0, 0, 250)], np.uint8)
+    label = np.array([[0, 1], [2, 1]], np.uint8)
+    pictures.save_label(tmp_path / "label.png", label, palette)
+    with Image.open(tmp_path / "label.png") as image:  # the ids, and the colours to look at
+        assert np.array_equal(np.asarray(image), label)
+        assert np.array_equal(np.asarray(image.convert("RGB")), palette[label])
+    photo = np.full((2, 2, 3), 100, np.uint8)
+    painted = pictures.overlay(photo, label, palette, 0.5)
+    assert painted[0, 0].tolist() == [100] * 3 and painted[0, 1].tolist() == [150, 65, 65]
+
+
+def test_grids_and_curves_are_drawn_from_names_of_any_kind(tmp_path):
+    photo, mask = np.full((8, 8, 3), 200, np.uint8), np.eye(8, dtype=bool)
+    names = ["$a_1", "_b"]
+    legend = {"left eye": np.array((255, 0, 0))}
+    pictures.save_grid(tmp_path / "g.png", [[photo, mask], [None, photo]], column_titles=names, row_titles=names,
+                       legend=legend)  # fmt: skip
+    rows = [{"epoch": 1, "loss": 1.0, "val": 2.0}, {"epoch": 2, "loss": 0.5, "val": float("nan")}]
+    panels = {"loss": {"loss": "training", "val": "validation"}}
+    pictures.save_curves(tmp_path / "c.png", rows, panels, log_scale=("loss",), marks={1.5: "unfrozen"})
+    for name in ("g.png", "c.png"):
+        with Image.open(tmp_path / name) as image:
+            assert len(np.unique(np.asarray(image.convert("L")))) > 10
+
+
+# ---- Arguments -----------------------------------------------------------------------------------------------------
+
+
+def parse(*words, monkeypatch, **options):
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, words)])
+    parser = cli.Parser("doc")
+    parser.add_argument("--lr", type=cli.number(float, 0, above=True), default=1e-3)
+    parser.add_argument("--epochs", type=cli.number(int, 1), default=80)
+    parser.add_argument("--data", type=cli.path, nargs="+")
+    return arguments(parser, "a_paper", **options)
+
+
+def test_a_resumed_run_has_its_own_arguments(tmp_path, monkeypatch):
+    saved = {"lr": 0.5, "epochs": 3, "data": ["/x"], "seed": 7, "limit": None, "amp": "off", "device": "cpu",
+             "compile": False}  # fmt: skip
+    path = write(tmp_path / "last.pt", args=saved, optimizer={})
+    args, checkpoint = parse("--resume", path, "--epochs", 9, monkeypatch=monkeypatch)
+    assert (args.lr, args.epochs, args.data, args.seed) == (0.5, 9, ["/x"], 7) and checkpoint["args"] == saved
+    args, _ = parse("--resume", path, "--lr", 0.5, "--data", "/y", monkeypatch=monkeypatch, free=("data",))
+    assert args.data == ["/y"]
+    with pytest.raises(InputError, match="--lr 0.1 differs from 0.5"):
+        parse("--resume", path, "--lr", 0.1, monkeypatch=monkeypatch)
+    with pytest.raises(InputError, match="--data .* differs"):
+        parse("--resume", path, "--data", "/y", monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit):
+        parse("--resume", path, "--out", tmp_path, monkeypatch=monkeypatch)
+    path = write(tmp_path / "best.pt", args=saved)
+    with pytest.raises(InputError, match="no optimiser to go on with; give the run's last.pt"):
+        parse("--resume", path, monkeypatch=monkeypatch)
+
+
+def test_without_resume_paths_are_whole_and_defaults_stay(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    args, saved = parse("--data", "a", "b", monkeypatch=monkeypatch, limit=5, seed=100)
+    assert args.data == [f"{tmp_path}/a", f"{tmp_path}/b"] and (args.limit, args.seed) == (5, 100) and saved is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [("--lr", "0", "above 0"), ("--lr", "nan", "above 0"), ("--epochs", "1.5", "whole number"),
+     ("--epochs", "many", "whole number"), ("--limit", "0", "least 1"), ("--seed", "-1", "least 0"),
+     ("--amp", "fp16", "fp16"), ("--nope", "1", "--nope")],
+)  # fmt: skip
+def test_a_flag_out_of_range_is_one_line(flag, value, words, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(flag, value, monkeypatch=monkeypatch)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and flag in line and words in line
+
+
+# ---- A run ---------------------------------------------------------------------------------------------------------
+
+
+def a_run(tmp_path, out=None, saved=None, resume=None, epochs=2, split=None, **options):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    args = Namespace(epochs=epochs, seed=3, amp="off", out=out, resume=resume, lr=0.1)
+    drawn = []
+    run = Run(
+        args, saved, tmp_path / "a_paper", CPU, False, name="plain", parts={"model": model, "optimizer": optimizer},
+        split=split or {"train": ["1.jpg:5:0:0"]}, facts={"data": "12 faces"}, keep={"classes": ["hat"]},
+        line="epoch {epoch} loss {loss:.2f}", curves=lambda path, log: drawn.append(path.name),
+        samples=lambda path: drawn.append(path.name), **options,
+    )  # fmt: skip
+    return run, model, drawn
+
+
+def test_a_run_writes_its_folder_and_says_what_comes_next(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["a_paper/train.py", "--lr", "0.1"])
+    run, model, drawn = a_run(tmp_path)
+    assert load_checkpoint(run.out / "last.pt", "a_paper")["epoch"] == 0  # stopped now, it could go on
+    for epoch in run.epochs():
+        run.end_epoch({"loss": 0.5 / epoch}, better=epoch == 1)
+    run.end()
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "command    a_paper/train.py --lr 0.1" and "data       12 faces" in out
+    assert "epoch 1 loss 0.50" in out[4] and out[4].endswith("best") and not out[5].endswith("best")
+    assert out[-1] == f"next       python a_paper/eval.py {run.out}/best.pt"
+    assert run.out == tmp_path / "a_paper" / "runs" / "plain"
+    last, best = (load_checkpoint(run.out / name, "a_paper") for name in ("last.pt", "best.pt"))
+    assert (last["epoch"], best["epoch"]) == (2, 1) and "optimizer" in last and "optimizer" not in best
+    assert last["classes"] == ["hat"] and torch.equal(last["model"]["weight"], model.weight)
+    assert [row["loss"] for row in last["log"]] == [0.5, 0.25]
+    lines = (run.out / "log.csv").read_text().splitlines()
+    assert lines[0] == "epoch,loss,seconds" and lines[2].startswith("2,0.25,")
+    assert drawn == ["curves.png", "samples.png", "curves.png"]
+    record = json.loads((run.out / "run.json").read_text())
+    assert record["starts"][0]["command"] == "a_paper/train.py --lr 0.1" and record["arguments"]["lr"] == 0.1
+    assert not list(run.out.glob(".*"))
+    assert "already holds a run's last.pt" in refused(lambda: a_run(tmp_path, out=run.out))
+    resumed, other, _ = a_run(tmp_path, saved=last, resume=run.out / "last.pt")
+    assert torch.equal(other.weight, model.weight) and list(resumed.epochs()) == []
+    resumed.end()
+    assert "already holds epoch 2" in capsys.readouterr().out
+    assert len(json.loads((run.out / "run.json").read_text())["starts"]) == 2
+    message = refused(lambda: a_run(tmp_path, saved=last, resume=run.out / "last.pt", split={"train": ["1.jpg:6:0:0"]}))
+    assert "the train pictures, or their masks, are not those" in message
+
+
+def test_epochs_are_seeded_apart(tmp_path):
+    run, _, _ = a_run(tmp_path, epochs=3)
+    drawn = []
+    for _ in run.epochs():
+        drawn.append(torch.rand(1).item())
+        run.end_epoch({"loss": 1.0}, better=False)
+    again, _, _ = a_run(tmp_path, epochs=3)
+    assert next(torch.rand(1).item() for _ in again.epochs()) == drawn[0] and len(set(drawn)) == 3
+
+
+def test_a_picture_that_cannot_be_replaced_does_not_end_a_run(tmp_path, capsys):
+    run, _, _ = a_run(tmp_path)
+
+    def open_elsewhere(path, *_):
+        raise InputError(f"{path}: Permission denied")
+
+    run.curves = open_elsewhere
+    for _ in run.epochs():
+        run.end_epoch({"loss": 1.0}, better=True)
+    assert "curves.png: Permission denied" in capsys.readouterr().out
+    assert load_checkpoint(run.out / "last.pt", "a_paper")["epoch"] == 2
+
+
+def test_weights_that_became_nan_overwrite_nothing(tmp_path):
+    run, model, _ = a_run(tmp_path)
+    next(run.epochs())
+    torch.nn.init.constant_(model.weight, torch.nan)
+    message = refused(run.end_epoch, {"loss": 1.0}, False)
+    assert "last.pt: not overwritten, because model weight has become nan or inf" in message
+    assert load_checkpoint(run.out / "last.pt", "a_paper")["epoch"] == 0
+
+
+def test_run_folders_are_numbered_and_never_overwritten(tmp_path):
+    assert [new_folder(None, tmp_path / "runs", "flip").name for _ in range(3)] == ["flip", "flip-2", "flip-3"]
+    out = tmp_path / "a" / "b"
+    assert new_folder(out, tmp_path / "runs", "flip") == out and out.is_dir()
+    for left in ("last.pt", "best.pt", "pretrain.pt", "log.csv"):
+        (out / left).write_text("epoch")
+        message = refused(new_folder, out, tmp_path, "x")
+        assert f"{out} already holds a run's {left}" in message and ("--resume" in message) == (left == "last.pt")
+        (out / left).unlink()
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file" / "x") in refused(new_folder, tmp_path / "file" / "x", tmp_path, "x")
+    assert str(tmp_path / "file") in refused(new_folder, None, tmp_path / "file", "x")
+
+
+def test_results_of_several_checkpoints_do_not_meet(tmp_path):
+    a, b = tmp_path / "a" / "best.pt", tmp_path / "b" / "best.pt"
+    assert result_folders([a, b], None, "val") == [tmp_path / "a" / "best-val", tmp_path / "b" / "best-val"]
+    assert result_folders([a], tmp_path / "o", "val") == [tmp_path / "o"]
+    assert result_folders([a, b], tmp_path / "o", "val") == [tmp_path / "o" / "a-best", tmp_path / "o" / "b-best"]
+    assert "same folder" in refused(result_folders, [a, a], None, "val")
+
+
+# ---- Ends ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (InputError("x.png: is broken;\nremove it"), 2, "error: x.png: is broken; remove it"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), 2, "out of memory; give a smaller --batch-size"),
+        (MemoryError(), 2, "out of memory"),
+        (PermissionError(errno.EACCES, "Permission denied", "/home/other"), 2, "/home/other: Permission denied; check"),
+        (RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:47"), 1, "another process of this job has died"),
+    ],
+)
+def test_an_end_is_one_line(error, code, words, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == code and words in line
+
+
+def test_an_error_of_the_program_is_not_hidden():
+    for error in (ZeroDivisionError, RuntimeError("shape mismatch")):
+        with pytest.raises((ZeroDivisionError, RuntimeError)):
+            cli.run(lambda error=error: (_ for _ in ()).throw(error))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_with_one_line_that_says_how_to_go_on(number, code, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["a_paper/train.py"])
+
+    def main():
+        a_run(tmp_path, out=tmp_path / "my run")
+        capsys.readouterr()
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+        raise AssertionError("the signal did not stop it")
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    said = capsys.readouterr().err.strip()
+    assert end.value.code == code
+    assert said == f"train.py: stopped; go on with: python a_paper/train.py --resume '{tmp_path}/my run/last.pt'"
+
+
+def test_a_reader_that_has_seen_enough_ends_a_script_quietly():
+    code = "from common import cli; cli.run(lambda: [print('line', i) for i in range(100_000)])"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("line 0\n", "", 141)

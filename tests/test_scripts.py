@@ -1,0 +1,223 @@
+"""What every training of the five folders must pass: stopped, killed, resumed, out of disk, in two processes."""
+
+import importlib
+import multiprocessing
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, one_line_error, succeed
+from torch import nn
+from trainings import TRAININGS, make_networks_small, write_small_script
+
+from common.run import load_checkpoint
+
+each_training = pytest.mark.parametrize("name", TRAININGS)
+FOLDERS = sorted({training.folder for training in TRAININGS.values()})
+SCRIPTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in FOLDERS
+    for path in (ROOT / folder).glob("*.py")
+    if "cli.run(main)" in path.read_text()
+)
+
+
+@pytest.fixture
+def training(name, monkeypatch, no_pictures):
+    """One of TRAININGS with a small network."""
+    made = TRAININGS[name]
+    make_networks_small(made.folder, monkeypatch.setattr)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    return made
+
+
+def arguments(training, faces, tmp_path, out: str, *more) -> tuple:
+    where = ("--data", faces, "--out", tmp_path / out, "--cache", tmp_path / "cache", "--device", "cpu", "--amp", "off")
+    return *training.arguments, *where, *more
+
+
+def equal(a, b) -> bool:
+    """Whether two parts of checkpoints are equal, tensors bit for bit; of the log all but the seconds."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        keys = a.keys() - {"seconds"}
+        return keys == b.keys() - {"seconds"} and all(equal(a[key], b[key]) for key in keys)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b or (a != a and b != b)  # noqa: PLR0124 (both nan)
+
+
+def differences(run, whole, training) -> list[str]:
+    """The files, or the parts of the checkpoints, in which two finished runs differ, but for how they were started."""
+    found = []
+    for name in ("last.pt", training.best):
+        a, b = (load_checkpoint(path / name, training.folder) for path in (run, whole))
+        found += [f"{name}: {key}" for key in (a.keys() | b.keys()) - {"starts"} if not equal(a.get(key), b.get(key))]
+    files = [{path.name for path in folder.iterdir()} for folder in (run, whole)]
+    lines = [(folder / "log.csv").read_text().count("\n") for folder in (run, whole)]
+    return sorted({*found, *(files[0] ^ files[1]), *(["log.csv"] if lines[0] != lines[1] else [])})
+
+
+def at_backward(monkeypatch, act, step: int) -> list:
+    """Call act() in the backward pass number `step` of this process; the list counts them."""
+    backward, steps = torch.Tensor.backward, []
+
+    def counted(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == step:
+            act()
+        return backward(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", counted)
+    return steps
+
+
+# ---- Stopped, killed, resumed --------------------------------------------------------------------------------------
+
+
+@each_training
+def test_a_run_that_was_stopped_and_killed_equals_a_whole_one(name, training, faces, call, tmp_path, monkeypatch):
+    """In one go; and stopped in its second epoch by Ctrl-C or SIGTERM, gone on with by the command that it said, killed
+    with half of last.pt on disk, and gone on with again: the same weights, optimiser and log, bit for bit."""
+    with monkeypatch.context() as patch:
+        steps = at_backward(patch, None, 0)
+        succeed(call(training.module, *arguments(training, faces, tmp_path, "whole", "--epochs", 3)))
+    number, code = (signal.SIGTERM, 143) if list(TRAININGS).index(name) % 2 else (signal.SIGINT, 130)
+    with monkeypatch.context() as patch:
+        at_backward(patch, lambda: os.kill(os.getpid(), number), len(steps) // 3 + 1)
+        result = call(training.module, *arguments(training, faces, tmp_path, "stopped", "--epochs", 3))
+    said = [line for line in result.stderr.splitlines() if line]
+    assert result.returncode == code and len(said) == 1 and "stopped; go on with: " in said[0]
+    last = tmp_path / "stopped" / "last.pt"
+    assert load_checkpoint(last, training.folder)["epoch"] == 1
+    _, script, *command = shlex.split(said[0].split("go on with: ")[1])
+    assert script == training.module.__file__ and command == ["--resume", str(last)]
+
+    def die():  # in the second write of last.pt: half of it is on disk
+        writes = []
+
+        def deadly(descriptor):
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+            writes.append(1) if target.endswith(".last.pt.tmp") else None
+            if len(writes) == 2:
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        monkeypatch.setattr(os, "fsync", deadly)
+        call(training.module, *command, "--cache", tmp_path / "cache")
+
+    if sys.platform == "linux":
+        process = multiprocessing.get_context("fork").Process(target=die)
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL and load_checkpoint(last, training.folder)["epoch"] == 2
+    succeed(call(training.module, *command, "--cache", tmp_path / "cache"))
+    assert differences(tmp_path / "stopped", tmp_path / "whole", training) == []
+    assert len(load_checkpoint(last, training.folder)["starts"]) == 3
+
+
+@each_training
+def test_a_run_stopped_in_its_first_epoch_can_be_resumed_and_data_that_changed_is_refused(
+    name, training, faces, call, tmp_path, monkeypatch
+):
+    data = shutil.copytree(faces, tmp_path / "CelebAMask-HQ")
+    with monkeypatch.context() as patch:
+        at_backward(patch, lambda: os.kill(os.getpid(), signal.SIGINT), 1)
+        assert call(training.module, *arguments(training, data, tmp_path, "run", "--epochs", 1)).returncode == 130
+    resume = ("--resume", tmp_path / "run" / "last.pt", "--cache", tmp_path / "cache")
+    changed = sorted(data.rglob("*.jpg" if training.script == "pretrain" else "*_hair.png"))
+    kept = {path: path.read_bytes() for path in changed}
+    for path, content in kept.items():
+        path.write_bytes(content + b"\0")  # still a picture, and another file
+    error = one_line_error(call(training.module, *resume))
+    assert "not those that" in error and "give --data the folder as it was" in error
+    for path, content in kept.items():
+        path.write_bytes(content)
+    moved = data.rename(tmp_path / "moved")
+    assert str(data) in one_line_error(call(training.module, *resume))
+    succeed(call(training.module, *resume, "--data", moved))
+    assert load_checkpoint(tmp_path / "run" / "last.pt", training.folder)["epoch"] == 1
+
+
+@each_training
+def test_a_loss_of_nan_names_the_images_of_its_batch(name, training, faces, call, tmp_path, monkeypatch):
+    """Every convolution answers with nan from the second step on."""
+    steps = at_backward(monkeypatch, None, 0)
+    spoil = nn.modules.module.register_module_forward_hook(
+        lambda layer, inputs, output: output * torch.nan if isinstance(layer, nn.Conv2d) and steps else None
+    )
+    try:
+        error = one_line_error(call(training.module, *arguments(training, faces, tmp_path, "run", "--epochs", 1)))
+    finally:
+        spoil.remove()
+    found = re.search(r"epoch 1, batch 2: the loss is not finite; its images are (.*); look at them", error)
+    images = found[1].split(", ")
+    assert len(images) >= 2 and all(re.fullmatch(r"(.*/)?\d+\.jpg", image) for image in images), images
+    assert load_checkpoint(tmp_path / "run" / "last.pt", training.folder)["epoch"] == 0
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(faces, tmp_path):
+    """No file may be larger than 100 MB: the weights fit (the start's last.pt), with the optimiser they do not."""
+    train = [sys.executable, str(ROOT / "nu_deeplabv3plus" / "train.py"), "--data", str(faces), "--out", "run"]
+    more = ["--cache", "cache", "--size", "32", "--weights", "none", "--device", "cpu", "--amp", "off"]
+    command = ["bash", "-c", 'ulimit -f 100000; exec "$@"', "-", *train, *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    error = one_line_error(done)
+    assert "last.pt: " in error and "nothing was overwritten; free some space" in error
+    assert load_checkpoint(tmp_path / "run" / "last.pt", "nu_deeplabv3plus")["epoch"] == 0
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+# ---- Started in other ways -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_commands_whose_flags_exist(script, call):
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    text = succeed(call(module, "--help"))
+    commands = re.findall(rf"(?:python|torchrun \S+) {re.escape(script)}(.*)", module.__doc__)
+    assert commands and all(flag in text for command in commands for flag in re.findall(r" (--[a-z-]+)", command))
+
+
+def test_a_folder_runs_anywhere_beside_common_alone(tmp_path):
+    processes = {}
+    for folder in FOLDERS:
+        root = tmp_path / folder / "assignment"
+        for name in (folder, "common"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("runs", "data", "__pycache__"))
+        for script in (script for script in SCRIPTS if script.startswith(folder)):
+            module = script.removesuffix(".py").replace("/", ".")
+            code = f"import sys; sys.path.insert(0, {str(root)!r}); import {module} as m; print(m.__file__)"
+            processes[root / script] = code
+    code = "\n".join(
+        f"assert subprocess.run([sys.executable, '-c', {code!r}], capture_output=True, text=True).stdout.strip() "
+        f"== {str(path)!r}, {str(path)!r}"
+        for path, code in processes.items()
+        if path.name in ("train.py", "recolor.py", "whiten.py", "fairness.py", "label_fractions.py")
+    )
+    done = subprocess.run([sys.executable, "-c", f"import subprocess, sys\n{code}"], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+
+
+def test_two_processes_train_a_network_together(faces, tmp_path):
+    script = write_small_script(tmp_path / "small.py", "nu_deeplabv3plus", "train")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", str(script)]
+    flags = ["--size", "32", "--weights", "none", "--data", str(faces), "--out", "run", "--cache", "cache"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*launch, *flags, "--device", "cpu", "--epochs", "1"], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    out = succeed(done)
+    assert "2 process(es)" in out and out.count("epoch   1") == 1 and out.count("next ") == 1
+    assert load_checkpoint(tmp_path / "run" / "last.pt", "nu_deeplabv3plus")["epoch"] == 1
