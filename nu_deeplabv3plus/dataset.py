@@ -174,9 +174,9 @@ def main() -> None:
 
     def look(i: int) -> tuple[np.ndarray, str]:
         check_masks([faces[i]])
+        share = np.unpackbits(decode(faces[i], args.size)["masks"], axis=-1).mean((1, 2))
         with Image.open(faces[i].photo) as photo:
-            size = f"{photo.width} x {photo.height} px"
-        return np.unpackbits(decode(faces[i], args.size)["masks"], axis=-1).mean((1, 2)), size
+            return share, f"{photo.width} x {photo.height} px"
 
     found, problems = try_all(look, len(faces))
     print(f"{source}: {len(faces)} faces")

@@ -154,7 +154,7 @@ def main() -> None:
     chosen = choose_faces(len(val_set), args.seed)[-3:]  # those of figure 8
     run = Run(
         args, saved, HERE, device, amp,
-        name=args.augment + "-generated" * ("GENERATED" in source),
+        name=args.augment + "-generated" * (not args.data and "GENERATED" in source),
         parts={"model": model, "optimizer": optimizer, "plateau": plateau},
         split=split,
         facts={

@@ -33,11 +33,6 @@ def test_dice_by_hand_with_an_absent_class():
     assert dice_loss(logits, target).item() == pytest.approx(1 - (present + absent) / 2, abs=1e-6)
 
 
-def test_dice_reads_smooth():
-    logits, target = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1, 0]]]])
-    assert dice_loss(logits, target, smooth=1.0).item() == pytest.approx(1 - 2 / 3)
-
-
 def test_sums_run_over_the_batch_before_the_ratio():
     logits = torch.tensor([0.0, LN3]).reshape(2, 1, 1, 1)
     target = torch.tensor([1, 0]).reshape(2, 1, 1, 1)
@@ -50,11 +45,6 @@ def test_a_perfect_prediction_costs_nothing():
     _, target = example()
     target[:, 1] = 0  # an absent class too
     assert dice_loss((target.float() - 0.5) * 80, target).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_the_opposite_of_the_truth_costs_one():
-    _, target = example()
-    assert dice_loss((0.5 - target.float()) * 80, target).item() == pytest.approx(1, abs=1e-4)
 
 
 def test_an_absent_class_costs_about_one_until_it_is_pushed_to_zero():
@@ -70,25 +60,10 @@ def test_bf16_logits_give_a_float32_loss():
     assert loss.item() == dice_loss(logits.bfloat16().float(), target).item()
 
 
-def test_autocast_does_not_change_the_loss():
-    logits, target = example()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = dice_loss(logits, target)
-    assert inside.dtype == torch.float32
-    assert inside.item() == dice_loss(logits, target).item()
-
-
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.float32])
 def test_the_dtype_of_the_target_does_not_matter(kind):
     logits, target = example()
     assert dice_loss(logits, target.to(kind)).item() == pytest.approx(dice_in_double(logits, target).item(), abs=1e-6)
-
-
-def test_the_order_of_the_batch_does_not_matter():
-    logits, target = example(B=5)
-    order = torch.tensor([3, 0, 4, 2, 1])
-    assert dice_loss(logits[order], target[order]).item() == pytest.approx(dice_loss(logits, target).item(), abs=1e-6)
-    assert dice_loss(logits[order], target).item() != pytest.approx(dice_loss(logits, target).item(), abs=1e-4)
 
 
 def test_the_gradient_equals_finite_differences():
@@ -104,14 +79,6 @@ def test_the_gradient_equals_finite_differences():
         numeric.view(-1)[i] = (up - down) / 2e-5
     assert numeric.abs().max() > 1e-3
     torch.testing.assert_close(logits.grad, numeric, atol=1e-6, rtol=1e-4)
-
-
-def test_a_step_down_the_gradient_lowers_the_loss():
-    logits, target = example()
-    logits.requires_grad_()
-    before = dice_loss(logits, target)
-    before.backward()
-    assert dice_loss(logits - 10 * logits.grad, target).item() < before.item() - 1e-4
 
 
 def test_over_processes_changes_nothing_in_a_single_process():

@@ -1,4 +1,4 @@
-"""common/metrics.py against numbers worked out by hand, brute force, scipy and scikit-learn."""
+"""common/metrics.py against numbers worked out by hand, brute force and scipy."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from scipy import ndimage
 from scipy.spatial.distance import directed_hausdorff
 
 from common.metrics import (
-    auroc,
     batch_convention,
     confusion_matrix,
     contour,
@@ -193,84 +192,6 @@ def test_a_class_absent_on_both_sides_scores_one_in_the_batch_convention_only():
     counts = torch.tensor([[0, 0, 0, 50]])
     assert batch_convention(counts[None])[0].item() == 1
     assert np.isnan(scores_from_counts(counts)["iou"][0])
-
-
-# ---- AUROC ---------------------------------------------------------------------------------------------------------
-
-
-def brute_auroc(scores, truth):
-    positive, negative = scores[truth], scores[~truth]
-    above = (positive[:, None] > negative[None]).sum() + 0.5 * (positive[:, None] == negative[None]).sum()
-    return above / (len(positive) * len(negative))
-
-
-def test_auroc_by_hand():
-    assert auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1])) == 0.75  # pairs won: 3 of 4
-    assert auroc(np.array([0.1, 0.2, 0.3]), np.array([0, 0, 1])) == 1
-    assert auroc(np.array([0.1, 0.2, 0.3]), np.array([1, 0, 0])) == 0
-
-
-def test_auroc_counts_ties_half():
-    assert auroc(np.array([0.5, 0.5]), np.array([0, 1])) == 0.5
-    # positives 1, 2; negatives 1, 0: pairs 1-1 tie, 1-0 won, 2-1 won, 2-0 won
-    assert auroc(np.array([1.0, 2.0, 1.0, 0.0]), np.array([1, 1, 0, 0])) == 3.5 / 4
-
-
-@pytest.mark.parametrize("truth", [[0, 0, 0], [1, 1, 1]])
-def test_auroc_of_one_class_is_nan(truth):
-    assert np.isnan(auroc(np.array([0.1, 0.2, 0.3]), np.array(truth)))
-
-
-def test_auroc_of_nothing_is_nan():
-    assert np.isnan(auroc(np.zeros(0), np.zeros(0)))
-
-
-def test_auroc_refuses_nan_and_other_sizes():
-    with pytest.raises(ValueError, match="nan"):
-        auroc(np.array([0.1, NAN]), np.array([0, 1]))
-    with pytest.raises(ValueError, match="size"):
-        auroc(np.zeros(3), np.zeros(4))
-
-
-def test_minus_zero_ties_with_zero():
-    assert auroc(np.array([-0.0, 0.0]), np.array([0, 1])) == 0.5
-    assert auroc(np.array([0.0, -0.0]), np.array([0, 1])) == 0.5
-
-
-def test_auroc_orders_negative_logits_and_infinities():
-    inf = float("inf")
-    scores = np.array([-inf, -3.0, -2.0, -1e-30, 1e-30, 2.0, inf])
-    for cut in range(1, len(scores)):
-        truth = np.arange(len(scores)) >= cut
-        assert auroc(scores, truth) == 1
-        assert auroc(-scores, truth) == 0
-    assert auroc(np.array([inf, inf, -inf, -inf]), np.array([1, 0, 1, 0])) == 0.5
-
-
-def test_auroc_takes_tensors_of_any_shape_and_dtype():
-    scores = torch.tensor([[[0.25, 0.5], [0.5, 0.75]]], requires_grad=True)
-    truth = torch.tensor([[[0, 0], [1, 1]]])
-    for kind in (torch.bool, torch.uint8, torch.int64, torch.float32):
-        assert auroc(scores, truth.to(kind)) == 3.5 / 4
-    assert auroc(scores.bfloat16(), truth) == 3.5 / 4
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_auroc_equals_all_pairs(seed):
-    rng = np.random.default_rng(seed)
-    scores = rng.integers(-4, 5, 60).astype(np.float32) if seed % 2 else rng.normal(size=60).astype(np.float32)
-    truth = rng.random(60) < 0.3
-    truth[:2] = True, False
-    assert auroc(scores, truth) == pytest.approx(brute_auroc(scores, truth), abs=1e-12)
-
-
-def test_auroc_equals_scikit_learn():
-    reference = pytest.importorskip("sklearn.metrics").roc_auc_score
-    rng = np.random.default_rng(0)
-    truth = rng.random(200_000) < 0.1
-    for decimals in (2, 8):  # many ties, few ties
-        scores = (rng.normal(size=truth.size) + truth).round(decimals).astype(np.float32)
-        assert auroc(scores, truth) == pytest.approx(reference(truth, scores), abs=1e-6)
 
 
 # ---- One mask against another --------------------------------------------------------------------------------------

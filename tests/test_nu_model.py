@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import refused
 from torch import nn
 from torchvision.models import resnet50
 
-from common.cli import InputError
+from common.weights import fill
 from nu_deeplabv3plus.model import ASPP, DeepLabV3Plus, ResNet50, SqueezeExcite
-from nu_deeplabv3plus.train import load_imagenet
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def image(*shape, seed=0):
 def test_the_trunk_equals_torchvision(reference, training):
     ours = ResNet50()
     state = {name: value.clone() for name, value in reference.state_dict().items()}
-    ours.load_imagenet(state)
+    ours.load_state_dict(ours.trunk_of(state))
     ours.train(training), reference.train(training)
     x = image(2, 3, 64, 96)
     with torch.no_grad():
@@ -58,26 +58,6 @@ def test_the_trunk_equals_torchvision(reference, training):
     for a, b in zip(found, expected, strict=True):
         assert b.std() > 0.01
         assert (a - b).abs().max() <= 1e-5
-
-
-def test_the_trunk_is_left_unchanged_by_what_it_does_not_have(reference):
-    ours = ResNet50()
-    ours.load_imagenet(reference.state_dict())
-    left_out = ("layer4.", "fc.")
-    expected = {name: value for name, value in reference.state_dict().items() if not name.startswith(left_out)}
-    assert ours.state_dict().keys() == expected.keys()
-    assert all(torch.equal(value, expected[name]) for name, value in ours.state_dict().items())
-
-
-def test_a_key_that_is_missing_or_left_over_is_refused(reference):
-    state = reference.state_dict()
-    missing = {name: value for name, value in state.items() if name != "layer2.0.conv1.weight"}
-    with pytest.raises(RuntimeError, match="layer2.0.conv1.weight"):
-        ResNet50().load_imagenet(missing)
-    with pytest.raises(RuntimeError, match="layer3.6"):
-        ResNet50().load_imagenet({**state, "layer3.6.conv1.weight": state["layer3.5.conv1.weight"]})
-    with pytest.raises(RuntimeError, match="conv1.weight"):
-        ResNet50().load_imagenet({**state, "conv1.weight": torch.zeros(64, 1, 7, 7)})
 
 
 # ---- Blocks --------------------------------------------------------------------------------------------------------
@@ -95,10 +75,6 @@ def test_squeeze_excite_by_hand():
         for c, factor in enumerate([1, -1, 2, 0]):
             weight = 1 / (1 + torch.exp(-factor * mean))
             torch.testing.assert_close(found[b, c], x[b, c] * weight)
-
-
-def test_squeeze_excite_has_ratio_8_and_no_bias():
-    assert [tuple(p.shape) for p in SqueezeExcite(256).parameters()] == [(32, 256), (256, 32)]
 
 
 @pytest.fixture
@@ -193,21 +169,11 @@ def test_gradients_reach_every_parameter():
 
 def test_the_encoder_of_the_network_takes_the_weights_of_torchvision(reference):
     model = DeepLabV3Plus()
-    before = model.classifier.weight.clone()
-    load_imagenet(model, reference.state_dict(), "imagenet")
+    before, state = model.classifier.weight.clone(), reference.state_dict()
+    fill(model.encoder, model.encoder.trunk_of(state), "torchvision's ResNet-50", "imagenet")
     assert torch.equal(model.encoder.layer3[5].conv3.weight, reference.layer3[5].conv3.weight)
     assert torch.equal(model.encoder.bn1.running_var, reference.bn1.running_var)
     assert torch.equal(model.classifier.weight, before)
-
-
-def test_the_weights_of_another_network_are_refused_in_one_line():
-    with pytest.raises(InputError) as error:
-        load_imagenet(DeepLabV3Plus(), {"features.0.weight": torch.zeros(1)}, "vgg.pth")
-    assert "--weights vgg.pth" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_another_number_of_classes_and_other_rates():
-    model = DeepLabV3Plus(num_classes=3, rates=(1, 2), se_ratio=16)
-    assert model.classifier.out_channels == 3
-    assert [conv[0].dilation for conv in model.aspp.atrous] == [(1, 1), (2, 2)]
-    assert model.encoder_se.squeeze.out_features == model.decoder_se.squeeze.out_features == 16
+    other = {"features.0.weight": torch.zeros(1)}
+    message = refused(fill, model.encoder, model.encoder.trunk_of(other), "torchvision's ResNet-50", "vgg.pth")
+    assert "--weights vgg.pth: not torchvision's ResNet-50" in message
