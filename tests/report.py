@@ -6,11 +6,12 @@
         --command "python mut1ny_fairness/fairness.py ..." --minutes 2 --data "..." --device "..."
     python tests/report.py              write the tables between <!-- table: NAME --> and <!-- /table --> anew
 
-Nobody types a table: test_readme.py fails where a README's tables are not what this script writes.
+Nobody types a table: test_readme.py fails where those of README.md and NOTES.md are not what this script writes.
 """
 
 import argparse
 import csv
+import importlib
 import json
 import re
 import shlex
@@ -19,12 +20,20 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from report_front import FRONT
-from report_generated import generated
-from report_tables import TABLES, NotMeasured, Results, Rows
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+FOLDERS = {  # folder -> the module of its tables here; "." is the repository's own README
+    ".": "tables_front",
+    "nu_deeplabv3plus": "tables_nu",
+    "hair_transfer": "tables_hair",
+    "lrn_headtorso": "tables_lrn",
+    "mut1ny_fairness": "tables_mut1ny",
+    "masked_ssl": "tables_ssl",
+}
+OF_THE_MACHINE = ("--cache", "--resume", "--device")  # flags that do not change a result
+Rows = list[list[str]]
 
-OF_THE_MACHINE = ("--cache", "--workers", "--resume")  # flags that do not change a result
+
+# ---- From a run to a file of results -------------------------------------------------------------------------------
 
 
 def collect(run: Path, evaluation: Path | None, data: str, device: str) -> dict:
@@ -37,11 +46,11 @@ def collect(run: Path, evaluation: Path | None, data: str, device: str) -> dict:
     found = evaluation.glob("results*.json") if evaluation else ()
     evaluated = {path.stem.replace("-", "_"): json.loads(path.read_text()) for path in found}
     return {
-        "command": clean_command(record.get("earlier", [record])[0]["command"]),  # not that of a resumption
+        "command": clean_command(record["starts"][0]["command"]),  # not that of a resumption
         "data": data,
         "seed": record["arguments"]["seed"],
         "device": device,
-        "torch": record["environment"]["torch"],
+        "versions": record["starts"][0]["versions"],
         "epochs": len(log),
         "seconds_per_epoch_median": statistics.median(seconds),
         "minutes": round(sum(seconds) / 60, 1),
@@ -89,46 +98,63 @@ def _without_paths(value):
     return value
 
 
+# ---- From files of results to tables -------------------------------------------------------------------------------
+
+
+class NotMeasured(Exception):
+    """A table needs a run that has no results yet."""
+
+
+class Results(dict):
+    """A folder's results by file name (generated/NAME too); asking for one that is not there raises NotMeasured."""
+
+    def __missing__(self, name: str):
+        raise NotMeasured(name)
+
+
+def read_results(folder: str) -> Results:
+    """folder/results/**/*.json by their path in it, without suffix."""
+    root = ROOT / folder / "results"
+    found = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.json"))}
+    return Results((name, json.loads(path.read_text())) for name, path in found.items())
+
+
 def markdown(rows: Rows) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
-def read_results(folder: str) -> Results:
-    """folder/*.json by name."""
-    paths = sorted((ROOT / folder).glob("*.json"), key=lambda path: path.stem)
-    return Results((path.stem, json.loads(path.read_text())) for path in paths)
-
-
 def render(folder: str, text: str) -> str:
-    """A README's text with its tables written anew from folder/results/*.json and folder/results/generated/*.json."""
-    whole = {paper: read_results(f"{paper}/results") for paper in FRONT}
+    """The text of a README.md or NOTES.md with its tables written anew from the results."""
+    tables = importlib.import_module(FOLDERS[folder]).TABLES
+    whole = {name: read_results(name) for name in FOLDERS if name != "."}
     results = whole if folder == "." else whole[folder]
-    for name, table in TABLES[folder].items():
-        mark = rf"(<!-- table: {name} -->\n).*?(<!-- /table -->)"
-        if not re.search(mark, text, flags=re.DOTALL):
-            raise SystemExit(f"{folder}/README.md: has no place for the table {name!r}: <!-- table: {name} -->")
+
+    def table(found: re.Match) -> str:
         try:
-            rows = table(read_results(f"{folder}/results/generated") if table is generated else results)
+            rows = markdown(tables[found[2]](results))
         except NotMeasured:
-            rows = []
-        rows = markdown(rows) if len(rows) > 1 else "not measured yet"
-        text = re.sub(mark, lambda found, rows=rows: found[1] + rows + "\n" + found[2], text, flags=re.DOTALL)
-    return text
+            rows = "not measured yet"
+        return f"{found[1]}{rows}\n{found[3]}"
+
+    return re.sub(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- /table -->)", table, text, flags=re.DOTALL)
+
+
+def pages(folder: str) -> list[Path]:
+    """README.md and, if there is one, NOTES.md."""
+    return [path for name in ("README.md", "NOTES.md") if (path := ROOT / folder / name).is_file()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command")
-    collecting = commands.add_parser("collect", help="write results/NAME.json from a run folder, a JSON or a CSV file")
-    collecting.add_argument("run", type=Path)
-    collecting.add_argument("out", type=Path)
-    collecting.add_argument(
-        "--evaluation", type=Path, help="eval.py's folder (default: best-test, or best-val where a paper has no other)"
-    )
-    collecting.add_argument("--data", required=True, help="the data and its split in words")
-    collecting.add_argument("--device", required=True, help="the machine in words")
-    collecting.add_argument("--command", dest="typed", help="of a JSON or CSV file: what wrote it")
-    collecting.add_argument("--minutes", type=float, help="of such a file: how long that took")
+    add = commands.add_parser("collect", help="write results/NAME.json from a run folder, a JSON or a CSV file")
+    add.add_argument("run", type=Path)
+    add.add_argument("out", type=Path)
+    add.add_argument("--evaluation", type=Path, help="eval.py's folder (default: best-test, else best-val)")
+    add.add_argument("--data", required=True, help="the data and its split in words")
+    add.add_argument("--device", required=True, help="the machine in words")
+    add.add_argument("--command", dest="typed", help="of a JSON or CSV file: what wrote it")
+    add.add_argument("--minutes", type=float, help="of such a file: how long that took")
     args = parser.parse_args()
     if args.command == "collect":
         if args.run.is_file():
@@ -137,15 +163,14 @@ def main() -> None:
             record = {"command": args.typed, "data": args.data, "device": args.device, "minutes": args.minutes}
             record["results"] = _without_paths(found)
         else:
-            found = [args.run / name for name in ("best-test", "best-val") if (args.run / name).is_dir()]
-            record = collect(args.run, args.evaluation or next(iter(found), None), args.data, args.device)
+            folders = [args.run / name for name in ("best-test", "best-val") if (args.run / name).is_dir()]
+            record = collect(args.run, args.evaluation or next(iter(folders), None), args.data, args.device)
         args.out.parent.mkdir(exist_ok=True)
         args.out.write_text(json.dumps(record, indent=1) + "\n")
         return
-    for folder in TABLES:
-        readme = ROOT / folder / "README.md"
-        text = render(folder, readme.read_text(encoding="utf-8"))
-        readme.write_text(text, encoding="utf-8")
+    for folder in FOLDERS:
+        for page in pages(folder):
+            page.write_text(render(folder, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""The numbers in the READMEs are those of the committed results, and README's commands name files that exist."""
+"""The numbers in the READMEs are those of the committed results, and their commands are ones that the scripts take."""
 
+import ast
 import importlib
 import json
 import os
@@ -9,8 +10,6 @@ import statistics
 import subprocess
 import sys
 
-import front_picture
-import numpy as np
 import pytest
 import report
 import walk
@@ -18,56 +17,57 @@ from conftest import ROOT
 
 from common import cli
 
-READMES = [ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/README.md")), ROOT / "tests" / "benchmarks" / "README.md"]
+PAGES = [page for folder in report.FOLDERS for page in report.pages(folder)]
+PAGES.append(ROOT / "tests" / "benchmarks" / "README.md")
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}/{path.name}")
 
 
-@pytest.mark.parametrize("folder", report.TABLES)
+@pytest.mark.parametrize("folder", report.FOLDERS)
 def test_the_tables_of_a_readme_are_those_of_its_results(folder):
-    """`python tests/report.py` would change nothing."""
-    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
-    assert report.render(folder, text) == text
+    """`python tests/report.py` would change nothing, and every table stands somewhere."""
+    found = set()
+    for page in report.pages(folder):
+        text = page.read_text(encoding="utf-8")
+        assert report.render(folder, text) == text, page
+        found |= set(re.findall(r"<!-- table: ([\w ]+) -->", text))
+    assert found == set(importlib.import_module(report.FOLDERS[folder]).TABLES)
 
 
 def test_a_result_without_a_score_is_no_missing_run(monkeypatch):
     """A run that is not there yet leaves its table empty; a broken file of results must not."""
-    whole = report.read_results("nu_deeplabv3plus/results")
+    text = (ROOT / "nu_deeplabv3plus" / "NOTES.md").read_text(encoding="utf-8")
+    whole = report.read_results("nu_deeplabv3plus")
     monkeypatch.setattr(report, "read_results", lambda folder: report.Results())
-    text = (ROOT / "nu_deeplabv3plus" / "README.md").read_text(encoding="utf-8")
     assert "not measured yet" in report.render("nu_deeplabv3plus", text)
-    del whole["none"]["results"]["iou_18"]
-    found = {"nu_deeplabv3plus/results": whole}
-    monkeypatch.setattr(report, "read_results", lambda folder: found.get(folder, report.Results()))
+    del whole["none"]["results"]["per_class"]
+    monkeypatch.setattr(report, "read_results", lambda folder: whole)
     with pytest.raises(KeyError):
         report.render("nu_deeplabv3plus", text)
 
 
-def test_a_commands_paths_and_machine_flags_are_left_out():
-    command = "/home/me/repo/folder/train.py --data '/my data/faces' --epochs 3 --cache /tmp/c --out /tmp/o --seed 1"
-    expected = "python folder/train.py --data PATH --epochs 3 --out folder/runs/o --seed 1"
-    assert report.clean_command(command) == expected
-    command = "folder/pretrain.py --data /d/a --photos /d/b /d/c --size 64"
-    assert report.clean_command(command) == "python folder/pretrain.py --data PATH --photos MORE_PHOTOS --size 64"
-
-
 def test_a_run_and_its_evaluation_become_a_result(tmp_path):
-    """The command is the one that the run was started with, not that of a resumption."""
-    record = {"command": "nu/train.py --resume x", "arguments": {"seed": 3}, "environment": {"torch": "2.6"}}
-    record["earlier"] = [{"command": "/a/nu/train.py --data /d --lr 1"}, {"command": "/a/nu/train.py --resume x"}]
-    (tmp_path / "run.json").write_text(json.dumps(record))
+    """The command is the one that the run was started with, not that of a resumption; paths are no machine's."""
+    commands = "--data '/my d' --lr 1 --cache /c --out /t/o --photos /d/b /d/c", "--resume x"
+    starts = [{"command": f"/a/nu/train.py {flags}", "versions": "v"} for flags in commands]
+    (tmp_path / "run.json").write_text(json.dumps({"starts": starts, "arguments": {"seed": 3}}))
     (tmp_path / "log.csv").write_text("epoch,loss,seconds\n1,0.5,60\n2,0.25,30\n3,,33\n")
     (tmp_path / "best").mkdir()
     for name, score in (("results", 0.7), ("results-bgr", 0.1)):
-        (tmp_path / "best" / f"{name}.json").write_text(json.dumps({"iou": score, "checkpoint": "/home/me/a/best.pt"}))
+        words = "backbone of /home/me/a/best.pt (epoch 2)"
+        (tmp_path / "best" / f"{name}.json").write_text(json.dumps({"iou": score, "weights": words}))
     result = report.collect(tmp_path, tmp_path / "best", "faces", "CPU")
-    assert result["command"] == "python nu/train.py --data PATH --lr 1"
+    assert result["command"] == "python nu/train.py --data PATH --lr 1 --out nu/runs/o --photos MORE_PHOTOS"
     assert (result["seed"], result["epochs"], result["minutes"]) == (3, 3, 2.0)
     assert result["seconds_per_epoch_median"] == 33 and [row["loss"] for row in result["log"]] == [0.5, 0.25, None]
-    assert result["results"] == {"iou": 0.7, "checkpoint": "a/best.pt"} and result["results_bgr"]["iou"] == 0.1
+    assert result["results"] == {"iou": 0.7, "weights": "backbone of a/best.pt (epoch 2)"}
+    assert result["results_bgr"]["iou"] == 0.1
 
 
-def test_times_and_epochs_of_a_result_are_those_of_its_log():
+def test_times_of_a_result_are_those_of_its_log_and_its_paths_no_machines():
     for path in ROOT.glob("*/results/**/*.json"):
-        record = json.loads(path.read_text())
+        text = path.read_text()
+        assert not re.search(r'["\s(]/\w', text), path
+        record = json.loads(text)
         if "log" in record:
             seconds = [row["seconds"] for row in record["log"]]
             assert record["epochs"] == len(seconds) == record["log"][-1]["epoch"], path
@@ -75,33 +75,23 @@ def test_times_and_epochs_of_a_result_are_those_of_its_log():
             assert record["seconds_per_epoch_median"] == statistics.median(seconds), path
 
 
-def test_results_hold_no_paths_of_a_machine():
-    for path in ROOT.glob("*/results/**/*.json"):
-        assert not re.search(r'["\s(]/\w', path.read_text()), path
-
-
-def test_paths_are_shortened_inside_a_sentence_too():
-    words = "backbone of /home/me/runs/skin/best.pt (epoch 2), new heads"
-    assert report._without_paths({"weights": words}) == {"weights": "backbone of skin/best.pt (epoch 2), new heads"}
-    assert report._without_paths(["/a/b/c", "1/2", "a/b"]) == ["b/c", "1/2", "a/b"]
-
-
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
-def test_the_scripts_and_links_of_a_readme_exist(readme):
-    text = readme.read_text(encoding="utf-8")
-    for script in re.findall(r"(?:python|torchrun) (\w+/\w+\.py)", text):
-        assert (ROOT / script).is_file(), script
+@each_page
+def test_the_links_of_a_page_lead_somewhere_and_it_is_short(page):
+    text = page.read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (readme.parent / link).exists(), link
+        assert (page.parent / link).exists(), link
+    titles = [line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")]
+    anchors = {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles}
+    assert {*re.findall(r"\]\(#([^)]+)\)", text)} <= anchors
+    if page.name == "README.md" and page.parent.name in report.FOLDERS:
+        assert text.count("\n") <= 120
+    if page.parent == ROOT:
+        assert text.count("\n") <= 150
+        table = text.split("table: front")[1].split("<!-- /table")[0]
+        assert max(map(len, table.splitlines())) <= 100
 
 
-def test_the_front_picture_takes_its_panels_from_the_figures():
-    columns = {"nu_deeplabv3plus": 3, "hair_transfer": 3, "lrn_headtorso": 8, "mut1ny_fairness": 4, "masked_ssl": 3}
-    for folder, (_, row, parts) in front_picture.COLUMNS.items():
-        grid = front_picture.panels(ROOT / folder / "figures" / "generated.png")
-        assert row < len(grid) <= 5 and {len(panels) for panels in grid} == {columns[folder]}, folder
-        shapes = np.array([panel.shape for panels in grid for panel in panels])
-        assert np.ptp(shapes, axis=0).max() <= 3 and shapes.min(0)[2] == 3 and max(parts) < columns[folder]
+# ---- Commands ------------------------------------------------------------------------------------------------------
 
 
 class Parsed(Exception):
@@ -125,8 +115,13 @@ def commands(text: str) -> list[str]:
     return expanded
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
-def test_the_commands_of_a_readme_are_ones_that_the_scripts_take(readme, monkeypatch, capsys):
+def results_commands() -> list[str]:
+    """Of the committed results: what a reader would type to get them."""
+    return [json.loads(path.read_text())["command"] for path in sorted(ROOT.glob("*/results/**/*.json"))]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "results"], ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_commands_of_a_page_are_ones_that_the_scripts_take(page, monkeypatch, capsys):
     def parse(parse_args):
         def wrapped(*arguments):
             parse_args(*arguments)
@@ -136,9 +131,11 @@ def test_the_commands_of_a_readme_are_ones_that_the_scripts_take(readme, monkeyp
 
     for name in ("parse_args", "parse_known_args"):
         monkeypatch.setattr(cli.Parser, name, parse(getattr(cli.Parser, name)))
-    for command in commands(readme.read_text(encoding="utf-8")):
+    found = results_commands() if page.name == "results" else commands(page.read_text(encoding="utf-8"))
+    for command in found:
         words = shlex.split(command)
         script = next(i for i, word in enumerate(words) if word.endswith(".py"))
+        assert (ROOT / words[script]).is_file(), command
         if words[script].startswith("tests/") or re.search(r"\$|\.\.\.", command):
             continue
         module = importlib.import_module(words[script].removesuffix(".py").replace("/", "."))
@@ -149,6 +146,17 @@ def test_the_commands_of_a_readme_are_ones_that_the_scripts_take(readme, monkeyp
             continue
         except SystemExit:
             pytest.fail(f"{command}: {capsys.readouterr().err}")
+
+
+def test_the_notebook_and_python_blocks_of_the_readme_parse():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    notebook = re.search(r"<!-- colab -->\n```python\n(.*?)```", text, re.DOTALL)[1].splitlines()
+    assert len(notebook) == 4 and [line[0] for line in notebook] == ["!", "%", "!", "f"]
+    ast.parse(notebook[-1])
+    trained = re.search(r"python (nu_deeplabv3plus/\S+) (.*)", notebook[2])
+    assert (ROOT / trained[1]).is_file() and trained[2] == "--weights none --epochs 3"
+    assert "nu_deeplabv3plus/runs/none-generated/samples.png" in notebook[3]
+    ast.parse(re.search(r"<!-- python -->\n```python\n(.*?)```", text, re.DOTALL)[1])
 
 
 # With PyTorch imported once, each script starts as python starts it, in a process of its own.

@@ -1,20 +1,12 @@
-"""No file that is read can run code, no path of a data file leaves its folder, nothing is downloaded unchecked.
+"""No source runs code from a file, and none downloads unchecked: whoever adds a way around must change this file too.
 
-The first half reads the sources: whoever adds a way around must change this file too. What hostile files do is in
-test_bad_input.py: pickles in checkpoints, XML with entities, paths that climb out of the data folder.
+What hostile files do is in test_bad_input.py, test_run.py, test_device.py and test_mut1ny_data.py.
 """
 
 import ast
-import hashlib
 
 import pytest
-import torch
-import torchvision
 from conftest import ROOT
-from torchvision import models
-from torchvision.models import segmentation
-
-from common import weights
 
 SOURCES = [path for path in sorted(ROOT.glob("*/*.py")) if path.parent.name != "tests"]
 CODE_FROM_DATA = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "code"}
@@ -70,11 +62,7 @@ def findings(source: str, name: str = "file.py") -> list[str]:
             note(node, "downloads weights without check_hash=True and weights_only=True")
         if called.endswith(("load_state_dict_from_url", "download_url_to_file", "urlretrieve")):
             note(node, f"downloads with {called}")
-        if called.endswith("urlopen") and not any(
-            isinstance(x, ast.Call) and dotted(x.func).endswith("Request") and any(
-                k.arg == "method" and getattr(k.value, "value", "") == "HEAD" for k in x.keywords)
-            for x in ast.walk(node)
-        ):  # fmt: skip
+        if called.endswith("urlopen"):
             note(node, "reads from the network")
     return found
 
@@ -117,48 +105,4 @@ def test_the_search_finds_what_it_looks_for(source):
 def test_the_search_passes_what_is_safe():
     safe = "import os, torch\nmodel.eval()\ntorch.load(path, map_location='cpu', weights_only=True)\nnp.load(path)\n"
     assert findings(safe + "w.get_state_dict(progress=True, check_hash=True, weights_only=True)") == []
-    assert len(SOURCES) > 50
-
-
-# ---- Downloads -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        models.ResNet50_Weights.IMAGENET1K_V1,
-        models.ResNet101_Weights.IMAGENET1K_V1,
-        models.VGG16_Weights.IMAGENET1K_V1,
-        segmentation.DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1,
-    ],
-    ids=str,
-)
-def test_weights_come_over_https_with_a_hash_in_their_name(chosen):
-    assert chosen.url.startswith("https://download.pytorch.org/")
-    digest = chosen.url.rsplit("-", 1)[1].removesuffix(".pth")
-    assert len(digest) >= 8 and int(digest, 16)
-
-
-@pytest.mark.parametrize("changed", [False, True])
-def test_a_download_with_another_hash_is_refused_and_not_kept(changed, tmp_path, monkeypatch):
-    """From a file: URL in the server's place, through torchvision's own download."""
-    source = tmp_path / "source"
-    torch.save({"fc.bias": torch.arange(3.0)}, source)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
-    named = source.rename(tmp_path / f"net-{'0' * 8 if changed else digest}.pth")
-
-    class Weights:
-        url = named.as_uri()
-
-        def get_state_dict(self, **options):
-            return torch.hub.load_state_dict_from_url(self.url, **options)
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(weights, "_unreachable", lambda url: None)
-    monkeypatch.setattr(torchvision.models, "get_weight", lambda name: Weights())
-    state_dict, words = weights.load_pretrained("auto", "Any_Weights.V1")
-    kept = list((tmp_path / "hub").rglob("*.pth"))
-    if changed:
-        assert state_dict is None and "invalid hash value" in words and not kept
-    else:
-        assert state_dict["fc.bias"].tolist() == [0, 1, 2] and len(kept) == 1
+    assert len(SOURCES) > 30

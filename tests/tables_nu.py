@@ -1,0 +1,62 @@
+"""The tables of nu_deeplabv3plus/README.md and NOTES.md: each takes the results by name and gives rows of cells."""
+
+import statistics
+
+from report import Results, Rows
+
+from nu_deeplabv3plus.eval import IN_PAPER_MEAN, TABLE_1
+
+RUNS = ("none", "flip", "flip-swap")
+SIDED = [part for part in TABLE_1 if part[:2] in ("l_", "r_") and part != "l_lip"]
+MEANS = {
+    "all 18 parts": list(TABLE_1),
+    "the 16 of the paper's mean": [part for part, kept in zip(TABLE_1, IN_PAPER_MEAN, strict=True) if kept],
+    "the six left and right ones": SIDED,
+    "the other twelve": [part for part in TABLE_1 if part not in SIDED],
+}
+
+
+def try_it(results: Results) -> Rows:
+    """What the bare command on generated faces should give."""
+    run = results["generated/none"]
+    last = "val IoU {val_iou:.2f} (pooled {val_pooled_iou:.2f})".format(**run["log"][-1])
+    return [["after epoch 3", "minutes", "on"], [last, f"{run['minutes']:.0f}", run["device"]]]
+
+
+def means(results: Results) -> Rows:
+    """Mean IoU over groups of parts: the paper's table 1 beside our three runs."""
+    rows = [["mean IoU of", "paper", *(f"`{name}`" for name in RUNS)]]
+    for title, parts in MEANS.items():
+        by_part = [results[name]["results"]["per_class"] for name in RUNS]
+        ours = [statistics.mean(scores[part]["iou"] or 0 for part in parts) for scores in by_part]
+        paper = statistics.mean(TABLE_1[part][0] for part in parts)
+        rows.append([title, *(f"{value:.3f}" for value in (paper, *ours))])
+    return rows
+
+
+def parts(results: Results) -> Rows:
+    """Table 1: IoU of each part."""
+    rows = [["part", "paper", *(f"`{name}`" for name in RUNS)]]
+    for part, (paper, *_) in TABLE_1.items():
+        ours = [results[name]["results"]["per_class"][part]["iou"] for name in RUNS]
+        printed = "about 0" if part == "hat" else f"{paper:.3f}"
+        rows.append([part, printed, *("absent" if iou is None else f"{iou:.3f}" for iou in ours)])
+    return rows
+
+
+def runs(results: Results) -> Rows:
+    """All runs on real photos: which epoch was scored, its losses and scores, and the time."""
+    rows = [["run", "best epoch", "val loss", "training", "IoU, pooled", "over batches", "s per epoch", "min"]]
+    for name, run in results.items():
+        if name.startswith("generated/"):
+            continue
+        scores = run["results"]
+        best = next(row for row in run["log"] if row["epoch"] == scores["epoch"])
+        losses = f"{scores['loss']:.3f}", f"{best['loss']:.3f}"
+        ious = f"{scores['iou_18']:.3f}", f"{scores['iou_mean_over_batches']:.3f}"
+        times = f"{run['seconds_per_epoch_median']:.0f}", f"{run['minutes']:.0f}"
+        rows.append([f"`{name}`", f"{scores['epoch']} of {run['epochs']}", *losses, *ious, *times])
+    return rows
+
+
+TABLES = {"try it": try_it, "means": means, "parts": parts, "runs": runs}
