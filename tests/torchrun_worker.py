@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,15 +20,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import cli, distributed
-from common.celebamask import FaceFiles
-from common.data import EvalBatches, TrainBatches, loader
+from common import cli
+from common.data import shuffled
+from common.device import (
+    copy_from_first,
+    first_process_first,
+    leave,
+    parallel,
+    seed_epoch,
+    start,
+    sum_over_processes,
+    world,
+)
 from common.losses import dice_loss
-from lrn_headtorso.eval import summed_bce
+from lrn_headtorso.losses import summed_bce
 from masked_ssl.dataset import IGNORED
 from masked_ssl.masking import reconstruction_loss
 from masked_ssl.train import parsing_loss
-from mut1ny_fairness.palette import loss_of
+from mut1ny_fairness.losses import loss_of
 from nu_deeplabv3plus.dataset import FaceParts
 from nu_deeplabv3plus.eval import evaluate, scale
 
@@ -39,11 +49,9 @@ def a_dataset(n: int = N) -> FaceParts:
     """n noisy pictures with 18 random masks; the masks of some parts are rare, of one absent."""
     rng = np.random.default_rng(0)
     masks = rng.random((n, 18, SIZE, SIZE)) < np.linspace(0, 0.5, 18)[:, None, None]
-    cache = {
-        "images": rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8),
-        "masks": np.packbits(masks, axis=-1),
-    }
-    return FaceParts(cache, list(range(n)), [FaceFiles(i, Path(f"{i}.jpg"), {}) for i in range(n)])
+    images = rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
+    arrays = {"images": images, "masks": np.packbits(masks, axis=-1)}
+    return FaceParts(arrays, list(range(n)), [f"{i}.jpg" for i in range(n)])
 
 
 def a_model() -> nn.Module:
@@ -72,42 +80,43 @@ LOSSES = {  # of each folder's training: 18 logits, images in 0..1, 18 masks -> 
 
 def gradients(loss_of_batch: Callable[[Tensor, Tensor, Tensor], Tensor], epochs: int = 2) -> dict:
     """Train a little; the loss, as a mean over the processes, and the gradient of each step."""
-    model, data = a_model(), a_dataset(12)
-    network = distributed.wrap(model, CPU)
+    model, data, steps = a_model(), a_dataset(12), []
+    network = parallel(model, CPU)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    batches, steps = TrainBatches(len(data), 6, seed=0), []
-    for batches.epoch in range(epochs):
-        for images, masks in loader(data, batches, workers=0):
+    for epoch in range(epochs):
+        for batch in shuffled(len(data), 6, seed=0, epoch=epoch):
+            images, masks = data.batch(batch)
             images = scale(images, CPU)
             loss = loss_of_batch(network(images), images, masks)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            mean = distributed.sum_over_processes(loss.detach()) / distributed.world()[1]
+            mean = sum_over_processes(loss.detach()) / world()[1]
             steps.append((len(images), mean.item(), [p.grad.clone() for p in model.parameters()]))
     return {"sizes": [s[0] for s in steps], "losses": [s[1] for s in steps], "gradients": [s[2] for s in steps]}
 
 
 def evaluation(n: int, batch_size: int = 4) -> dict:
     """evaluate() on n images; with few of them a process has no batch at all."""
-    data = a_dataset(n)
-    return evaluate(a_model(), loader(data, EvalBatches(n, batch_size), workers=0), CPU, amp=False)
+    return evaluate(a_model(), a_dataset(n), batch_size, CPU, amp=False)
 
 
 def collectives(folder: Path) -> dict:
-    """What the smaller functions of common/distributed.py do between processes."""
-    rank, _ = distributed.world()
+    """What the smaller functions of common/device.py do between processes."""
+    rank, _ = world()
     mine = torch.tensor([1.0 + rank])
-    total = distributed.sum_over_processes(mine)
+    total = sum_over_processes(mine)
     norm = nn.BatchNorm1d(2)
     norm.running_mean += rank + 1
-    distributed.copy_from_first(norm)
-    with distributed.first_process_first():
+    copy_from_first(norm)
+    with first_process_first():
         found = (folder / "done").exists()
         if rank == 0:
             time.sleep(0.3)  # the others would be here by now
         (folder / "done").touch()
-    return {"mine": mine, "total": total, "running_mean": norm.running_mean, "found": found}
+    seed_epoch(0, 1)
+    dropped = torch.rand(1)
+    return {"mine": mine, "total": total, "mean": norm.running_mean, "found": found, "dropped": dropped}
 
 
 def everything(folder: Path) -> dict:
@@ -119,22 +128,22 @@ def everything(folder: Path) -> dict:
 
 
 def lose_a_process() -> None:
-    network = distributed.wrap(a_model(), CPU)
+    network = parallel(a_model(), CPU)
     for step in range(1000):
-        if distributed.world()[0] == 1 and step == 1:
+        if world()[0] == 1 and step == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         network(torch.zeros(1, 3, SIZE, SIZE)).sum().backward()
 
 
 def main() -> None:
-    rank, world_size = distributed.start(CPU)
+    start(Namespace(device="cpu", amp="off", batch_size=2, seed=0))
     if sys.argv[1] == "--lose":
-        cli.go_on_with(Path("run/last.pt"))
+        cli.Stop.hint = "; go on with: python train.py --resume run/last.pt"
         lose_a_process()
         return
     folder = Path(sys.argv[1])
-    torch.save({"world_size": world_size, **everything(folder)}, folder / f"{rank}.pt")
-    distributed.stop()
+    torch.save({"world_size": world()[1], **everything(folder)}, folder / f"{world()[0]}.pt")
+    leave()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ ALONE = {  # a short training of each folder, away from home
     "hair_transfer": "train.py --epochs 1 --size 32",
     "lrn_headtorso": "train.py --epochs 1 --size 32 --limit 20",
     "mut1ny_fairness": "train.py --weights none --epochs 1 --size 32",
-    "masked_ssl": "pretrain.py --init random --epochs 1 --size 32 --limit 30",
+    "masked_ssl": "pretrain.py --weights none --epochs 1 --size 32 --limit 30",
 }
 
 
