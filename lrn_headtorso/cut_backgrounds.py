@@ -17,9 +17,9 @@ import scipy
 from tqdm import tqdm
 
 from common import cli, pictures
-from common.checkpoint import make_folder
 from common.cli import InputError
 from lrn_headtorso import dataset
+from lrn_headtorso.pairs import list_pairs, read_pair
 
 MIN_SHARE = 1 / 4  # ours: of the photo's shorter side; smaller squares are left out
 MARGIN = 0.02  # ours: of the photo's longer side, kept from the person, whose rim may be soft
@@ -56,7 +56,7 @@ def in_photo(
 def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to cut (ours)").add_argument
-    add("--data", type=Path, metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: as in train.py)")
+    add("--data", metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: as in train.py)")
     add("--out", type=Path, required=True, metavar="DIR", help="the squares, as NAME.png")
     add("--n-train", type=cli.number(int, 2), metavar="N", help="as in train.py")
     add("--n-test", type=cli.number(int, 1), metavar="N", help="as in train.py")
@@ -64,13 +64,13 @@ def main() -> None:
     add("--seed", type=cli.number(int, 0), default=0, metavar="N", help="as in train.py (0)")
     args = parser.parse_args()
     folder, source, _ = dataset.locate(args.data)
-    pairs = dataset.list_pairs(folder).pairs[: args.limit]
+    pairs = list_pairs(folder)[0][: args.limit]
     split = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
-    out, written = make_folder(args.out), 0
+    out, written = pictures.make_folder(args.out), 0
     if any(out.iterdir()):
         raise InputError(f"--out {out}: is not empty: it may hold photos, or another split's squares; give a new one")
     for i in tqdm(split["train"], "cutting", disable=None):  # val stays out too: the plateau rule looks at it
-        photo, alpha = dataset.read_pair(pairs[i])
+        photo, alpha = read_pair(pairs[i])
         person = alpha > 0
         margin = round(MARGIN * max(person.shape))
         free = largest_free_square(scipy.ndimage.maximum_filter(person, 2 * margin + 1))

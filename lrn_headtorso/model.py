@@ -28,7 +28,7 @@ class VGG16(nn.Module):
     """B x 3 x H x W -> the five max-pool outputs, B x 64 x H/2 x W/2 to B x 512 x H/32 x W/32 (Sec. 2.1).
 
     Thirteen 3x3 convolutions with ReLU; names and order are torchvision's, so that its ImageNet weights load with
-    strict=True once the classifier is left out (`load_imagenet`). AssertionError unless 32 divides H and W.
+    strict=True once the classifier is left out (`trunk_of`). AssertionError unless 32 divides H and W.
     """
 
     def __init__(self):
@@ -41,10 +41,12 @@ class VGG16(nn.Module):
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
 
-    def load_imagenet(self, state_dict: dict[str, Tensor]) -> None:
-        """Load torchvision's VGG-16 weights; raises RuntimeError if a key is missing or left over."""
-        trunk = {name: value for name, value in state_dict.items() if not name.startswith("classifier.")}
-        self.load_state_dict(trunk, strict=True)
+    @staticmethod
+    def trunk_of(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """torchvision's VGG-16 weights, or those of a network of ours, without what is not the encoder's."""
+        if any(name.startswith("encoder.") for name in state_dict):
+            state_dict = {name[len("encoder.") :]: x for name, x in state_dict.items() if name.startswith("encoder.")}
+        return {name: x for name, x in state_dict.items() if not name.startswith("classifier.")}
 
     def forward(self, x: Tensor) -> list[Tensor]:
         H, W = x.shape[-2:]

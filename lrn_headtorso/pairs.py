@@ -1,13 +1,24 @@
-"""Photos and their masks on disk: which file belongs to which, and what has no partner."""
+"""Photos and their masks on disk: which file belongs to which, and what has no partner.
+
+    FOLDER/
+      photos/NAME.jpg      photos; also in subfolders, and LFW's own lfw/First_Last/First_Last_0001.jpg
+      cutouts/NAME.png     RGBA cut-outs, alpha = mask; also NAME-removebg-preview.png; or masks, black to white
+
+A CelebAMask-HQ folder will do too: there the union of all parts is the person.
+"""
 
 import re
-from collections.abc import Iterable
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from common.celebamask import list_whole_faces, unused_files
+import numpy as np
+from PIL import Image
+
+from common.celebamask import list_celebamask
 from common.cli import InputError
-from common.images import PHOTO_SUFFIXES, files_below
+from common.data import identity
+from common.images import PHOTO_SUFFIXES, files_below, read_mask, read_photo, reason
 
 PHOTO_FOLDERS = ("photos", "lfw", "lfw-deepfunneled", "lfw_funneled")
 CUTOUT_FOLDERS = ("cutouts", "masks")
@@ -18,55 +29,93 @@ class Pair(NamedTuple):
 
     name: str  # of the photo, without suffix
     photo: Path
-    masks: tuple[Path, ...]  # the cut-out, or CelebAMask-HQ's parts, whose union is the person
+    masks: tuple[Path, ...]
+
+    @property
+    def identity(self) -> str:
+        """By what a run knows the picture again (common/data.py)."""
+        return identity(self.photo, self.masks)
 
 
-class Listing(NamedTuple):
-    """What a folder holds."""
+def list_pairs(folder: Path) -> tuple[list[Pair], list[Path]]:
+    """The photos of a folder with their masks, by name (CelebAMask-HQ: by id), and the files without a partner.
 
-    pairs: list[Pair]  # sorted by name (CelebAMask-HQ: by id)
-    photos_alone: list[Path]  # without a cut-out
-    cutouts_alone: list[Path]  # without a photo
-
-
-def files(pairs: list[Pair]) -> list[Path]:
-    """All that the pictures are decoded from."""
-    return [path for pair in pairs for path in (pair.photo, *pair.masks)]
-
-
-def list_pairs(folder: Path) -> Listing:
-    """The photos of a folder with their masks, and what has no partner. Raises InputError if there is no pair."""
+    Raises InputError if there is no pair, or if two files share a name.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one with photos/ and cutouts/ in it, or CelebAMask-HQ")
     if (folder / "CelebA-HQ-img").is_dir() or (folder / "CelebAMask-HQ").is_dir():
-        found = list_whole_faces(folder)
-        pairs = [Pair(str(face.id), face.photo, tuple(face.masks.values())) for face in found if face.masks]
-        alone = [face.photo for face in found if not face.masks]
-        return Listing(pairs, alone, unused_files(folder, found))
-    photos = _by_name(folder, PHOTO_FOLDERS)
-    cutouts = _by_name(folder, CUTOUT_FOLDERS)  # of a JPEG read_mask() says what is wrong with it
+        faces = list_celebamask(folder)
+        pairs = [Pair(str(face.id), face.photo, tuple(face.masks.values())) for face in faces if face.masks]
+        return pairs, [face.photo for face in faces if not face.masks]
+    photos, cutouts = (_by_name(folder, folders) for folders in (PHOTO_FOLDERS, CUTOUT_FOLDERS))
     pairs = [Pair(name, photos[name], (cutouts[name],)) for name in sorted(photos.keys() & cutouts.keys())]
     if not pairs:
         raise InputError(
             f"{folder}: {len(photos)} photo(s) in {' or '.join(PHOTO_FOLDERS[:2])}/ and {len(cutouts)} cut-out(s) in "
             "cutouts/, but no two of the same name; give a folder with photos/NAME.jpg and cutouts/NAME.png"
         )
-    return Listing(
-        pairs,
-        [photos[name] for name in sorted(photos.keys() - cutouts.keys())],
-        [cutouts[name] for name in sorted(cutouts.keys() - photos.keys())],
-    )
+    alone = sorted(photos.keys() - cutouts.keys()), sorted(cutouts.keys() - photos.keys())
+    return pairs, [photos[name] for name in alone[0]] + [cutouts[name] for name in alone[1]]
 
 
-def _by_name(folder: Path, subfolders: Iterable[str]) -> dict[str, Path]:
+def _by_name(folder: Path, subfolders: tuple[str, ...]) -> dict[str, Path]:
     """name -> file of every picture below folder/subfolder; raises InputError if two share a name."""
     found: dict[str, Path] = {}
-    paths = [path for sub in subfolders for path in files_below(folder / sub)]
-    for path in paths:
+    for path in (path for sub in subfolders for path in files_below(folder / sub)):
         if path.suffix.lower() not in PHOTO_SUFFIXES:
             continue
         name = re.sub("(-removebg(-preview)?)+$", "", path.stem)  # what remove.bg appends to its downloads
+        name = unicodedata.normalize("NFC", name)  # macOS writes an accent as a letter of its own
         if name in found:
             raise InputError(f"{path}: has the name of {found[name]}; pairs go by name, rename one of them")
         found[name] = path
     return found
+
+
+# ---- Reading them --------------------------------------------------------------------------------------------------
+
+
+def read_alpha(path: Path) -> np.ndarray:
+    """A cut-out's alpha channel, H x W uint8; of a grey picture, or one whose alpha is 255 throughout, the mask itself:
+    grey values are alpha. Raises InputError for anything else."""
+    try:
+        with Image.open(path) as image:
+            opaque = False
+            if image.has_transparency_data:
+                alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+                if alpha.min() < 255:
+                    return alpha
+                opaque = True
+            if image.mode == "L" and image.format != "JPEG":
+                grey = np.asarray(image)
+                return grey * np.uint8(255) if grey.max() == 1 else grey
+    except Exception as error:  # decoders of broken files raise a dozen kinds
+        raise InputError(f"{path}: cannot be read as an image ({reason(path, error)})") from None
+    try:
+        return read_mask(path).astype(np.uint8) * 255
+    except InputError:
+        if opaque:
+            raise InputError(f"{path}: its alpha is 255 throughout, so nothing was cut out; replace it") from None
+        raise
+
+
+def read_pair(pair: Pair) -> tuple[Image.Image, np.ndarray]:
+    """The photo and its alpha, h x w uint8: of the photo's proportions, but often smaller.
+
+    Raises InputError, naming the file, for what cannot be used.
+    """
+    photo = read_photo(pair.photo)
+    alpha = None
+    for path in pair.masks:
+        part = read_alpha(path) if len(pair.masks) == 1 else read_mask(path).astype(np.uint8) * 255
+        h, w = part.shape
+        if abs(photo.width * h / photo.height - w) > 1 + photo.width / photo.height:  # remove.bg's previews are rounded
+            raise InputError(
+                f"{path}: is {w} x {h} px, another shape than its photo of {photo.width} x {photo.height}; give both "
+                "the same width to height"
+            )
+        if alpha is not None and alpha.shape != part.shape:
+            raise InputError(f"{path}: is {w} x {h} px, unlike the other parts of this face; resize it (nearest)")
+        alpha = part if alpha is None else np.maximum(alpha, part)
+    return photo, alpha

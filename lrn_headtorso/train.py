@@ -3,7 +3,7 @@
 Pinto, Cardoso: "Fine Segmentation of Head and Torso Using Label Refinement Networks", RecPad 2019 (INESC TEC, Porto).
 
     python lrn_headtorso/train.py                  a try on 250 generated pictures; 16 minutes on one CPU core, val
-                                                  Jaccard 0.90
+                                                  Jaccard 90 %
     python lrn_headtorso/train.py --data FOLDER                              the paper's LRN
     python lrn_headtorso/train.py --data FOLDER --model unet                 its UNET
     python lrn_headtorso/train.py --data FOLDER --weights imagenet           its LRN-VGG, in two phases
@@ -12,9 +12,7 @@ Pinto, Cardoso: "Fine Segmentation of Head and Torso Using Label Refinement Netw
     torchrun --nproc_per_node=2 lrn_headtorso/train.py --batch-size 8        two processes, 4 pictures each
 """
 
-import shlex
 import sys
-import time
 from argparse import Namespace
 from itertools import pairwise
 from pathlib import Path
@@ -23,43 +21,51 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
+from torch.optim import Optimizer
 
-from common import checkpoint, cli, distributed, pictures
-from common.cache import fingerprint
+from common import cli, pictures
 from common.cli import InputError, number
-from common.data import EvalBatches, TrainBatches, check_finite, loader
-from common.device import autocast, memory_format, pick_amp, pick_device, seed_everything, to_device
-from common.images import list_photos
+from common.data import CHECK_EVERY, check_finite, count_seen, progress, shuffled
+from common.device import adam, autocast, first_process_first, memory_format, parallel, start, sum_over_processes, world
+from common.run import Checkpoint, Run, arguments
+from common.weights import fill, load_weights
 from lrn_headtorso import dataset
-from lrn_headtorso.backgrounds import load_backgrounds
-from lrn_headtorso.checkpoints import PAPER, load_encoder, make_model, run_name
-from lrn_headtorso.dataset import PERSON_FROM, HeadTorso, normalize
-from lrn_headtorso.eval import draw_predictions, evaluate, predict_maps, summarize, summed_bce
-from lrn_headtorso.model import FOUND_ABOVE, STRIDE
-from lrn_headtorso.phases import FROZEN, Plateau, phases, start_phase
+from lrn_headtorso.dataset import HERE, PERSON_FROM, HeadTorso, normalize
+from lrn_headtorso.eval import (
+    EVERYTHING,
+    FROZEN,
+    draw_predictions,
+    evaluate,
+    make_model,
+    predict_maps,
+    summarize,
+    summed_bce,
+)
+from lrn_headtorso.model import FOUND_ABOVE, LRN, STRIDE, UNet
+from lrn_headtorso.pairs import Pair, list_pairs
 
 # what stands on the command line goes before; epochs: at most (ours: the paper trains until nothing improves)
 DEFAULTS = {"size": dataset.SIZE, "epochs": 300, "lr": 1e-4}  # Sec. 3, ours, Sec. 2.3
 GENERATED = {"size": 64, "epochs": 25, "lr": 3e-4}  # ours: on generated pictures, to end within minutes on a CPU
-MAY_CHANGE = {"epochs", "patience", "data", "backgrounds", "workers", "device", "compile"}  # when resuming
-NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
-CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
+IMAGENET_FILE = "vgg16-397923af.pth"  # torchvision's, also where its path is given
 CURVES = {
     "BCE, summed over the maps": {"loss": "training", "val_loss": "validation"},
-    "Jaccard index": {"jaccard": "training", "val_jaccard": "validation"},
+    "Jaccard index, %": {"jaccard": "training", "val_jaccard": "validation"},
     "Hausdorff distance, px": {"val_hausdorff": "validation"},
     "learning rate": {"lr": "lr"},
 }
+LINE = (
+    "epoch {epoch:3d}  loss {loss:.4f}  Jaccard {jaccard:.2f} %  val loss {val_loss:.4f}  val Jaccard "
+    "{val_jaccard:.2f} %  Hausdorff {val_hausdorff:.1f} px  lr {lr:g}"
+)
 
 
 # fmt: off
-def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
-    """The arguments, and the names of those that stand on the command line."""
+def parse_args() -> tuple[Namespace, Checkpoint | None]:
+    """The arguments, and the checkpoint that --resume names."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. 3)").add_argument
-    add("--data", type=Path, metavar="PATH",
+    add("--data", type=cli.path, metavar="PATH",
         help="photos/ and cutouts/, or CelebAMask-HQ (default: data/headtorso or data/CelebAMask-HQ here, else "
              "generated pictures)")
     add("--size", type=number(int, STRIDE), metavar="N",
@@ -68,7 +74,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
         help="pictures to train with, a tenth of which is kept for the plateau rule (250: Sec. 3; fewer if need be)")
     add("--n-test", type=number(int, 1), metavar="N", help="pictures kept for eval.py (48: Sec. 3; fewer if need be)")
     add("--augment", choices=["paper", "none"], default="paper", help="paper: flip, zoom and rotation (Sec. 2.3)")
-    add("--backgrounds", type=Path, metavar="DIR",
+    add("--backgrounds", type=cli.path, metavar="DIR",
         help="put half of the people on pictures of this folder (Sec. 5 proposes it)")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     add = parser.add_argument_group("model (Sec. 2.1, 2.2)").add_argument
@@ -76,8 +82,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
     add("--channel-reduction", action="store_true",
         help="put back the convolution of the original LRN that Sec. 2.1 takes out")
     add("--weights", default="none", metavar="W",
-        help="of the VGG-16: none (Glorot), imagenet (both: Sec. 2.3), auto, torchvision's file, or a run's best.pt; "
-             "with weights, training has two phases; auto: ImageNet if to be had, else none")
+        help="of the VGG-16: none (Glorot), imagenet (both: Sec. 2.3), auto, or a file: torchvision's, or a run's "
+             "best.pt; with weights, training has two phases; auto: ImageNet if available, else none")
     add = parser.add_argument_group("training (Sec. 2.3)").add_argument
     add("--epochs", type=number(int, 1), metavar="N",
         help=f"at most (ours: {DEFAULTS['epochs']}; on generated pictures {GENERATED['epochs']})")
@@ -89,34 +95,75 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
         help="once the encoder is unfrozen (ours; the paper speaks of small adjustments)")
     add("--patience", type=number(int, 0), default=15, metavar="N",
         help="a plateau is N epochs without a better validation loss (ours), 0: none ever")
-    cli.add_run_arguments(parser, batch_norm=False)
-    args = parser.parse_args(argv)
-    if args.resume and args.out:
-        parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
+    args, saved = arguments(parser, HERE.name, free=("data", "patience", "backgrounds"))
     if args.size and args.size % STRIDE:
         parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
     if args.channel_reduction and args.model == "unet":
         parser.error("--channel-reduction is a part of the LRN; leave it out with --model unet")
     if args.backgrounds and args.augment == "none":
         parser.error("--backgrounds is an augmentation; leave --augment none out")
-    if args.weights.endswith((".pt", ".pth")):
-        args.weights = str(Path(args.weights).resolve())  # eval.py names the run by its folder, wherever it is started
-    return args, cli.given_arguments(parser, argv)
+    return args, saved
 # fmt: on
 
 
-def train_epoch(
-    model: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer, device: torch.device, amp: bool, epoch: int
-) -> dict[str, float]:
-    """One pass over the training set -> loss and jaccard, means over its (augmented) pictures."""
-    model.train()
-    losses, sums = [], torch.zeros(3, device=device)  # pictures, their losses, their Jaccard indices
-    rank, _ = distributed.world()
-    bar = tqdm(batches, f"epoch {epoch}", leave=False, disable=None if rank == 0 else True, unit="batch")
-    for images, alphas in bar:
-        alphas = to_device(alphas, device)
-        with autocast(device, amp):
-            maps = model(normalize(images, device))
+def phase_after(log: list[dict], phases: list[str], patience: int) -> str | None:
+    """The phase of the next epoch; None once the last one has come to its plateau (Sec. 2.3).
+
+    The paper trains until the loss stops falling: here, `patience` epochs in a row that do not beat the phase's best
+    validation loss (ours: the paper gives no rule); with patience 0 there is no plateau.
+    """
+    phase = log[-1]["phase"] if log else phases[0]
+    losses = [row["val_loss"] for row in log if row["phase"] == phase]
+    bad = len(losses) - 1 - losses.index(min(losses)) if losses else 0
+    if not 0 < patience <= bad:
+        return phase
+    return phases[1] if phase != phases[-1] else None
+
+
+def start_phase(model: LRN | UNet, phase: str, lr: float) -> Optimizer:
+    """The optimiser of a phase. Frozen is frozen: VGG-16 has no batch norm, so without gradient nothing of it moves."""
+    model.encoder.requires_grad_(phase != FROZEN)
+    model.zero_grad(set_to_none=True)
+    return adam(model, lr)
+
+
+def load_encoder(model: LRN | UNet, choice: str, test: list[Pair]) -> tuple[str, str, list[str]]:
+    """Fill the encoder as --weights says -> random, imagenet or the file's name; where the weights came from in words;
+    and the pictures that they have seen, if a run of this folder made them."""
+    found, words, checkpoint = load_weights(choice, "VGG16_Weights.IMAGENET1K_V1")
+    if found is None:
+        return "random", words, []
+    fill(model.encoder, model.encoder.trunk_of(found), "torchvision's VGG-16", choice)
+    if not checkpoint:
+        path = Path(choice)
+        return "imagenet" if choice in ("imagenet", "auto") or path.name == IMAGENET_FILE else path.name, words, []
+    seen = [*checkpoint["split"]["train"], *checkpoint.get("seen", [])]
+    words = f"encoder of {choice}: {checkpoint['args'].get('model')}, epoch {checkpoint['epoch']}"
+    if known := count_seen([pair.identity for pair in test], seen):
+        words += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST PICTURES"
+    return Path(choice).resolve().parent.name, words, seen
+
+
+def run_name(args: Namespace, source: str, generated: bool) -> str:
+    """The folder in runs/: lrn, unet, lrn-vgg, ... and what else differs from the paper's recipe."""
+    parts = [args.model, {"random": "", "imagenet": "vgg"}.get(source, "own"), "plain" * (args.augment == "none")]
+    parts += ["reduced" * args.channel_reduction, "backgrounds" * bool(args.backgrounds)]
+    parts += [str(args.size) * (args.size != dataset.SIZE), "generated" * generated]
+    return "-".join(part for part in parts if part)
+
+
+def train_epoch(network: nn.Module, data: HeadTorso, optimizer: Optimizer, run: Run, epoch: int) -> dict[str, float]:
+    """One pass over the training set -> loss and jaccard (%), means over its augmented pictures."""
+    network.train()
+    batches = shuffled(len(data), run.args.batch_size, run.args.seed, epoch)
+    losses, sums = [], torch.zeros(3, device=run.device)  # pictures, their losses, their Jaccard indices
+    for batch in progress(batches, f"epoch {epoch}"):
+        if run.args.augment == "none":
+            images, alphas = data.batch(batch, run.device)
+        else:
+            images, alphas = data.augmented(batch, run.device, epoch)
+        with autocast(run.device, run.amp):
+            maps = network(normalize(images))
         loss = summed_bce(maps, alphas).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -124,198 +171,99 @@ def train_epoch(
         losses.append(loss.detach())
         found, true = maps[-1].detach() > FOUND_ABOVE, alphas >= PERSON_FROM
         union = (found | true).sum((1, 2, 3))
-        jaccard = torch.where(union > 0, (found & true).sum((1, 2, 3)) / union.clamp(min=1), 1.0)
-        B = len(alphas)
-        sums += torch.stack([torch.full_like(losses[-1], B), losses[-1] * B, jaccard.sum()])
-        if len(losses) % CHECK_EVERY == 0:
-            check_finite(losses, batches, f"epoch {epoch}")
-            bar.set_postfix(loss=f"{losses[-1].item():.4f}")
-    check_finite(losses, batches, f"epoch {epoch}")
-    n, loss, jaccard = distributed.sum_over_processes(sums).tolist()
+        jaccard = torch.where(union > 0, 100 * (found & true).sum((1, 2, 3)) / union.clamp(min=1), 100.0)
+        sums += torch.stack([torch.full_like(losses[-1], len(alphas)), losses[-1] * len(alphas), jaccard.sum()])
+        if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
+            check_finite(losses, batches, data.names, f"epoch {epoch}")
+    n, loss, jaccard = sum_over_processes(sums).tolist()
     return {"loss": loss / n, "jaccard": jaccard / n}
 
 
 def main() -> None:
-    args, given = parse_args()
-    saved = None
-    if args.resume:
-        saved = checkpoint.load_to_resume(args.resume, PAPER)
-        cli.resume_arguments(args, given, saved["args"], MAY_CHANGE)
-    args.data = args.data and Path(args.data).resolve()  # eval.py and --resume find it from any folder
-    args.backgrounds = args.backgrounds and Path(args.backgrounds).resolve()
-    device = pick_device(args.device)
-    amp = pick_amp(args.amp, device)
-    rank, world_size = distributed.start(device)
-    if args.batch_size % world_size:
-        raise InputError(
-            f"--batch-size {args.batch_size} over {world_size} processes: each needs the same number of pictures; "
-            f"give --batch-size {4 * world_size}"
-        )
-    seed_everything(args.seed, args.deterministic)
+    args, saved = parse_args()
+    device, amp = start(args)
 
     # data (Sec. 3)
-    with distributed.first_process_first():
+    with first_process_first():
         folder, source, generated = dataset.locate(args.data)
         for name, value in (GENERATED if generated else DEFAULTS).items():
-            if getattr(args, name) is None:
-                setattr(args, name, value)
-        listing = dataset.list_pairs(folder)
-        pairs = listing.pairs[: args.limit]
-        split = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
-        train, val = ([pairs[i] for i in split[part]] for part in ("train", "val"))
-        names = {part: [pairs[i].name for i in positions] for part, positions in split.items()}
-        fingerprints = {part: fingerprint(dataset.files([pairs[i] for i in split[part]])) for part in split}
-        if args.backgrounds:
-            fingerprints["backgrounds"] = fingerprint(list_photos(args.backgrounds))
-        if saved and (saved["split"], saved["fingerprint"]) != (names, fingerprints):
-            raise InputError(
-                f"--data {folder}: not the pictures, masks or backgrounds that {args.resume} was trained on; give the "
-                "folders as they were"
-            )
-        train_cache = dataset.load(train, args.size, args.cache, with_foreground=args.backgrounds is not None)
-        val_cache = dataset.load(val, args.size, args.cache)
+            setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
+        pairs, alone = list_pairs(folder)
+        pairs = pairs[: args.limit]
+        parts = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
+        train, val, test = ([pairs[i] for i in parts[part]] for part in ("train", "val", "test"))
+        train_arrays = dataset.load(train, args.size, args.cache, with_foreground=args.backgrounds is not None)
+        val_arrays = dataset.load(val, args.size, args.cache)
         behind = None
         if args.backgrounds:
-            behind = load_backgrounds(args.backgrounds, args.size, args.cache)
-    augment = args.augment == "paper"
-    train_names, val_names = ([pair.photo.name for pair in part] for part in (train, val))
-    train_set = HeadTorso(train_cache, train_names, augment=augment, seed=args.seed, backgrounds=behind)
-    val_set = HeadTorso(val_cache, val_names)
-    batches = TrainBatches(len(train_set), args.batch_size, args.seed)
-    pin_memory = device.type == "cuda"
-    train_loader = loader(train_set, batches, args.workers, pin_memory)
-    val_loader = loader(val_set, EvalBatches(len(val_set), args.batch_size // world_size), args.workers, pin_memory)
+            behind = dataset.load_backgrounds(Path(args.backgrounds), args.size, args.cache)
+    train_set = HeadTorso(train_arrays, [pair.photo.name for pair in train], args.seed, behind)
+    val_set = HeadTorso(val_arrays, [pair.photo.name for pair in val])
 
     # model (Sec. 2.1, 2.2)
     model = make_model(vars(args))
     if saved:
-        pretrained, weights, trained_on = (saved[name] for name in ("pretrained", "weights", "trained_on"))
+        origin, weights, seen = saved["start"], saved["weights"], saved["seen"]
     else:
-        with distributed.first_process_first():
-            pretrained, weights, seen = load_encoder(model, args.weights, [pairs[i] for i in split["test"]])
-        trained_on = sorted({fingerprint([pair.photo]) for pair in train} | seen)  # what eval.py should not test on
+        with first_process_first():
+            origin, weights, seen = load_encoder(model, args.weights, test)
     model.to(device, memory_format=memory_format(device, amp))
 
-    # training (Sec. 2.3)
-    phase_names, phase, plateau, best, log = phases(pretrained), 0, Plateau(args.patience), float("inf"), []
-    rates = (args.lr, args.lr_unfrozen)
-    if saved:
-        checkpoint.restore(args.resume, lambda: model.load_state_dict(saved["model"]))
-        phase, plateau.best, plateau.bad_epochs = saved["phase"], saved["phase_best"], saved["bad_epochs"]
-        best = saved["best"]
-        log = saved["log"]
-    if phase_names[phase] == FROZEN and not args.patience:
+    # optimiser and rules (Sec. 2.3)
+    phases = [EVERYTHING] if origin == "random" else [FROZEN, EVERYTHING]
+    rates = dict(zip(phases, (args.lr, args.lr_unfrozen), strict=False))
+    phase = saved["log"][-1]["phase"] if saved and saved["log"] else phases[0]
+    if phase == FROZEN and not args.patience:
         raise InputError("--patience 0: without a plateau the pretrained encoder would stay frozen; give at least 1")
-    network, optimizer = start_phase(model, phase_names[phase], rates[phase], device, args.compile)
-    if saved:
-        checkpoint.restore(args.resume, lambda: optimizer.load_state_dict(saved["optimizer"]))
-        checkpoint.set_rng_state(saved["rng"], device)
-    samples = list(range(len(val_set)))[:3]  # drawn whenever the model gets better
+    optimizer = start_phase(model, phase, rates[phase])
 
-    def state() -> dict:
-        return {
-            "paper": PAPER,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "phase": phase,
-            "best": best,
-            "phase_best": plateau.best,
-            "bad_epochs": plateau.bad_epochs,
-            "epoch": len(log),
-            "log": log,
-            "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
-            "classes": ["head and torso"],
-            "pretrained": pretrained,
-            "weights": weights,
-            "source": source,
-            "split": names,
-            "fingerprint": fingerprints,
-            "trained_on": trained_on,
-            "rng": checkpoint.rng_state(device),
-        }
+    def draw_samples(path: Path) -> None:
+        photos, alphas, maps = predict_maps(model, val_set, list(range(len(val_set)))[:3], device, amp)
+        found = list(maps[-1] > FOUND_ABOVE)
+        draw_predictions(path, {"photo": list(photos), "truth": list(alphas >= PERSON_FROM), args.model: found})
 
-    if rank == 0:
-        if args.resume:
-            out = checkpoint.resumed_run_folder(args.resume, log)
-        else:
-            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", run_name(args, pretrained), generated)
-        unmatched = len(listing.photos_alone), len(listing.cutouts_alone)
-        print(f"command    {shlex.join(sys.argv)}")
-        print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
-        added = f", {len(behind['images'])} other backgrounds" if args.backgrounds else ""
-        print(f"data       {source}: {len(pairs)} pictures, {len(train)} train, {len(val)} val, "
-              f"{len(split['test'])} test, --augment {args.augment}{added}")  # fmt: skip
-        if any(unmatched):
-            first = ", ".join(path.name for path in [*listing.photos_alone, *listing.cutouts_alone][:3])
-            more = ", ... (dataset.py names all)" if sum(unmatched) > 3 else ""
-            print(f"unmatched  {unmatched[0]} photo(s) without a cut-out, {unmatched[1]} cut-out(s) without a photo: "
-                  f"{first}{more}")  # fmt: skip
-        print(f"model      {args.model}, {sum(p.numel() for p in model.parameters()):,} parameters")
-        print(f"weights    {weights}")
-        print(f"out        {out}", flush=True)
-        facts = {"weights": weights, "device": str(device), "amp": amp, "processes": world_size, "split": names}
-        checkpoint.write_run_json(out / "run.json", vars(args), **facts)
-        if not saved:
-            checkpoint.save_checkpoint(out / "last.pt", state())  # a run stopped in its first epoch resumes from here
-        cli.go_on_with(out / "last.pt")
-
-    for epoch in range(len(log) + 1, args.epochs + 1):
-        if plateau.reached:
-            if phase + 1 == len(phase_names):
-                break
-            if rank == 0:
-                print(f"phase {phase + 2}    {phase_names[phase + 1]}, lr {rates[phase + 1]:g}: with a "
-                      f"{phase_names[phase]} no better validation loss for {plateau.bad_epochs} epochs",
-                      flush=True)  # fmt: skip
-            phase, plateau = phase + 1, Plateau(args.patience)
-            network, optimizer = start_phase(model, phase_names[phase], rates[phase], device, args.compile)
-        started = time.perf_counter()
-        batches.epoch = train_set.epoch = epoch
-        trained = train_epoch(network, train_loader, optimizer, device, amp, epoch)
-        validated = summarize(evaluate(model, val_loader, device, amp))
-        plateau.count(validated["loss"])
-        improved = validated["loss"] < best
-        best = min(best, validated["loss"])
-        log.append({
-            "epoch": epoch,
-            "phase": phase_names[phase],
-            **trained,
-            "val_loss": validated["loss"],
-            "val_jaccard": validated["jaccard"],
-            "val_hausdorff": validated["hausdorff"],
-            "lr": rates[phase],
-            "seconds": round(time.perf_counter() - started, 1),
-        })  # fmt: skip
-        if rank > 0:
-            continue
-        if improved:
-            checkpoint.save_checkpoint(out / "best.pt", state())
-            photos, alphas, maps = predict_maps(model, val_set, samples, device, amp)
-            truth, found = list(alphas >= PERSON_FROM), list(maps[-1] > FOUND_ABOVE)
-            draw_predictions(out / "samples.png", {"photo": list(photos), "truth": truth, args.model: found})
-        checkpoint.save_checkpoint(out / "last.pt", state())
-        checkpoint.write_log(out / "log.csv", log)
+    def draw_curves(path: Path, log: list[dict]) -> None:
         unfrozen = {b["epoch"] - 0.5: "encoder unfrozen" for a, b in pairwise(log) if b["phase"] != a["phase"]}
-        pictures.save_curves(out / "curves.png", log, CURVES, ("learning rate",), unfrozen)
-        print("epoch {epoch:3d}  loss {loss:.4f}  Jaccard {jaccard:.4f}  val loss {val_loss:.4f}  val Jaccard "
-              "{val_jaccard:.4f}  Hausdorff {val_hausdorff:.1f} px  lr {lr:g}  {seconds:.0f} s".format(**log[-1]),
-              " best" if improved else "", flush=True)  # fmt: skip
-    if rank == 0:
-        if plateau.reached and phase + 1 == len(phase_names):
-            print(
-                f"stopped    {plateau.bad_epochs} epochs without a better validation loss (--patience {args.patience})"
-            )
-        elif phase + 1 < len(phase_names):
-            why = "the plateau came with the last" if plateau.reached else f"no plateau within {args.epochs} epochs"
-            print(f"note       {why}, so the encoder was never unfrozen; to go on: --resume {out / 'last.pt'} "
-                  "--epochs N")  # fmt: skip
-        elif saved and saved["epoch"] >= args.epochs:
-            print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
-        if len(phase_names) > 1:
-            print("best       epoch {epoch}, {phase}".format(**min(log, key=lambda row: row["val_loss"])))
-        evaluation = Path(sys.argv[0]).with_name("eval.py")
-        print(f"next       python {shlex.quote(str(evaluation))} {shlex.quote(str(out / 'best.pt'))}")
-    distributed.stop()
+        pictures.save_curves(path, log, CURVES, ("learning rate",), unfrozen)
+
+    counts = f"{len(train)} train, {len(val)} val, {len(test)} test, --augment {args.augment}"
+    lone = f", {len(alone)} file(s) without a partner (dataset.py names them)" if alone else ""
+    run = Run(
+        args, saved, HERE, device, amp,
+        name=run_name(args, origin, generated),
+        parts={"model": model, "optimizer": optimizer},
+        split={name: [pair.identity for pair in part] for name, part in
+               (("train", train), ("val", val), ("test", test))},
+        facts={
+            "data": f"{source}: {len(pairs)} pictures, {counts}{lone}",
+            "model": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters",
+            "weights": weights,
+        },
+        keep={"weights": weights, "start": origin, "seen": seen, "classes": ["head and torso"]},
+        line=LINE, curves=draw_curves, samples=draw_samples,
+    )  # fmt: skip
+    network = parallel(model, device, args.compile)
+
+    # loop (Sec. 2.3)
+    for epoch in run.epochs():
+        following = phase_after(run.log, phases, args.patience)
+        if following is None:
+            run.say("stopped", f"{args.patience} epochs without a better validation loss (--patience {args.patience})")
+            break
+        if following != phase:
+            run.say("phase 2", f"{following}, lr {rates[following]:g}: with a {phase} no better validation loss for "
+                               f"{args.patience} epochs")  # fmt: skip
+            phase = following
+            optimizer = run.parts["optimizer"] = start_phase(model, phase, rates[phase])
+            network = parallel(model, device, args.compile)
+        trained = train_epoch(network, train_set, optimizer, run, epoch)
+        validated = summarize(evaluate(model, val_set, max(1, args.batch_size // world()[1]), device, amp))
+        better = validated["loss"] < min((row["val_loss"] for row in run.log), default=float("inf"))
+        scores = {f"val_{name}": validated[name] for name in ("loss", "jaccard", "hausdorff")}
+        run.end_epoch({"phase": phase, **trained, **scores, "lr": rates[phase]}, better)
+    if phase == FROZEN:
+        run.say("note", f"no plateau within {args.epochs} epochs, so the encoder was never unfrozen: resume with more")
+    run.end()
 
 
 if __name__ == "__main__":
