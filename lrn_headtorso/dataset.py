@@ -207,7 +207,7 @@ class HeadTorso:
             if rng.random() < NEW_BACKGROUND:
                 background = self.backgrounds[rng.integers(len(self.backgrounds))]
                 behind[b] = np.array(background[:, ::-1] if rng.random() < FLIP else background)
-                own = torch.from_numpy(self.arrays["foregrounds"][indices[b]])
+                own = torch.from_numpy(np.array(self.arrays["foregrounds"][indices[b]]))
                 images[b] = to_device(own, device).permute(2, 0, 1)
         moved = warp(torch.cat([images, alphas], dim=1).float(), to_device(affine, device))
         for b, background in behind.items():

@@ -25,8 +25,9 @@ from torch.optim import Optimizer
 
 from common import cli, pictures
 from common.cli import InputError, number
-from common.data import CHECK_EVERY, check_finite, count_seen, progress, shuffled
+from common.data import CHECK_EVERY, check_finite, count_seen, identity, progress, shuffled
 from common.device import adam, autocast, first_process_first, memory_format, parallel, start, sum_over_processes, world
+from common.images import list_photos
 from common.run import Checkpoint, Run, arguments
 from common.weights import fill, load_weights
 from lrn_headtorso import dataset
@@ -226,14 +227,16 @@ def main() -> None:
         unfrozen = {b["epoch"] - 0.5: "encoder unfrozen" for a, b in pairwise(log) if b["phase"] != a["phase"]}
         pictures.save_curves(path, log, CURVES, ("learning rate",), unfrozen)
 
+    split = {name: [pairs[i].identity for i in positions] for name, positions in parts.items()}
+    if args.backgrounds:
+        split["backgrounds"] = [identity(photo) for photo in list_photos(Path(args.backgrounds))]
     counts = f"{len(train)} train, {len(val)} val, {len(test)} test, --augment {args.augment}"
     lone = f", {len(alone)} file(s) without a partner (dataset.py names them)" if alone else ""
     run = Run(
         args, saved, HERE, device, amp,
         name=run_name(args, origin, generated),
         parts={"model": model, "optimizer": optimizer},
-        split={name: [pair.identity for pair in part] for name, part in
-               (("train", train), ("val", val), ("test", test))},
+        split=split,
         facts={
             "data": f"{source}: {len(pairs)} pictures, {counts}{lone}",
             "model": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters",
@@ -261,6 +264,8 @@ def main() -> None:
         better = validated["loss"] < min((row["val_loss"] for row in run.log), default=float("inf"))
         scores = {f"val_{name}": validated[name] for name in ("loss", "jaccard", "hausdorff")}
         run.end_epoch({"phase": phase, **trained, **scores, "lr": rates[phase]}, better)
+    if len(phases) > 1 and run.log:
+        run.say("best", "epoch {epoch}, {phase}".format(**min(run.log, key=lambda row: row["val_loss"])))
     if phase == FROZEN:
         run.say("note", f"no plateau within {args.epochs} epochs, so the encoder was never unfrozen: resume with more")
     run.end()

@@ -6,20 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import refused
 from scipy.spatial.distance import cdist
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from common.cli import InputError
 from common.metrics import contour
-from lrn_headtorso.checkpoints import load_encoder
 from lrn_headtorso.dataset import normalize
-from lrn_headtorso.eval import score, summed_bce
+from lrn_headtorso.eval import EVERYTHING, FROZEN, score
+from lrn_headtorso.losses import summed_bce
 from lrn_headtorso.model import LRN, VGG16, RefinementUnit, UNet, up
-from lrn_headtorso.phases import Plateau, phases, start_phase
-from lrn_headtorso.train import train_epoch
-
-CPU = torch.device("cpu")
+from lrn_headtorso.train import load_encoder, phase_after, start_phase
 
 
 class TorchvisionTrunk(nn.Module):
@@ -60,7 +57,7 @@ def parameters(model):
 
 def test_the_encoder_equals_torchvision(reference):
     ours = VGG16()
-    ours.load_imagenet(reference.state_dict())
+    ours.load_state_dict(ours.trunk_of(reference.state_dict()))
     x = image(2, 3, 64, 96)
     expected, y = [], x
     with torch.no_grad():
@@ -73,36 +70,6 @@ def test_the_encoder_equals_torchvision(reference):
     for a, b in zip(found, expected, strict=True):
         assert b.std() > 0.01
         torch.testing.assert_close(a, b)
-
-
-def test_torchvisions_keys_are_loaded_strictly(reference):
-    state = reference.state_dict()
-    whole = {**state, "classifier.0.weight": torch.zeros(1), "classifier.6.bias": torch.zeros(1)}
-    ours = VGG16()
-    ours.load_imagenet(whole)  # the classifier is left out
-    assert ours.state_dict().keys() == state.keys()
-    assert all(torch.equal(value, state[name]) for name, value in ours.state_dict().items())
-    with pytest.raises(RuntimeError, match="features.28.bias"):
-        VGG16().load_imagenet({name: value for name, value in state.items() if name != "features.28.bias"})
-    with pytest.raises(RuntimeError, match="features.31"):
-        VGG16().load_imagenet({**state, "features.31.weight": torch.zeros(1)})
-
-
-def test_weights_of_another_network_are_refused_in_one_line(lrn, tmp_path):
-    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "resnet.pth")
-    with pytest.raises(InputError) as error:
-        load_encoder(lrn, str(tmp_path / "resnet.pth"), [])
-    assert "not torchvision's VGG-16" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_state_dict_fills_the_encoder_and_nothing_else(reference, tmp_path):
-    torch.save(reference.state_dict(), tmp_path / "vgg16.pth")
-    model = LRN()
-    before = model.units[0].conv1.weight.clone()
-    path = str(tmp_path / "vgg16.pth")
-    assert load_encoder(model, path, []) == ("file", path, set())
-    assert torch.equal(model.encoder.features[28].weight, reference.features[28].weight)
-    assert torch.equal(model.units[0].conv1.weight, before)
 
 
 # ---- The two networks ----------------------------------------------------------------------------------------------
@@ -180,7 +147,7 @@ def test_gradients_reach_every_parameter():
 
 def test_images_are_normalised_for_vgg():
     images = torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 1, 1)  # 1 3 1 2
-    black, white = normalize(images, CPU)[0].permute(2, 1, 0)[:, 0]
+    black, white = normalize(images)[0].permute(2, 1, 0)[:, 0]
     torch.testing.assert_close(black, torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]))
     torch.testing.assert_close(white, torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))
 
@@ -202,12 +169,6 @@ def test_the_loss_by_hand():
     assert summed_bce([fine], alphas).tolist() == pytest.approx([second], rel=1e-5)
 
 
-def test_the_loss_is_float32_and_finite_where_the_network_is_sure_and_wrong():
-    alphas = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
-    loss = summed_bce([torch.ones(2, 1, 4, 4, dtype=torch.bfloat16)], alphas)
-    assert loss.dtype == torch.float32 and loss.isfinite().all() and loss.shape == (2,)
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_the_distance_is_that_of_a_brute_force_matrix(seed):
     rng = np.random.default_rng(seed)
@@ -222,11 +183,11 @@ def test_scores_of_empty_masks():
     nobody, square = np.zeros((32, 32), bool), np.zeros((32, 32), bool)
     square[8:16, 8:16] = True
     diagonal = math.hypot(224, 224)
-    assert score(nobody, square) == pytest.approx((0, diagonal, 1, 0, 0, 1, 0))
+    assert score(nobody, square) == pytest.approx((0, diagonal, 100, 0, 0, 1, 0))
     assert score(square, nobody) == pytest.approx((0, diagonal, 0, 0, 0, 0, 1))
-    assert score(nobody, nobody) == pytest.approx((1, 0, 0, 0, 0, 1, 1))
+    assert score(nobody, nobody) == pytest.approx((100, 0, 0, 0, 0, 1, 1))
     moved = np.roll(square, 2, axis=1)  # 6 of 8 columns in common
-    assert score(moved, square) == pytest.approx((48 / 80, 2 * 7, 0.25, 0, 0.25, 0, 0))
+    assert score(moved, square) == pytest.approx((60, 2 * 7, 25, 0, 25, 0, 0))
 
 
 def test_a_hole_is_a_patch_that_the_mask_surrounds():
@@ -237,53 +198,58 @@ def test_a_hole_is_a_patch_that_the_mask_surrounds():
     predicted[14:16, 10:11] = False  # open to below
     predicted[20:26, 20:26] = True
     predicted[22, 22] = False  # in what is no person
-    assert score(predicted, true)[2:5] == pytest.approx((10 / 64, 8 / 64, 35 / 64))
+    assert score(predicted, true)[2:5] == pytest.approx((1000 / 64, 800 / 64, 3500 / 64))
 
 
-# ---- Two phases ----------------------------------------------------------------------------------------------------
+# ---- Weights and phases --------------------------------------------------------------------------------------------
 
 
-class Batches(list):
-    """A loader of two batches, for train_epoch."""
-
-    dataset = sampler = None
+def test_weights_fill_the_encoder_and_nothing_else(reference, lrn, tmp_path):
+    """torchvision's whole file, the convolutions alone in half precision, and another network, which is refused."""
+    state, path = reference.state_dict(), tmp_path / "vgg.bin"
+    for content in ({**state, "classifier.0.weight": torch.zeros(1)}, {name: x.half() for name, x in state.items()}):
+        torch.save(content, path)
+        model = LRN()
+        before = model.units[0].conv1.weight.clone()
+        assert load_encoder(model, str(path), []) == ("vgg.bin", str(path), [])
+        torch.testing.assert_close(model.encoder.features[28].weight, state["features.28.weight"], atol=1e-2, rtol=1e-2)
+        assert torch.equal(model.units[0].conv1.weight, before)
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
+    assert "not torchvision's VGG-16" in refused(load_encoder, lrn, str(path), [])
+    torch.save({name: x for name, x in state.items() if name != "features.28.bias"}, path)
+    assert "features.28.bias" in refused(load_encoder, lrn, str(path), [])
 
 
 @pytest.mark.parametrize("kind", [LRN, UNet])
 def test_frozen_means_frozen(kind):
     torch.manual_seed(0)
     model = kind()
-    batches = Batches(
-        (torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 2, (2, 1, 32, 32)).byte() * 255)
-        for _ in range(2)
-    )
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
-    def moved():
-        return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    def step(phase):
+        optimizer = start_phase(model, phase, 1e-3)
+        maps = model(image(2, 3, 32, 32) - 0.5)
+        summed_bce(maps, torch.full((2, 1, 32, 32), 255, dtype=torch.uint8)).mean().backward()
+        optimizer.step()
+        moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+        return moved, sum(p.numel() for group in optimizer.param_groups for p in group["params"])
 
-    network, optimizer = start_phase(model, "frozen encoder", 1e-3, CPU)
-    assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == parameters(model) - 14_714_688
-    train_epoch(network, batches, optimizer, CPU, False, 1)
-    assert moved() == {name for name in before if not name.startswith("encoder.")}
-    assert all(p.grad is None for p in model.encoder.parameters())
-    network, optimizer = start_phase(model, "everything", 1e-3, CPU)
-    train_epoch(network, batches, optimizer, CPU, False, 2)
-    assert moved() == set(before)
-
-
-def test_random_weights_have_one_phase():
-    assert phases(None) == ("everything",)
-    assert phases("imagenet") == phases("file") == ("frozen encoder", "everything")
+    moved, trained = step(FROZEN)
+    assert moved and not any(name.startswith("encoder.") for name in moved)
+    assert trained == parameters(model) - 14_714_688 and all(p.grad is None for p in model.encoder.parameters())
+    moved, trained = step(EVERYTHING)
+    assert any(name.startswith("encoder.") for name in moved) and trained == parameters(model)
 
 
-def test_the_plateau_rule():
-    def run(patience, losses):
-        plateau, reached = Plateau(patience), []
-        for loss in losses:
-            plateau.count(loss)
-            reached.append(plateau.reached)
-        return reached
+def test_the_plateau_rule_and_the_phases():
+    def log(*phases):
+        return [{"phase": phase, "val_loss": loss} for phase, losses in phases for loss in losses]
 
-    assert run(3, (3.0, 2.0, 2.0, 2.5, 1.9, 1.9, 2.0, float("nan"))) == [False] * 7 + [True]
-    assert run(0, [1.0] * 50) == [False] * 50
+    both = [FROZEN, EVERYTHING]
+    assert phase_after([], both, 3) == FROZEN and phase_after([], [EVERYTHING], 3) == EVERYTHING
+    assert phase_after(log((FROZEN, (3.0, 2.0, 2.0, 2.5))), both, 3) == FROZEN
+    assert phase_after(log((FROZEN, (3.0, 2.0, 2.0, 2.5, 2.1))), both, 3) == EVERYTHING
+    assert phase_after(log((FROZEN, (2.0, 3.0)), (EVERYTHING, (9.0, 9.5))), both, 2) == EVERYTHING  # its own best
+    assert phase_after(log((FROZEN, (2.0, 3.0)), (EVERYTHING, (9.0, 9.5, 9.0))), both, 2) is None
+    assert phase_after(log((EVERYTHING, [1.0] * 50)), [EVERYTHING], 0) == EVERYTHING
+    assert phase_after(log((EVERYTHING, (1.0, 1.0))), [EVERYTHING], 1) is None
