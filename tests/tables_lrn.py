@@ -1,0 +1,86 @@
+"""The tables of lrn_headtorso/README.md and NOTES.md: each takes the results by name and gives rows of cells."""
+
+import statistics
+
+from report import Results, Rows
+
+from lrn_headtorso.eval import FROZEN, SHARES, TABLE_1
+
+OURS = {  # row -> the run on portraits (CelebAMask-HQ) and the one on pictures of any framing (remove.bg)
+    "LRN": ("celebamask-lrn", "headtorso-lrn"),
+    "UNET": ("celebamask-unet", "headtorso-unet"),
+}
+LAST = 16  # epochs: the best before a plateau, and its 15
+PAIRS = (
+    ("headtorso-lrn", "headtorso-unet"),
+    ("celebamask-lrn", "celebamask-unet"),
+    ("headtorso-lrn-pretrained", "headtorso-lrn"),
+    ("headtorso-unet-pretrained", "headtorso-unet"),
+    ("headtorso-lrn-pretrained", "headtorso-unet-pretrained"),
+    ("headtorso-lrn", "headtorso-lrn-64"),  # twice the size
+    ("headtorso-lrn-64-backgrounds", "headtorso-lrn-64"),
+    ("headtorso-lrn-64-reduction", "headtorso-lrn-64"),
+)
+
+
+def scores_of(run: dict) -> dict:
+    (scores,) = run["results"].values()  # by the run folder's name
+    return scores
+
+
+def mean_std(scores: dict, name: str) -> str:
+    return f"{scores[name]:.1f} ± {scores[f'{name}_std']:.1f}"
+
+
+def try_it(results: Results) -> Rows:
+    """What the quick training on generated pictures should give."""
+    run = results["generated/try"]
+    last = "val Jaccard {val_jaccard:.0f} %".format(**run["log"][-1])
+    return [[f"after epoch {run['epochs']}", "minutes", "on"], [last, f"{run['minutes']:.0f}", run["device"]]]
+
+
+def table_1(results: Results) -> Rows:
+    """Table 1: the paper's four rows, and ours where they were trained."""
+    rows = [["", "paper: Jaccard %", "Hausdorff px", "portraits: Jaccard %", "Hausdorff px", "any framing: %", "px"]]
+    for name, paper in TABLE_1.items():
+        cells = [f"{mean:.1f} ± {std:.1f}" for mean, std in paper]
+        for run in OURS.get(name, ()):
+            cells += [mean_std(scores_of(results[run]), score) for score in ("jaccard", "hausdorff")]
+        rows.append([name, *cells, *[""] * (6 - len(cells))])
+    return rows
+
+
+def runs(results: Results) -> Rows:
+    """All runs on real photos."""
+    shares = [f"{share} %" for share in SHARES]
+    rows = [["run", "Jaccard %", "Hausdorff px", *shares, "best epoch", "last epochs", "min"]]
+    for name, run in results.items():
+        if name.startswith("generated/"):
+            continue
+        scores, log = scores_of(run), run["log"]
+        frozen = ", frozen" if log[scores["epoch"] - 1]["phase"] == FROZEN else ""
+        last = [row["val_jaccard"] for row in log[-LAST:]]
+        measures = [mean_std(scores, score) for score in ("jaccard", "hausdorff")]
+        shares = [f"{scores[share]:.1f}" for share in SHARES]
+        moving = f"{statistics.mean(last):.1f} ± {statistics.pstdev(last):.1f}"
+        epoch = f"{scores['epoch']} of {len(log)}{frozen}"
+        rows.append([f"`{name}`", *measures, *shares, epoch, moving, f"{run['minutes']:.0f}"])
+    return rows
+
+
+def differences(results: Results) -> Rows:
+    """Two runs on the same test pictures, one by one: mean difference and its 95 % interval, 1.96 s / sqrt(n)."""
+    rows = [["", "minus", "Jaccard, points", "better in", "Hausdorff, px", "better in"]]
+    for first, second in PAIRS:
+        a, b = scores_of(results[first]), scores_of(results[second])
+        row = [f"`{first}`", f"`{second}`"]
+        for score, better in (("jaccard", 1), ("hausdorff", -1)):
+            found = [a["pictures"][name][score] - b["pictures"][name][score] for name in a["pictures"]]
+            half = 1.96 * statistics.stdev(found) / len(found) ** 0.5
+            ahead = sum(better * difference > 0 for difference in found)
+            row += [f"{statistics.mean(found):+.1f} ± {half:.1f}", f"{ahead} of {len(found)}"]
+        rows.append(row)
+    return rows
+
+
+TABLES = {"try it": try_it, "table 1": table_1, "runs": runs, "differences": differences}
