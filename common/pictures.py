@@ -183,15 +183,20 @@ def save_curves(
     panels: dict[str, dict[str, str]],
     log_scale: tuple[str, ...] = (),
     marks: dict[float, str] | None = None,
+    columns: int | None = None,
 ) -> None:
     """One panel per entry of `panels` (title -> {column of rows: label}), over the column `epoch`.
 
-    `marks`: epoch -> label of a dashed vertical line.
+    `marks`: epoch -> label of a dashed vertical line. `columns`: how many panels stand in a row (default: all).
     """
-    figure, axes = subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False)
+    columns = columns or len(panels)
+    height = -(-len(panels) // columns)
+    figure, axes = subplots(height, columns, figsize=(4.2 * columns, 3.2 * height), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
     epochs = [row["epoch"] for row in rows]
-    for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
-        for column, label in columns.items():
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        for column, label in curves.items():
             look = {"label": label, "color": COLOURS.get(label), "marker": "." if len(rows) < 10 else None}
             axis.plot(epochs, [row[column] for row in rows], **look)
         for epoch, label in (marks or {}).items():
@@ -202,6 +207,6 @@ def save_curves(
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if title in log_scale:
             axis.set_yscale("log")
-        if len(columns) > 1 or marks:
+        if len(curves) > 1 or marks:
             axis.legend()
     save_figure(path, figure)

@@ -1,7 +1,7 @@
 """The paper's AUROC and figure 3, with what else tells two hair masks apart: F1, IoU, edges, error maps.
 
     python hair_transfer/eval.py hair_transfer/runs/random/best.pt
-    python hair_transfer/eval.py hair_transfer/runs/random/best.pt hair_transfer/runs/pretrained/best.pt    as figure 3
+    python hair_transfer/eval.py hair_transfer/runs/random/best.pt hair_transfer/runs/coco/best.pt    as figure 3
     python hair_transfer/eval.py best.pt --error-map                          also where it is wrong
     python hair_transfer/eval.py best.pt --mean-mask                          also a baseline that looks at no photo
     python hair_transfer/eval.py best.pt --data OTHER_FACES --split all       on other faces of CelebAMask-HQ's layout
@@ -25,23 +25,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from common import cli, pictures
-from common.cache import count_seen, fingerprint
-from common.checkpoint import load_checkpoint, make_folder, restore, write_json
 from common.cli import InputError
-from common.data import EvalBatches, check_finite, loader
-from common.device import autocast, for_inference, pick_amp, pick_device, to_device
-from common.distributed import world
-from common.tables import print_table, write_csv
+from common.data import check_finite, count_seen, find, in_order, progress
+from common.device import autocast, to_device
+from common.run import Trained, load_checkpoint, result_folders, trained
 from hair_transfer import dataset
-from hair_transfer.dataset import HairMasks, normalize
+from hair_transfer.dataset import HERE, Face, HairMasks, normalize
 from hair_transfer.model import DeepLabV3
 from hair_transfer.scores import BAND, Tally
 
-PAPER = Path(__file__).resolve().parent.name
 # Sec. IV, as printed: the best AUROC over the test set. The template puts a zero before the scores of its batches and
 # then takes the mean: for 600 images in batches of 6 that is 100/101 of the true mean over batches.
 PAPER_AUROC = {"pretrained": 0.981631, "random": 0.968331}
@@ -62,33 +56,19 @@ ERRORS = {"found": (70, 160, 90), "missed": (250, 200, 40), "too much": (220, 40
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: DataLoader, device: torch.device, amp: bool) -> dict[str, float]:
+def evaluate(model: nn.Module, faces: HairMasks, batch_size: int, device: torch.device, amp: bool) -> dict[str, float]:
     """The scores of `model` over a set (see Tally); under torchrun each image is seen by one process, once."""
-    model = for_inference(model, amp)
-    tally = Tally(device)
-    for images, masks in tqdm(
-        batches, "evaluating", leave=False, disable=None if world()[0] == 0 else True, unit="batch"
-    ):
+    model.eval()
+    batches, tally = in_order(len(faces), batch_size), Tally(device)
+    for batch in progress(batches, "evaluating"):
+        images, masks = faces.batch(batch)
         masks = to_device(masks, device)
         with autocast(device, amp):
             logits = model(normalize(images, device))
         output = model.activate(logits)
         tally.add(logits, output, masks, F.mse_loss(output, masks.float()))
-    check_finite(tally.losses, batches, "evaluation")
+    check_finite(tally.losses, batches, faces.names, "evaluation")
     return tally.scores()
-
-
-@torch.inference_mode()
-def predict_faces(
-    model: nn.Module, data: HairMasks, chosen: list[int], device: torch.device, amp: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The chosen faces -> photos N x H x W x 3 uint8, true masks N x H x W bool, outputs N x H x W float32 in 0..1."""
-    model = for_inference(model, amp)
-    images, masks = data[chosen]
-    with autocast(device, amp):
-        logits = model(normalize(images, device))
-    output = model.activate(logits).clamp(0, 1)  # tanh's can be negative
-    return images.permute(0, 2, 3, 1).numpy(), masks[:, 0].numpy().astype(bool), output[:, 0].cpu().numpy()
 
 
 class MeanMask(nn.Module):
@@ -97,10 +77,10 @@ class MeanMask(nn.Module):
     It looks at no photo; a network that scores no more has learned where hair lies in a picture, not what it is.
     """
 
-    def __init__(self, data: HairMasks):
+    def __init__(self, faces: HairMasks):
         super().__init__()
-        mean = np.unpackbits(data.arrays["masks"], axis=-1).mean(0, dtype=np.float32)
-        self.mean = nn.Parameter(torch.from_numpy(mean)[None, None], requires_grad=False)
+        mean = np.unpackbits(faces.arrays["masks"], axis=-1).mean(0, dtype=np.float32)
+        self.register_buffer("mean", torch.from_numpy(mean)[None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mean.expand(len(x), -1, -1, -1)
@@ -110,82 +90,45 @@ class MeanMask(nn.Module):
         return logits
 
 
-def choose_faces(n: int, seed: int) -> list[int]:
-    """Four faces at random (fewer if there are fewer): the rows of figure 3."""
-    return np.random.default_rng(seed).permutation(n)[:4].tolist()
-
-
 # ---- Checkpoints and data ------------------------------------------------------------------------------------------
 
 
-def load_model(path: Path, device: torch.device) -> tuple[DeepLabV3, dict]:
-    """The network of a checkpoint, ready to evaluate, and the checkpoint."""
-    checkpoint = load_checkpoint(path, PAPER)
+def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trained:
+    """The network of a checkpoint, ready to use; raises InputError if it is not one of this folder."""
+    checkpoint = load_checkpoint(Path(path), HERE.name)
     args = checkpoint["args"]
-    model = DeepLabV3(output=args["output"], aux=args["aux"] > 0)
-    restore(path, lambda: model.load_state_dict(checkpoint["model"]))
-    return model.to(device).eval(), checkpoint
+    return trained(DeepLabV3(output=args["output"], aux=args["aux"] > 0), checkpoint, device, amp)
 
 
-def select(args: Namespace, checkpoint: dict, path: Path) -> tuple[HairMasks, str]:
-    """The faces to evaluate on, the checkpoint's test split unless told otherwise, and where they come from."""
-    saved = checkpoint["args"]
-    if args.pairs:
-        return HairMasks(dataset.list_pairs(args.pairs), saved["size"], args.cache), f"{args.pairs}, pairs"
-    if args.split == "all":
-        folders, source = dataset.locate(args.data or saved["data"])
-        faces = dataset.list_faces(folders, saved["part"])
-        return HairMasks(faces, saved["size"], args.cache), source
-    return half("test", args.data, args.cache, checkpoint, path)
+def faces_of(side: str, data: list[str] | None, checkpoint: dict) -> tuple[list[Face], str]:
+    """The faces that the checkpoint's run trained or tested on (side: train, test, or all of the folders), and where
+    they come from: `data`, or where they were then."""
+    folders, source = dataset.locate(data or checkpoint["args"]["data"])
+    faces = dataset.list_faces(folders, checkpoint["args"]["part"])
+    if side != "all":
+        known = [face.identity for face in faces]
+        faces = [faces[i] for i in find(checkpoint["split"][side], known, source)]
+    return faces, source
 
 
-def half(side: str, data: list[Path] | None, cache: Path, checkpoint: dict, path: Path) -> tuple[HairMasks, str]:
-    """The faces that the checkpoint's run trained or tested on (side: train, test), and where they come from."""
-    saved = checkpoint["args"]
-    folders, source = dataset.locate(data or saved["data"])
-    keys = {tuple(key) for key in checkpoint["split"][side]}
-    faces = [face for face in dataset.list_faces(folders, saved["part"]) if tuple(face.key) in keys]
-    if fingerprint(dataset.files(faces)) != checkpoint["fingerprint"][side]:
-        raise InputError(
-            f"{source}: its faces or masks are not those of the {side} split of {path}; give --data the folders that "
-            "it was trained on, in the same order, or --split all for other faces"
-        )
-    return HairMasks(faces, saved["size"], cache), source
-
-
-def training_faces(args: Namespace, checkpoint: dict, path: Path) -> HairMasks:
-    """The faces that the checkpoint's run was trained on, where they were then, or in --data."""
-    if args.data and args.split == "all":  # others, or the same in another place
+def training_faces(data: list[str] | None, checkpoint: dict) -> list[Face]:
+    """The faces that the checkpoint's run was trained on, from `data` if they are there, else where they were then."""
+    if data:
         with contextlib.suppress(InputError):
-            return half("train", args.data, args.cache, checkpoint, path)[0]
+            return faces_of("train", data, checkpoint)[0]
     try:
-        return half("train", None if args.split == "all" else args.data, args.cache, checkpoint, path)[0]
+        return faces_of("train", None, checkpoint)[0]
     except InputError as error:
-        raise InputError(f"--mean-mask needs the faces that {path} was trained on: {error}") from None
+        raise InputError(f"--mean-mask needs the training faces: {error}") from None
 
 
-def check_comparable(paths: list[Path], checkpoints: list[dict], sets: list[HairMasks]) -> None:
-    """Raise InputError unless all segment the same part, at the same size, of the same faces."""
-    facts = [
-        (saved["args"]["part"], saved["args"]["size"], fingerprint(dataset.files(data.faces)))
-        for saved, data in zip(checkpoints, sets, strict=True)
-    ]
-    for path, other in zip(paths, facts, strict=True):
-        for what, first, this in zip(("part", "size", "set of faces or masks"), facts[0], other, strict=True):
-            if this != first:
-                raise InputError(
-                    f"{path}: another {what} than {paths[0]} ({this} and {first}), so they cannot stand side by side; "
-                    "evaluate them apart, or both with --data or --pairs on faces that neither was trained on"
-                )
-
-
-# ---- The table -----------------------------------------------------------------------------------------------------
+# ---- Table and pictures --------------------------------------------------------------------------------------------
 
 
 def table(results: dict[str, dict]) -> list[list[str]]:
     """A header and one row per score: each checkpoint's, then the paper's two, as printed and corrected, if of hair."""
     of_hair = {r["part"] for r in results.values()} == {"hair"}
-    rows = [["score", *results, *(f"paper, {init}" for init in PAPER_AUROC)]]
+    rows = [["score", *results, *(f"paper, {start}" for start in PAPER_AUROC)]]
     for name, title in ROWS.items():
         ours = [r[name] for r in results.values()]
         theirs = ["" for _ in PAPER_AUROC]
@@ -196,7 +139,22 @@ def table(results: dict[str, dict]) -> list[list[str]]:
     return rows
 
 
-# ---- Pictures ------------------------------------------------------------------------------------------------------
+@torch.inference_mode()
+def predict_faces(
+    model: nn.Module, faces: HairMasks, chosen: list[int], device: torch.device, amp: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The chosen faces -> photos N x H x W x 3 uint8, true masks N x H x W bool, outputs N x H x W float32 in 0..1."""
+    model.eval()
+    images, masks = faces.batch(chosen)
+    with autocast(device, amp):
+        logits = model(normalize(images, device))
+    output = model.activate(logits).clamp(0, 1)  # tanh's can be negative
+    return images.permute(0, 2, 3, 1).numpy(), masks[:, 0].numpy().astype(bool), output[:, 0].cpu().numpy()
+
+
+def choose_faces(n: int, seed: int) -> list[int]:
+    """Four faces at random (fewer if there are fewer): the rows of figure 3."""
+    return np.random.default_rng(seed).permutation(n)[:4].tolist()
 
 
 def grey(output: np.ndarray) -> np.ndarray:
@@ -204,7 +162,7 @@ def grey(output: np.ndarray) -> np.ndarray:
     return (255 * output).round().astype(np.uint8)
 
 
-def draw_figure_3(path: Path, names: list[str], photos: np.ndarray, outputs: tuple[np.ndarray, ...]) -> None:
+def draw_figure_3(path: Path, names: list[str], photos: np.ndarray, outputs: list[np.ndarray]) -> None:
     """The photo in the middle, the output of the first model on its left, those of the others on its right.
 
     photos: N x H x W x 3 uint8; outputs: of each model N x H x W float in 0..1.
@@ -213,31 +171,28 @@ def draw_figure_3(path: Path, names: list[str], photos: np.ndarray, outputs: tup
     pictures.save_grid(path, rows, column_titles=[names[0], "photo", *names[1:]], cell=2.2)
 
 
-def draw_errors(
-    path: Path, names: list[str], photos: np.ndarray, masks: np.ndarray, outputs: tuple[np.ndarray, ...]
-) -> None:
+def draw_errors(path: Path, names: list[str], photos: np.ndarray, masks: np.ndarray, outputs: list[np.ndarray]) -> None:
     """Each face once per model: what it found of the mask, what it missed, what it took for hair (at 0.5).
 
     photos: N x H x W x 3 uint8; masks: N x H x W bool; outputs: of each model N x H x W float in 0..1.
     """
     palette = np.array([(0, 0, 0), *ERRORS.values()], np.uint8)
-    columns = []
-    for output in outputs:
-        found = output > 0.5
+    rows = [[photo] for photo in photos]
+    for found in (output > 0.5 for output in outputs):
         labels = 1 * (masks & found) + 2 * (masks & ~found) + 3 * (~masks & found)
-        columns.append([pictures.overlay(*face, palette, 0.7) for face in zip(photos, labels, strict=True)])
-    rows = [[photo, *painted] for photo, *painted in zip(photos, *columns, strict=True)]
+        for row, label in zip(rows, labels, strict=True):
+            row.append(pictures.overlay(row[0], label, palette, 0.7))
     legend = {name: np.array(color) for name, color in ERRORS.items()}
     pictures.save_grid(path, rows, column_titles=["photo", *names], legend=legend, cell=2.2)
 
 
 # fmt: off
-def parse_args(argv: list[str] | None = None) -> Namespace:
+def parse_args() -> Namespace:
     """The arguments."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
-    add("--data", type=Path, nargs="+", metavar="PATH", help="CelebAMask-HQ folders (default: the checkpoint's)")
+    add("--data", nargs="+", metavar="PATH", help="CelebAMask-HQ folders (default: the checkpoint's)")
     add("--split", choices=["test", "val", "all"],
         help="test: the checkpoint's 600 (Sec. II); val: the same, for the paper has no third part; "
              "all: every face, those it was trained on too")
@@ -249,78 +204,72 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-test or best-all-FOLDER")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     cli.add_machine_arguments(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     if args.pairs and (args.data or args.split):
         parser.error(f"--pairs and {'--data' if args.data else '--split'}: give one of the two")
-    args.split = args.split or "test"
+    args.split = "pairs" if args.pairs else "all" if args.split == "all" else "test"
     return args
 # fmt: on
 
 
 def main() -> None:
     args = parse_args()
-    device = pick_device(args.device)
-    split = "pairs" if args.pairs else "all" if args.split == "all" else "test"
-    other = args.pairs or (args.data[0] if args.data and split == "all" else None)
-    name = f"{split}-{other.resolve().name}" if other else split
-    outs = [args.out or path.parent / f"{path.stem}-{name}" for path in args.checkpoints]
-    if len(outs) > 1 and args.out:
-        outs = [args.out / f"{path.resolve().parent.name}-{path.stem}" for path in args.checkpoints]
-    twice = [str(path) for path, out in zip(args.checkpoints, outs, strict=True) if outs.count(out) > 1]
-    if twice:
-        raise InputError(f"{' and '.join(twice)}: would write to the same folder; evaluate them one by one")
-    loaded = [load_model(path, device) for path in args.checkpoints]
-    checkpoints = [checkpoint for _, checkpoint in loaded]
-    selected = [select(args, *pair) for pair in zip(checkpoints, args.checkpoints, strict=True)]
-    check_comparable(args.checkpoints, checkpoints, [data for data, _ in selected])
-    data, source = selected[0]
-    first = checkpoints[0]["args"]
-    part, size, batch_size = (first[name] for name in ("part", "size", "batch_size"))
-    candidates = {}  # name -> folder, network, amp, what results.json says of it
-    for path, out, (model, checkpoint) in zip(args.checkpoints, outs, loaded, strict=True):
-        amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
+    other = args.pairs or (args.data[0] if args.data and args.split == "all" else None)
+    name = f"{args.split}-{Path(other).resolve().name}" if other else args.split
+    outs = result_folders(args.checkpoints, args.out, name)
+    networks = [load(path, args.device, args.amp) for path in args.checkpoints]
+    pairs = (dataset.list_pairs(args.pairs), f"{args.pairs}, pairs") if args.pairs else None
+    selected = [pairs or faces_of(args.split, args.data, network.checkpoint) for network in networks]
+    (faces, source), first = selected[0], networks[0].checkpoint["args"]
+    who = [face.identity for face in faces]
+    for path, network, (others, _) in zip(args.checkpoints, networks, selected, strict=True):
+        same = all(network.checkpoint["args"][name] == first[name] for name in ("part", "size"))
+        if not same or [face.identity for face in others] != who:
+            raise InputError(
+                f"{path}: has another --part or --size, or other {args.split} faces or masks, than "
+                f"{args.checkpoints[0]}, and cannot stand beside it; evaluate them apart"
+            )
+    data = HairMasks(faces, first["size"], args.cache)
+    facts = {"part": first["part"], "size": first["size"], "data": source, "split": args.split, "n": len(data)}
+    facts["batch_size"] = first["batch_size"]
+
+    candidates = {}  # name -> folder, network, what results.json says of it
+    for path, out, network in zip(args.checkpoints, outs, networks, strict=True):
+        saved = network.checkpoint
         name = f"{path.resolve().parent.name}/{path.stem}"
         name = str(path) if name in candidates else name
-        facts = {"checkpoint": str(path), **{fact: checkpoint[fact] for fact in ("epoch", "weights")}}
-        candidates[name] = out, model, amp, facts
-        print(f"{name}: epoch {checkpoint['epoch']}, {size} px, from {checkpoint['weights']}")
-        if (trained := checkpoint["args"]["batch_size"]) != batch_size:
-            print(f"{name}: was trained in batches of {trained}, is evaluated in the first one's of {batch_size}")
-        if known := count_seen([face.photo for face in data.faces], checkpoint.get("trained_on", ())):
-            print(f"{name}: WAS TRAINED ON {known} OF THESE {len(data)} FACES")
+        candidates[name] = out, network, {"checkpoint": str(path)} | {key: saved[key] for key in ("epoch", "weights")}
+        start = f"in batches of {saved['args']['batch_size']}, from {saved['weights']}"
+        print(f"{name}: trained to epoch {saved['epoch']} at {first['size']} px {start}")
+        if seen := count_seen(who, saved["split"]["train"] + saved["seen"]):
+            print(f"{name}: WAS TRAINED ON {seen} OF THESE {len(data)} FACES")
     out = args.out or outs[0]
+    for stale in (out / "errors.png", out / "mean-mask" / "results.json"):  # of other faces perhaps
+        stale.unlink(missing_ok=True)
     if args.mean_mask:
-        trained_on = training_faces(args, checkpoints[0], args.checkpoints[0])
-        facts = {"weights": f"mean mask of the {len(trained_on)} training faces of {args.checkpoints[0]}"}
-        candidates[MEAN_MASK] = out / "mean-mask", MeanMask(trained_on).to(device), False, facts
-        print(f"{MEAN_MASK}: of {len(trained_on)} faces")
+        train = HairMasks(training_faces(args.data, networks[0].checkpoint), first["size"], args.cache)
+        model = MeanMask(train).to(networks[0].device)
+        mean = {"weights": f"mean mask of the {len(train)} training faces of {args.checkpoints[0]}"}
+        candidates[MEAN_MASK] = out / "mean-mask", networks[0]._replace(model=model, amp=False), mean
 
-    chosen, results, drawn = choose_faces(len(data), first["seed"]), {}, []
-    for name, (folder, model, amp, facts) in candidates.items():
-        make_folder(folder)
-        batches = loader(data, EvalBatches(len(data), batch_size), args.workers)
-        facts |= {"part": part, "size": size, "data": source, "split": split, "n": len(data), "batch_size": batch_size}
-        results[name] = facts | evaluate(model, batches, device, amp)
-        by_class = {score: results[name][score] for score in ("iou", "precision", "recall")}
-        by_class["f1"] = results[name]["f1_05"]
-        write_json(folder / "results.json", results[name] | {"per_class": {part: by_class}})
+    print(f"{source}, split {args.split}, {len(data)} faces, all in batches of {first['batch_size']}\n")
+    results, drawn, chosen = {}, [], choose_faces(len(data), first["seed"])
+    for name, (folder, (model, _, device, amp), about) in candidates.items():
+        scores = evaluate(model, data, first["batch_size"], device, amp)
+        results[name] = about | facts | scores
+        of_part = {score: scores[score] for score in ("iou", "precision", "recall")} | {"f1": scores["f1_05"]}
+        pictures.make_folder(folder)
+        pictures.write_json(folder / "results.json", results[name] | {"per_class": {first["part"]: of_part}})
         drawn.append(predict_faces(model, data, chosen, device, amp))
+    pictures.print_table(table(results))
     error = max(result["auroc_error"] for name, result in results.items() if name != MEAN_MASK)  # whose ties are ties
-    print(f"{source}, split {split}, {len(data)} faces in batches of {batch_size}\n")
-    print_table(table(results))
-    if not math.isnan(error):
-        print(f"\nAUROC over all pixels: off by {error:.0e} at most.", end="")
-    if part == "hair":
+    print("" if math.isnan(error) else f"\nAUROC over all pixels: off by {error:.0e} at most.", end="")
+    if first["part"] == "hair":
         print("\nIn brackets: what the paper's AUROC stands for if its code averaged in a zero with the batches, as\n"
               "its template does. The paper prints no other score.", end="")  # fmt: skip
+    pictures.write_csv(out / "table.csv", table(results))
     (photos, *_), (masks, *_), outputs = zip(*drawn, strict=True)
-    write_csv(out / "table.csv", table(results))
     draw_figure_3(out / "figure3.png", list(results), photos, outputs)
-    if not args.mean_mask:  # an earlier evaluation's, of other faces perhaps
-        (out / "mean-mask" / "results.json").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            (out / "mean-mask").rmdir()
-    (out / "errors.png").unlink(missing_ok=True)
     if args.error_map:
         draw_errors(out / "errors.png", list(results), photos, masks, outputs)
     print(f"\nresults.json -> {', '.join(str(folder) for folder, *_ in candidates.values())}")

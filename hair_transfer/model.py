@@ -9,8 +9,8 @@
       3x3, 1x1 to one channel, up x8 ----------------- B x 1 x 256 x 256 logits
       sigmoid ---------------------------------------- the output that the loss compares with the mask
 
-Every key of the state dict is torchvision's, so that its COCO checkpoint loads with strict=True before the heads are
-replaced (as the template does; the paper names the one output channel alone). 58,625,857 parameters.
+Every key of the state dict is torchvision's, so that the backbone of its COCO checkpoint fits key for key. Both heads
+are new, the ASPP too, as in the template; the paper names the one output channel alone. 58,625,857 parameters.
 """
 
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 BLOCKS = (3, 4, 23, 3)  # ResNet-101
 RATES = (12, 24, 36)  # of the ASPP, as in torchvision
-COCO_CLASSES = 21  # of the checkpoint: background and Pascal VOC's 20
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 
@@ -135,18 +134,13 @@ class DeepLabV3(nn.Module):
     """B x 3 x H x W normalised images -> B x num_outputs x H x W logits in float32; `activate` makes them the output.
 
     With `aux`, a second head on layer3 helps training: a network in training mode then returns logits, auxiliary
-    logits. Batch norm after the image pooling needs at least two images in a training batch (common.data.TrainBatches
-    sees to that).
+    logits. Batch norm after the image pooling needs two images in a training batch (common.data.shuffled sees to that).
     """
 
     def __init__(self, *, num_outputs: int = 1, output: str = "sigmoid", aux: bool = False):
         super().__init__()
         self.output = output
         self.backbone = ResNet101()
-        self.replace_heads(num_outputs, aux)
-
-    def replace_heads(self, num_outputs: int, aux: bool = False) -> None:
-        """New, random heads on the backbone as it is: transfer to another task (figure 2)."""
         self.classifier = deeplab_head(num_outputs, RATES)
         self.aux_classifier = auxiliary_head(num_outputs) if aux else None
 
@@ -170,22 +164,8 @@ def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
 
 
-# ---- Weights -------------------------------------------------------------------------------------------------------
-
-
-def from_coco(state_dict: dict[str, Tensor], *, output: str = "sigmoid", aux: bool = False) -> DeepLabV3:
-    """torchvision's COCO checkpoint, loaded whole and strictly, with both heads replaced after it.
-
-    Raises RuntimeError if a key is missing or left over.
-    """
-    model = DeepLabV3(num_outputs=COCO_CLASSES, output=output, aux=True)
-    model.load_state_dict(state_dict, strict=True)
-    model.replace_heads(1, aux)
-    return model
-
-
 def backbone_of(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The ResNet-101 in the state dict of a DeepLabV3 or of a classifier, without heads; {} if there is none."""
+    """The ResNet-101 in the state dict of a DeepLabV3 or of a classifier: what is transferred (figure 2)."""
     if any(name.startswith("backbone.") for name in state_dict):
         return {name.removeprefix("backbone."): x for name, x in state_dict.items() if name.startswith("backbone.")}
     return {name: x for name, x in state_dict.items() if name.startswith(("conv1.", "bn1.", "layer"))}

@@ -1,13 +1,12 @@
 """Change the colour of the hair on your own photos: the application that the paper names (Sec. III).
 
     python hair_transfer/recolor.py hair_transfer/runs/random/best.pt portrait.jpg --color auburn
-    python hair_transfer/recolor.py best.pt portrait.jpg --color blond copper "#3050c0"     several, side by side
+    python hair_transfer/recolor.py best.pt PHOTO FOLDER --color blond copper "#3050c0"      several, side by side
     python hair_transfer/recolor.py best.pt FOLDER --color black --strength 0.6 --out dyed
 
 Writes for each photo NAME_COLOR.png at its own size, upright; NAME_strip.png, before and after; NAME_mask.png, how much
-of each pixel is hair. Photos are read as RGB of 8 bits, without their transparency; of that, pixels away from the hair
-keep their very values. The network saw faces as CelebAMask-HQ cuts them: upright, centred, about half of the picture.
-Crop yours likewise.
+of each pixel is hair. Photos are read as sRGB of 8 bits; of that, pixels away from the hair keep their very values. The
+network saw faces as CelebAMask-HQ cuts them: upright, centred, about half of the picture. Crop yours likewise.
 """
 
 import sys
@@ -18,16 +17,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import scipy
 import torch
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from common import cli, pictures
-from common.checkpoint import make_folder
 from common.cli import InputError, number
-from common.device import autocast, for_inference, pick_amp, pick_device
-from common.images import OwnPhotos
+from common.device import autocast
+from common.images import OwnPhotos, read_photo
+from common.run import Trained
 from hair_transfer.dataset import normalize
-from hair_transfer.eval import grey, load_model
-from hair_transfer.model import DeepLabV3, upsample
+from hair_transfer.eval import grey, load
+from hair_transfer.model import upsample
 
 # Hair's colours, which CSS does not name or names otherwise ("brown" is a brick red there); any CSS name works too
 COLOURS = {
@@ -47,7 +46,7 @@ DARKEST, LIGHTEST = 4, 96  # of hair and colour, as the curve takes them: beyond
 TOE = 3  # added to lightness before the curve, which would else leave black specks in what it makes light
 OWN_CHROMA, MOST = 0.3, 12  # of the hair's own variation in chroma that stays, and how far from its middle it counts
 COLOURFUL = 40  # chroma from which on a colour keeps that much of it; grey keeps none, or it would look tinted
-STRIP_HEIGHT = 512  # px
+STRIP_HEIGHT, TITLE = 512, 24  # px
 
 
 # ---- sRGB and CIE Lab (D65) ----------------------------------------------------------------------------------------
@@ -80,22 +79,22 @@ def lab_to_srgb(lab: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def predict(model: DeepLabV3, photo: Image.Image, size: int, device: torch.device, amp: bool) -> np.ndarray:
-    """An RGB photo of W x H -> H x W float32, the output in 0..1.
+def predict(network: Trained, photo: Image.Image | str | Path) -> np.ndarray:
+    """A photo of W x H, RGB or a file -> H x W float32, the output in 0..1.
 
-    The photo is resized to fit into size x size and padded to a square by repeating its edge, so that faces keep their
+    The photo is resized to fit into the network's square and padded by repeating its edge, so that faces keep their
     shape; the logits are brought back to the photo's size bilinearly.
     """
-    W, H = photo.size
-    shrink = size / max(W, H)
-    w, h = max(1, round(W * shrink)), max(1, round(H * shrink))
+    photo = photo if isinstance(photo, Image.Image) else read_photo(Path(photo))
+    (W, H), size = photo.size, network.checkpoint["args"]["size"]
+    w, h = (max(1, round(side * size / max(W, H))) for side in (W, H))
     top, left = (size - h) // 2, (size - w) // 2
     scaled = np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))
     square = np.pad(scaled, ((top, size - h - top), (left, size - w - left), (0, 0)), mode="edge")
-    with autocast(device, amp):
-        logits = model(normalize(torch.from_numpy(square).permute(2, 0, 1)[None], device))
+    with autocast(network.device, network.amp):
+        logits = network.model(normalize(torch.from_numpy(square).permute(2, 0, 1)[None], network.device))
     logits = upsample(logits[:, :, top : top + h, left : left + w], (H, W))
-    return model.activate(logits).clamp(0, 1)[0, 0].cpu().numpy()
+    return network.model.activate(logits).clamp(0, 1)[0, 0].cpu().numpy()
 
 
 def guided_filter(guide: np.ndarray, p: np.ndarray, radius: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
@@ -180,12 +179,17 @@ def recolor(image: np.ndarray, hair: np.ndarray, color: tuple[int, int, int], st
     return result
 
 
-def strip(images: list[np.ndarray]) -> np.ndarray:
-    """Pictures H x W x 3 uint8 of one size -> side by side, h x w x 3 uint8, at most STRIP_HEIGHT high."""
-    row = Image.fromarray(np.concatenate(images, axis=1))
-    if row.height > STRIP_HEIGHT:
-        row = row.resize((max(1, round(row.width * STRIP_HEIGHT / row.height)), STRIP_HEIGHT), Image.Resampling.LANCZOS)
-    return np.asarray(row)
+def strip(images: dict[str, np.ndarray]) -> Image.Image:
+    """Pictures of one size, H x W x 3 uint8, side by side under their titles, at most STRIP_HEIGHT high."""
+    H, W = next(iter(images.values())).shape[:2]
+    h = min(H, STRIP_HEIGHT)
+    w = max(1, round(W * h / H))
+    row = Image.new("RGB", (w * len(images), h + TITLE), "white")
+    for i, (title, image) in enumerate(images.items()):
+        row.paste(Image.fromarray(image).resize((w, h), Image.Resampling.LANCZOS), (i * w, TITLE))
+        font = ImageFont.load_default(0.75 * TITLE)
+        ImageDraw.Draw(row).text(((i + 0.5) * w, TITLE / 2), title, "black", font, anchor="mm")
+    return row
 
 
 # ---- Command line --------------------------------------------------------------------------------------------------
@@ -203,37 +207,34 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to recolour (ours; the paper has the idea alone)").add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
-    add("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
+    add("photos", type=Path, nargs="+", metavar="PHOTO", help="photos and folders of photos")
     add("--color", nargs="+", required=True, metavar="COLOR", help=f"{', '.join(COLOURS)}, a CSS name or #rrggbb")
     add("--strength", type=number(float, 0, 1), default=1.0, metavar="X",
         help="0: nothing changes, 1: dyed through (default: 1)")  # fmt: skip
     add("--out", type=Path, default=Path("recolored"), metavar="DIR", help="default: ./recolored")
-    cli.add_machine_arguments(parser, workers=False)
+    cli.add_machine_arguments(parser)
     args = parser.parse_args()
     colors = {color.lstrip("#").lower(): parse_color(color) for color in args.color}
-    device = pick_device(args.device)
     photos = OwnPhotos(args.photos, args.out)
-    model, checkpoint = load_model(args.checkpoint, device)
-    if (part := checkpoint["args"]["part"]) != "hair":
+    network = load(args.checkpoint, args.device, args.amp)
+    if (part := network.checkpoint["args"]["part"]) != "hair":
         raise InputError(
             f"{args.checkpoint}: was trained to find {part}, not hair; give one of a run with --part hair (the default)"
         )
-    amp = pick_amp(args.amp or checkpoint["args"]["amp"], device)
-    model = for_inference(model, amp)
-    make_folder(args.out)
+    pictures.make_folder(args.out)
     without = []
     for name, photo in photos:
         image = np.asarray(photo)
-        hair = refine(image, predict(model, photo, checkpoint["args"]["size"], device, amp))
+        hair = refine(image, predict(network, photo))
         if not hair.any():
             without.append(name)
-        results = [recolor(image, hair, color, args.strength) for color in colors.values()]
-        written = {**dict(zip(colors, results, strict=True)), "strip": strip([image, *results])}
-        for what, result in written.items():
+        results = {color: recolor(image, hair, rgb, args.strength) for color, rgb in colors.items()}
+        for color, result in results.items():
             picture = Image.fromarray(result)
-            profile = photo.info.get("icc_profile") or b""  # without it another screen shows other colours
-            picture.info["icc_profile"] = profile if profile[16:20] == b"RGB " else None  # a grey photo's does not fit
-            pictures.save_image(args.out / f"{name}_{what}.png", picture)
+            if "alpha" in photo.info:
+                picture.putalpha(photo.info["alpha"])
+            pictures.save_image(args.out / f"{name}_{color}.png", picture)
+        pictures.save_image(args.out / f"{name}_strip.png", strip({"before": image} | results))
         pictures.save_image(args.out / f"{name}_mask.png", grey(hair))
     if photos.done:
         kinds = ", ".join(f"*_{kind}.png" for kind in (*colors, "strip", "mask"))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed import sum_over_processes
+from common.device import sum_over_processes
 from common.metrics import multilabel_counts, scores_from_counts
 
 THRESHOLDS = (0.1, 0.5)  # 0.1: the public template that the paper follows; 0.5: everybody else

@@ -2,8 +2,8 @@
 
 Česnik: "Segmentation of human hair", Image Based Biometrics 2019/20, University of Ljubljana (course assignment).
 
-    python hair_transfer/train.py --data CelebAMask-HQ --init pretrained    the paper's better model: 15 epochs
-    python hair_transfer/train.py --data CelebAMask-HQ --init random        its other one: 6 epochs
+    python hair_transfer/train.py --data CelebAMask-HQ --weights coco    the paper's better model: 15 epochs
+    python hair_transfer/train.py --data CelebAMask-HQ --weights none    its other one: 6 epochs
     python hair_transfer/train.py                        the latter; where no data is, on 52 generated faces, to
                                                          see that it runs: AUROC .57; three quarters of an hour on
                                                          two CPU cores, beside other work
@@ -12,10 +12,9 @@
     torchrun --nproc_per_node=2 hair_transfer/train.py --batch-size 6       two processes, 3 images each
 """
 
-import shlex
 import sys
-import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,98 +23,116 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from common import checkpoint, cli, distributed, pictures
-from common.cache import fingerprint
+from common import cli, pictures
 from common.celebamask import PARTS
 from common.cli import InputError, number
-from common.data import EvalBatches, TrainBatches, check_finite, loader
-from common.device import adam, autocast, memory_format, pick_amp, pick_device, seed_everything, to_device
+from common.data import CHECK_EVERY, check_finite, count_seen, progress, shuffled
+from common.device import (
+    adam,
+    autocast,
+    copy_from_first,
+    first_process_first,
+    memory_format,
+    parallel,
+    start,
+    to_device,
+)
+from common.run import FORMAT, Checkpoint, Run, arguments
+from common.weights import fill, load_weights
 from hair_transfer import dataset
-from hair_transfer.dataset import HairMasks, normalize
-from hair_transfer.eval import PAPER, choose_faces, evaluate, grey, predict_faces
-from hair_transfer.model import ACTIVATIONS, DeepLabV3
+from hair_transfer.dataset import HERE, HairMasks, normalize
+from hair_transfer.eval import ROWS, choose_faces, evaluate, grey, predict_faces
+from hair_transfer.model import ACTIVATIONS, DeepLabV3, backbone_of
 from hair_transfer.scores import Tally
-from hair_transfer.weights import build_model
 
-RECIPES = {"pretrained": (1e-4, 15), "random": (1e-2, 6)}  # learning rate and epochs (Sec. II)
-MAY_CHANGE = {"epochs", "data", "workers", "device", "compile", "sync_batch_norm"}  # when resuming
-NOT_SAVED = {"cache", "out", "resume"}  # of this machine and this start, not of the run
-ONLY_IN_LAST = {"optimizer", "rng"}  # best.pt does without: two thirds of 700 MB
-CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the GPU
+RECIPES = {"coco": (1e-4, 15), "none": (1e-2, 6)}  # learning rate and epochs (Sec. II); a FILE's are coco's
+RUNS = {"coco": "coco", "none": "random"}  # names of their folders
 LOGGED = ("loss", "f1_01", "f1_05", "iou", "auroc", "batch_auroc")  # of training and, with test_ before it, of test
-CURVES = {  # figures 4 and 5
-    "mean squared error": {"loss": "training", "test_loss": "test"},
-    "F1 at 0.1": {"f1_01": "training", "test_f1_01": "test"},
-    "F1 at 0.5": {"f1_05": "training", "test_f1_05": "test"},
-    "IoU at 0.5": {"iou": "training", "test_iou": "test"},
-    "AUROC, all pixels": {"auroc": "training", "test_auroc": "test"},
-    "AUROC, mean over batches": {"batch_auroc": "training", "test_batch_auroc": "test"},
-}
+CURVES = {ROWS[name]: {name: "training", f"test_{name}": "test"} for name in LOGGED}  # figures 4 and 5
+LINE = (
+    "epoch {epoch:3d}  loss {loss:.4f}  IoU {iou:.4f}  AUROC {auroc:.4f}  test loss {test_loss:.4f}  F1 "
+    "{test_f1_05:.4f}  IoU {test_iou:.4f}  AUROC {test_auroc:.4f}"
+)
 
 
 # fmt: off
-def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
-    """The arguments, and the names of those that stand on the command line."""
+def parse_args() -> tuple[Namespace, Checkpoint | None]:
+    """The arguments, and the checkpoint that --resume names."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. II)").add_argument
-    add("--data", type=Path, nargs="+", metavar="PATH",
+    add("--data", type=cli.path, nargs="+", metavar="PATH",
         help="CelebAMask-HQ folders (default: data/CelebAMask-HQ here, else generated faces)")
     add("--part", choices=PARTS, default="hair", metavar="PART",
-        help="hair: Sec. II; another part makes a network to transfer from with --init FILE (ours)")
+        help="hair: Sec. II; another part makes a network to transfer from with --weights FILE (ours)")
     add("--size", type=number(int, 16), default=dataset.SIZE, metavar="N",
         help="image side, a multiple of 8 (256: Sec. II)")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     add = parser.add_argument_group("model (Sec. II)").add_argument
-    add("--init", default="random", metavar="W",
-        help="pretrained: COCO's weights, which must be had; random; or a FILE with another ResNet-101 to start from, "
-        "a checkpoint of this repository or torchvision's (default random, which needs no download: ours)")
+    add("--weights", default="none", metavar="W",
+        help="coco: the paper's pretrained model; none: its random one (default, ours: it needs no download); or a "
+        "FILE with another ResNet-101 to start from, a checkpoint of this repository or torchvision's")
     add("--output", choices=sorted(ACTIVATIONS), default="sigmoid",
         help="sigmoid: Sec. II; tanh: the public template's (ours: both after the up-sampling)")
     add("--aux", type=number(float, 0), default=0.0, metavar="X",
         help="weight of an auxiliary head's loss (0, none: ours, the paper speaks of none; torchvision's is 0.5)")
     add = parser.add_argument_group("training (Sec. II)").add_argument
-    add("--epochs", type=number(int, 1), metavar="N", help="default 15, with --init random 6: Sec. II")
+    add("--epochs", type=number(int, 1), metavar="N", help="default 15, with --weights none 6: Sec. II")
     add("--batch-size", type=number(int, 2), default=6, metavar="N",
         help="6: Sec. II; under torchrun of all processes together")
     add("--lr", type=number(float, 0, above=True), metavar="X",
-        help="of Adam (default 0.0001, with --init random 0.01: Sec. II)")
-    cli.add_run_arguments(parser, limit_help=", of which 2,000 train and 600 test at most (Sec. II)")
-    args = parser.parse_args(argv)
-    given = cli.given_arguments(parser, argv)
-    if args.resume and args.out:
-        parser.error(f"--out {args.out}: a resumed run goes on in the folder of {args.resume}; leave --out out")
+        help="of Adam (default 0.0001, with --weights none 0.01: Sec. II)")
+    args, saved = arguments(parser, HERE.name, free=("data",),
+                            limit_help=", of which 2,000 train and 600 test at most (Sec. II)")
     if args.size % 8:
-        parser.error(f"--size {args.size} must be a multiple of 8, such as {args.size // 8 * 8 + 8}")
-    lr, epochs = RECIPES["random" if args.init == "random" else "pretrained"]
+        parser.error(f"--size {args.size} must be a multiple of 8, such as {args.size + -args.size % 8}")
+    if args.weights == "auto":
+        parser.error("--weights auto: the two starts have rates and lengths of their own here; give coco or none")
+    lr, epochs = RECIPES.get(args.weights, RECIPES["coco"])
     args.lr, args.epochs = args.lr or lr, args.epochs or epochs
-    # whole paths, so that eval.py and --resume find them from any folder; text, because the checkpoint keeps them
-    args.data = args.data and [str(path.resolve()) for path in args.data]
-    return args, given
+    return args, saved
 # fmt: on
 
 
+def build_model(args: Namespace, test: list[str]) -> tuple[DeepLabV3, str, list[str]]:
+    """The network on the ResNet-101 that --weights names, where that came from, and the pictures that it has seen.
+
+    Of a checkpoint of this repository it also says how many of the `test` faces it, or one that it started from, was
+    trained on: with any, the scores would flatter the transfer.
+    """
+    state_dict, source, checkpoint = load_weights(
+        args.weights, "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1", name="coco"
+    )
+    model = DeepLabV3(output=args.output, aux=args.aux > 0)
+    if state_dict is None:
+        return model, source, []
+    # paper: a pre-trained DeepLabV3; here: its backbone under new heads, as in the template, which replaces both heads
+    fill(model.backbone, backbone_of(state_dict), "a ResNet-101 under torchvision's names", args.weights)
+    source, seen = f"backbone of {source}, new heads", []
+    if checkpoint:
+        if checkpoint.get("format") != FORMAT:
+            raise InputError(f"--weights {args.weights}: was written by another version of this code; train it again")
+        task = checkpoint["args"].get("part", "its own task")
+        seen = sorted({*checkpoint["split"]["train"], *checkpoint.get("seen", [])})
+        before = f"epoch {checkpoint['epoch']}, itself from {checkpoint['weights']}"
+        source += f" ({checkpoint['paper']} on {task}, {before})"
+        if known := count_seen(test, seen):
+            source += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST FACES"
+    return model, source, seen
+
+
 def train_epoch(
-    model: DeepLabV3,
-    network: nn.Module,
-    batches: DataLoader,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    amp: bool,
-    aux: float,
-    epoch: int,
+    model: DeepLabV3, network: nn.Module, faces: HairMasks, optimizer: torch.optim.Adam, run: Run, epoch: int
 ) -> dict[str, float]:
     """One pass over the training set -> its scores, of the network as it was at each step, dropout and all."""
     network.train()
-    tally, losses = Tally(device), []
-    rank, _ = distributed.world()
-    bar = tqdm(batches, f"epoch {epoch}", leave=False, disable=None if rank == 0 else True, unit="batch")
-    for images, masks in bar:
-        masks = to_device(masks, device)
-        with autocast(device, amp):
-            logits = network(normalize(images, device))
+    batches, losses = shuffled(len(faces), run.args.batch_size, run.args.seed, epoch), []
+    tally, aux = Tally(run.device), run.args.aux
+    for batch in progress(batches, f"epoch {epoch}"):
+        images, masks = faces.batch(batch)
+        masks = to_device(masks, run.device)
+        with autocast(run.device, run.amp):
+            logits = network(normalize(images, run.device))
         logits, auxiliary = logits if aux > 0 else (logits, None)
         output = model.activate(logits)
         loss = squared_error = F.mse_loss(output, masks.float())  # Sec. II, the mean of (y - y^)^2
@@ -126,10 +143,8 @@ def train_epoch(
         optimizer.step()
         tally.add(logits, output, masks, squared_error)
         losses.append(loss.detach())
-        if len(losses) % CHECK_EVERY == 0:
-            check_finite(losses, batches, f"epoch {epoch}")
-            bar.set_postfix(loss=f"{losses[-1].item():.4f}")
-    check_finite(losses, batches, f"epoch {epoch}")
+        if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
+            check_finite(losses, batches, faces.names, f"epoch {epoch}")
     return tally.scores()
 
 
@@ -140,132 +155,55 @@ def draw_samples(path: Path, photos: np.ndarray, masks: np.ndarray, outputs: np.
 
 
 def main() -> None:
-    args, given = parse_args()
-    saved = None
-    if args.resume:
-        saved = checkpoint.load_to_resume(args.resume, PAPER)
-        cli.resume_arguments(args, given, saved["args"], MAY_CHANGE)
-    device = pick_device(args.device)
-    amp = pick_amp(args.amp, device)
-    rank, world_size = distributed.start(device)
-    if args.batch_size % world_size or args.batch_size // world_size < 2:
-        raise InputError(
-            f"--batch-size {args.batch_size} over {world_size} processes: each needs the same number of images, at "
-            f"least 2 for batch norm; give --batch-size {3 * world_size}"
-        )
-    seed_everything(args.seed, args.deterministic)
+    args, saved = parse_args()
+    device, amp = start(args, least=2)  # batch norm needs two images
 
     # data (Sec. II)
-    with distributed.first_process_first():
+    with first_process_first():
         folders, source = dataset.locate(args.data)
         faces = dataset.list_faces(folders, args.part)[: args.limit]
-        train, test = dataset.split(faces, args.seed)
-        split = {"train": [face.key for face in train], "test": [face.key for face in test]}
-        fingerprints = {"train": fingerprint(dataset.files(train)), "test": fingerprint(dataset.files(test))}
-        if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprints):
-            raise InputError(
-                f"--data {source}: not the faces and masks that {args.resume} was trained on; give the folders "
-                "as they were, in the same order"
-            )
-        train_set, test_set = HairMasks(train, args.size, args.cache), HairMasks(test, args.size, args.cache)
-    batches = TrainBatches(len(train_set), args.batch_size, args.seed)
-    pin_memory = device.type == "cuda"
-    train_loader = loader(train_set, batches, args.workers, pin_memory)
-    test_loader = loader(test_set, EvalBatches(len(test_set), args.batch_size), args.workers, pin_memory)
+        sides = [[faces[i] for i in side] for side in dataset.split([face.id for face in faces], args.seed)]
+        train_set, test_set = (HairMasks(side, args.size, args.cache) for side in sides)
+    split = dict(zip(("train", "test"), ([face.identity for face in side] for side in sides), strict=True))
 
     # model (Sec. II)
     if saved:
-        model, weights = DeepLabV3(output=args.output, aux=args.aux > 0), saved["weights"]
-        trained_on = saved["trained_on"]
+        model, weights, seen = DeepLabV3(output=args.output, aux=args.aux > 0), saved["weights"], saved["seen"]
     else:
-        with distributed.first_process_first():
-            model, weights, seen = build_model(args, test)
-        trained_on = sorted({fingerprint([face.photo]) for face in train} | seen)  # for runs that start from this one
+        with first_process_first():
+            model, weights, seen = build_model(args, split["test"])
     model.to(device, memory_format=memory_format(device, amp))
 
-    # training (Sec. II)
+    # optimiser (Sec. II)
     optimizer = adam(model, args.lr)
-    best, log = float("inf"), []
-    if saved:
-        for target, name in ((model, "model"), (optimizer, "optimizer")):
-            checkpoint.restore(args.resume, lambda target=target, name=name: target.load_state_dict(saved[name]))
-        best, log = saved["best"], saved["log"]
-        checkpoint.set_rng_state(saved["rng"], device)
-    network = distributed.wrap(model, device, args.sync_batch_norm, args.compile)
-    samples = choose_faces(len(test_set), args.seed)[:3]  # drawn whenever the model gets better
+    samples = choose_faces(len(test_set), args.seed)[:3]
+    facts = {"data": f"{source}: {len(faces)} faces, {len(train_set)} train, {len(test_set)} test, {args.part}"}
+    if not test_set.arrays["masks"].any():
+        facts["note"] = f"none of the test faces has {args.part}: AUROC is nan, IoU and F1 are nan or 0"
+    facts["model"] = f"DeepLabV3-ResNet101, {sum(p.numel() for p in model.parameters()):,} parameters"
+    part, generated = f"{args.part}-" * (args.part != "hair"), "-generated" * (not args.data and "GENERATED" in source)
+    run = Run(
+        args, saved, HERE, device, amp,
+        name=part + RUNS.get(args.weights, "from-file") + generated,
+        parts={"model": model, "optimizer": optimizer},
+        split=split,
+        facts=facts | {"weights": weights},
+        keep={"weights": weights, "classes": [args.part], "seen": seen},
+        line=LINE,
+        curves=partial(pictures.save_curves, panels=CURVES, columns=3),
+        samples=lambda path: draw_samples(path, *predict_faces(model, test_set, samples, device, amp)),
+    )  # fmt: skip
+    network = parallel(model, device, args.compile)
 
-    def state() -> dict:
-        return {
-            "paper": PAPER,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "best": best,
-            "epoch": len(log),
-            "log": log,
-            "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
-            "classes": [args.part],
-            "weights": weights,
-            "split": split,
-            "fingerprint": fingerprints,
-            "trained_on": trained_on,
-            "rng": checkpoint.rng_state(device),
-        }
-
-    if rank == 0:
-        if args.resume:
-            out = checkpoint.resumed_run_folder(args.resume, log)
-        else:
-            name = args.init if args.init in RECIPES else "from-file"
-            name = name if args.part == "hair" else f"{args.part}-{name}"
-            generated = not args.data and "GENERATED" in source
-            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", name, generated)
-        print(f"command    {shlex.join(sys.argv)}")
-        print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
-        print(f"data       {source}: {len(faces)} faces, {len(train)} train, {len(test)} test, {args.part}")
-        if not test_set.arrays["masks"].any():
-            print(f"note       none of the test faces has {args.part}: AUROC is nan, IoU and F1 are nan or 0")
-        print(f"model      DeepLabV3-ResNet101, {sum(p.numel() for p in model.parameters()):,} parameters")
-        print(f"weights    {weights}")
-        print(f"out        {out}", flush=True)
-        facts = {"weights": weights, "device": str(device), "amp": amp, "processes": world_size, "split": split}
-        checkpoint.write_run_json(out / "run.json", vars(args), **facts)
-        if not saved:
-            checkpoint.save_checkpoint(out / "last.pt", state())  # a run stopped in its first epoch resumes from here
-        cli.go_on_with(out / "last.pt")
-
-    for epoch in range(len(log) + 1, args.epochs + 1):
-        started = time.perf_counter()
-        batches.epoch = epoch
-        if rank > 0:  # dropout of its own; the first process draws on, as it would alone
-            torch.manual_seed(args.seed + 1000 * epoch + rank)
-        trained = train_epoch(model, network, train_loader, optimizer, device, amp, args.aux, epoch)
-        distributed.copy_from_first(model)
-        tested = evaluate(model, test_loader, device, amp)
-        improved = tested["loss"] < best
-        best = min(best, tested["loss"])
-        log.append({
-            "epoch": epoch,
-            **{name: trained[name] for name in LOGGED},
-            **{f"test_{name}": tested[name] for name in LOGGED},
-            "seconds": round(time.perf_counter() - started, 1),
-        })  # fmt: skip
-        if rank > 0:
-            continue
-        if improved:
-            checkpoint.save_checkpoint(out / "best.pt", {k: v for k, v in state().items() if k not in ONLY_IN_LAST})
-            draw_samples(out / "samples.png", *predict_faces(model, test_set, samples, device, amp))
-        checkpoint.save_checkpoint(out / "last.pt", state())
-        checkpoint.write_log(out / "log.csv", log)
-        pictures.save_curves(out / "curves.png", log, CURVES)
-        print("epoch {epoch:3d}  loss {loss:.4f}  IoU {iou:.4f}  AUROC {auroc:.4f}  test loss {test_loss:.4f}  "
-              "F1 {test_f1_05:.4f}  IoU {test_iou:.4f}  AUROC {test_auroc:.4f}  {seconds:.0f} s".format(**log[-1]),
-              " best" if improved else "", flush=True)  # fmt: skip
-    if rank == 0:
-        if saved and saved["epoch"] >= args.epochs:
-            print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
-        evaluation = Path(sys.argv[0]).with_name("eval.py")
-        print(f"next       python {shlex.quote(str(evaluation))} {shlex.quote(str(out / 'best.pt'))}")
-    distributed.stop()
+    # loop (Sec. II): both models trained for a fixed number of epochs
+    for epoch in run.epochs():
+        trained = train_epoch(model, network, train_set, optimizer, run, epoch)
+        copy_from_first(model)
+        tested = evaluate(model, test_set, args.batch_size, device, amp)
+        better = tested["loss"] < min((row["test_loss"] for row in run.log), default=float("inf"))
+        row = {name: trained[name] for name in LOGGED} | {f"test_{name}": tested[name] for name in LOGGED}
+        run.end_epoch(row, better)
+    run.end()
 
 
 if __name__ == "__main__":

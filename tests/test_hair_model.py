@@ -1,28 +1,19 @@
 """hair_transfer/model.py against torchvision's DeepLabV3-ResNet101, and where its weights may come from."""
 
-import argparse
+from argparse import Namespace
 
 import pytest
 import torch
+from conftest import refused
 from torch import nn
 from torchvision.models import resnet101
 from torchvision.models.segmentation import deeplabv3_resnet101
 
-from common.cli import InputError
-from common.data import TrainBatches
-from hair_transfer.model import DeepLabV3, backbone_of, from_coco, upsample
-from hair_transfer.weights import build_model
+from common.run import FORMAT
+from hair_transfer.model import DeepLabV3, upsample
+from hair_transfer.train import build_model
 
 COCO = "deeplabv3_resnet101_coco-586e9e4e.pth"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """A second one gains nothing on maps of 8 x 8, and waits for the first."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def settle(model: nn.Module) -> nn.Module:
@@ -47,138 +38,89 @@ def reference():
 @pytest.fixture(scope="module")
 def ours():
     torch.manual_seed(1)
-    return settle(DeepLabV3(num_outputs=21, aux=True))
+    return DeepLabV3(num_outputs=21, aux=True)
 
 
-def arguments(**changes):
-    return argparse.Namespace(**{"init": "random", "output": "sigmoid", "aux": 0.0} | changes)
+def build(weights, test=(), **changes):
+    return build_model(Namespace(**{"weights": str(weights), "output": "sigmoid", "aux": 0.0} | changes), list(test))
 
 
-def difference(model, reference, H=64, W=48):
+def difference(model, reference, H, W):
     x = torch.randn(1, 3, H, W, generator=torch.Generator().manual_seed(H))
     with torch.inference_mode():
-        theirs = reference(x)
-        layer3, _ = model.backbone(x)
-        auxiliary = upsample(model.aux_classifier(layer3), (H, W))
-        logits = model(x)
+        theirs, logits = reference(x), model(x)
+        auxiliary = upsample(model.aux_classifier(model.backbone(x)[0]), (H, W))
     assert logits.shape == (1, 21, H, W) and logits.std() > 0.01
     return max((logits - theirs["out"]).abs().max().item(), (auxiliary - theirs["aux"]).abs().max().item())
 
 
-def test_keys_and_shapes_are_torchvisions(ours, reference):
-    shapes = [{name: x.shape for name, x in model.state_dict().items()} for model in (ours, reference)]
-    assert list(shapes[0]) == list(shapes[1]) and shapes[0] == shapes[1]
-
-
-def test_logits_equal_torchvisions_with_weights_copied_both_ways(ours, reference):
-    own, theirs = ({name: x.clone() for name, x in model.state_dict().items()} for model in (ours, reference))
-    assert difference(ours, reference) > 1e-2
-    ours.load_state_dict(theirs, strict=True)
-    assert difference(ours, reference) < 1e-4
-    ours.load_state_dict(own, strict=True)
-    reference.load_state_dict(own, strict=True)
-    assert difference(ours, reference, 57, 70) < 1e-4  # sizes that no stride divides
-    reference.load_state_dict(theirs)
-
-
-def test_the_number_of_parameters(ours):
+def test_keys_parameters_and_logits_are_torchvisions(ours, reference):
+    assert list(ours.state_dict()) == list(reference.state_dict())
     assert sum(p.numel() for p in ours.parameters()) == 60_996_202
-    ours_alone = sum(p.numel() for name, p in ours.named_parameters() if not name.startswith("aux"))
-    assert ours_alone - 20 * 257 == 58_625_857  # 20 outputs of 256 weights and a bias fewer
+    own = sum(p.numel() for name, p in ours.named_parameters() if not name.startswith("aux"))
+    assert own - 20 * 257 == 58_625_857  # 20 outputs of 256 weights and a bias fewer
+    ours.load_state_dict(reference.state_dict(), strict=True)
+    ours.eval()
+    for size in ((64, 48), (41, 58)):  # the second: no stride divides it
+        assert difference(ours, reference, *size) < 1e-4
+    with torch.no_grad():
+        ours.backbone.layer3[22].conv2.weight.mul_(1.5)
+    assert difference(ours, reference, 64, 48) > 1e-2
 
 
-def test_the_coco_checkpoint_in_the_cache_loads_and_gets_new_heads(reference, tmp_path, monkeypatch):
+def test_the_auxiliary_head_learns_and_the_output_is_float32_in_its_range(ours):
+    ours.train()
+    logits, auxiliary = ours(torch.randn(2, 3, 16, 16))
+    (logits.square().mean() + auxiliary.square().mean()).backward()
+    assert [name for name, p in ours.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    ours.zero_grad(set_to_none=True)
+    for output, expected in (("sigmoid", [0, 0.5, 1]), ("tanh", [-1, 0, 1])):
+        ours.output = output
+        found = ours.activate(torch.tensor([-50.0, 0.0, 50.0], dtype=torch.bfloat16))
+        assert found.dtype == torch.float32 and found.tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_cocos_backbone_gets_new_heads(reference, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     torch.save(reference.state_dict(), tmp_path / "checkpoints" / COCO)
-    model, source, seen = build_model(arguments(init="pretrained"), [])
+    model, source, seen = build("coco")
     assert COCO in source and "new heads" in source and not seen
-    assert torch.equal(model.backbone.layer4[2].conv3.weight, reference.backbone.layer4[2].conv3.weight)
-    assert torch.equal(model.backbone.layer3[22].bn2.running_var, reference.backbone.layer3[22].bn2.running_var)
+    expected = {name: x for name, x in reference.state_dict().items() if name.startswith("backbone.")}
+    assert all(torch.equal(x, expected[f"backbone.{name}"]) for name, x in model.backbone.state_dict().items())
     assert not torch.equal(model.classifier[0].convs[0][0].weight, reference.classifier[0].convs[0][0].weight)
     assert model.classifier[-1].weight.shape == (1, 256, 1, 1) and model.aux_classifier is None
     assert sum(p.numel() for p in model.parameters()) == 58_625_857
     (tmp_path / "checkpoints" / COCO).unlink()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    message = refused(build, "coco")
+    assert "--weights coco" in message and COCO in message and "--weights none" in message
 
 
-def test_a_coco_checkpoint_that_lacks_a_key_is_refused(reference):
-    state_dict = dict(reference.state_dict())
-    del state_dict["classifier.4.bias"]
-    with pytest.raises(RuntimeError, match="classifier.4.bias"):
-        from_coco(state_dict)
-
-
-def test_pretrained_without_the_weights_stops_and_names_file_and_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("common.weights._unreachable", lambda url: "no route to host")
-    with pytest.raises(InputError) as error:
-        build_model(arguments(init="pretrained"), [])
-    message = str(error.value)
-    assert COCO in message and "--init pretrained" in message and "--init random" in message
-    assert "--weights" not in message and "\n" not in message
+def unreachable(*args, **kwargs):
+    raise OSError("no route to host")
 
 
 def test_a_classifiers_resnet_101_is_a_backbone_too(tmp_path):
     torch.manual_seed(2)
-    classifier = resnet101()
-    torch.save(classifier.state_dict(), tmp_path / "resnet101.pth")
-    model, source, _ = build_model(arguments(init=str(tmp_path / "resnet101.pth"), output="tanh", aux=0.5), [])
+    classifier, path = resnet101(), tmp_path / "resnet101.pth"
+    torch.save(classifier.state_dict(), path)
+    model, source, _ = build(path, output="tanh", aux=0.5)
     assert torch.equal(model.backbone.layer1[0].downsample[0].weight, classifier.layer1[0].downsample[0].weight)
     assert "resnet101.pth" in source and model.output == "tanh" and model.aux_classifier is not None
-    (tmp_path / "resnet101.pth").unlink()
-
-
-def test_backbone_of_drops_heads():
-    x = torch.zeros(1)
-    assert backbone_of({"backbone.conv1.weight": x, "classifier.4.bias": x}) == {"conv1.weight": x}
-    assert backbone_of({"layer4.0.bn1.bias": x, "fc.bias": x}) == {"layer4.0.bn1.bias": x}
-    assert backbone_of({"features.0.weight": x}) == {}
+    path.unlink()
 
 
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (None, "no such file"),
-        (b"no weights", "cannot be loaded"),
-        ({"features.0.weight": torch.zeros(1)}, "holds no ResNet-101"),
-        ({"backbone.conv1.weight": torch.zeros(64, 3, 7, 7)}, "not a ResNet-101's weights"),
-        ([1, 2], "holds no ResNet-101"),
-        ({1: torch.zeros(1)}, "holds no ResNet-101"),
-        ({"paper": "a_paper", "model": {1: torch.zeros(1)}}, "holds no ResNet-101"),
-        ({"paper": "a_paper", "args": None}, "its args or trained_on are not what train.py writes"),
-        ({"paper": "a_paper", "args": {}, "trained_on": None}, "its args or trained_on"),
-        ({"paper": "a_paper", "args": {}, "trained_on": [[1]]}, "its args or trained_on"),
-        ({"backbone.conv1.weight": "text"}, "not a ResNet-101's weights"),
+        ({"features.0.weight": torch.zeros(1)}, "not a ResNet-101"),
+        ({"backbone.conv1.weight": torch.zeros(64, 3, 7, 7)}, "not a ResNet-101"),
+        ({"paper": "a_paper", "format": FORMAT, "model": {"encoder.conv1.weight": torch.zeros(1)}}, "not a ResNet-101"),
     ],
 )
-def test_files_that_are_no_resnet_101_are_one_clear_line(content, named, tmp_path):
-    path = tmp_path / "file.pth"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        torch.save(content, path)
-    with pytest.raises(InputError) as error:
-        build_model(arguments(init=str(path)), [])
-    assert named in str(error.value) and f"--init {path}" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_the_output_is_float32_and_in_its_range(ours):
-    logits = torch.tensor([-50.0, 0.0, 50.0], dtype=torch.bfloat16)
-    for output, expected in (("sigmoid", [0, 0.5, 1]), ("tanh", [-1, 0, 1])):
-        ours.output = output
-        found = ours.activate(logits)
-        assert found.dtype == torch.float32 and found.tolist() == pytest.approx(expected, abs=1e-9)
-    ours.output = "sigmoid"
-
-
-def test_a_last_batch_of_one_image_joins_the_one_before_and_the_auxiliary_head_learns(ours):
-    """7 images in batches of 6: one step with 7 images, because batch norm after the image pooling needs two."""
-    batches = list(TrainBatches(7, 6, seed=0))
-    assert [len(batch) for batch in batches] == [7]
-    ours.train()
-    logits, auxiliary = ours(torch.randn(2, 3, 16, 16))
-    (logits.square().mean() + auxiliary.square().mean()).backward()
-    unreached = [name for name, p in ours.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    assert unreached == [] and logits.dtype == torch.float32
-    ours.zero_grad(set_to_none=True)
-    ours.eval()
+def test_files_that_hold_no_resnet_101(content, named, tmp_path, monkeypatch):
+    monkeypatch.setattr("hair_transfer.model.BLOCKS", (1, 1, 1, 1))
+    torch.save(content, tmp_path / "file.pth")
+    message = refused(build, tmp_path / "file.pth")
+    assert named in message and f"--weights {tmp_path / 'file.pth'}" in message
