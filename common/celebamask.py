@@ -49,8 +49,8 @@ class FaceFiles(NamedTuple):
 def list_celebamask(folder: Path, part: str = "skin") -> list[FaceFiles]:
     """The faces of a CelebAMask-HQ folder (or of the folder that holds it), sorted by id.
 
-    Raises InputError if there are no photos, no masks, or not a single one of `part`. Faces without any mask are listed
-    with an empty dict, masks without a photo are left out.
+    Raises InputError if there are no photos, or not a single mask of `part` ("": masks are not needed). Faces without
+    any mask are listed with an empty dict, masks without a photo are left out.
     """
     if (folder / "CelebAMask-HQ").is_dir():
         folder = folder / "CelebAMask-HQ"
@@ -68,7 +68,7 @@ def list_celebamask(folder: Path, part: str = "skin") -> list[FaceFiles]:
         if id.isdecimal() and int(id) in faces and name in PARTS and path.suffix.lower() == ".png":
             faces[int(id)].masks[name] = path
     found = {name for face in faces.values() for name in face.masks}
-    if part not in found:
+    if part and part not in found:
         what = f"only of {', '.join(sorted(found))}" if found else "nor of any other part"
         raise InputError(
             f"{folder}: not one of its {len(faces)} faces has a mask of {part}, {what}; unpack all of the annotations "

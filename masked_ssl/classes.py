@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.celebamask import PARTS
+from common.celebamask import NAMES, PARTS
 from masked_ssl import lapa
 
 LAYOUTS = {"lapa": lapa.CLASSES, "celebamask": ("background", *PARTS)}
@@ -30,6 +30,11 @@ def classes_of(layout: str, choice: str) -> tuple[str, ...]:
 def palette(classes: tuple[str, ...]) -> np.ndarray:
     """The colours of C classes, C x 3 uint8."""
     return np.array([COLOURS[name] for name in classes], np.uint8)
+
+
+def legend(classes: tuple[str, ...]) -> dict[str, tuple[int, int, int]]:
+    """Full name -> colour of the classes but the background, for pictures; LaPa's mouth is the inner one."""
+    return {NAMES[name]: COLOURS[name] for name in classes[1:]}
 
 
 def mirrored_classes(classes: tuple[str, ...]) -> np.ndarray:

@@ -20,10 +20,8 @@ Photos that are not square are scaled to fit and their edge is repeated up to th
 scored there. `--limit N` takes the first N photos of each of train, val and test.
 """
 
-import os
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,18 +32,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from common import celebamask, cli, pictures
-from common.cache import Arrays, cache_key, open_cache
-from common.checkpoint import make_folder
 from common.cli import InputError
+from common.data import open_cache, try_all
 from common.device import to_device
 from common.faces import write_celebamask
-from common.tables import print_table
 from masked_ssl import lapa, splits
-from masked_ssl.classes import LAYOUTS, PAPER_SHARE, classes_of, mirrored_classes, palette
+from masked_ssl.classes import LAYOUTS, PAPER_SHARE, classes_of, legend, mirrored_classes, palette
 from masked_ssl.reading import CACHE_VERSION, IGNORED, decode
 from masked_ssl.splits import Face
 
@@ -53,7 +47,7 @@ HERE = Path(__file__).resolve().parent
 CACHE = HERE / "data" / "cache"
 SIZE = 512  # Approach
 N_GENERATED, GENERATED_SIZE = 200, 64  # ours: half an hour for both steps on one core in float32
-DEMONSTRATION = "note       a demonstration, small so that it ends within minutes on a CPU; the paper's recipe: --data"
+DEMONSTRATION = "a demonstration, small so that it ends within minutes on a CPU; the paper's recipe: --data"
 MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # ImageNet's (ours: the paper does not say)
 STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 
@@ -72,17 +66,15 @@ class Data(NamedTuple):
     parts: dict[str, list[Face]]  # train, val, test
 
 
-def locate(
-    data: Path | None, layout: str = "celebamask", limit: int | None = None, *, labels: bool = True
-) -> Data:
+def locate(data: str | None, layout: str = "celebamask", limit: int | None = None, *, labels: bool = True) -> Data:
     """The labelled faces: of --data, else of data/LaPa or data/CelebAMask-HQ here, else painted in `layout`.
 
     limit: the first so many of each part; labels: False for the photos alone, whatever masks they have. Raises
     InputError if the folder is neither or cannot be used.
     """
     own = [HERE / "data" / name for name in ("LaPa", "CelebAMask-HQ")]
-    folder = data or next((path for path in own if path.is_dir()), None)
-    words, generated = str(data or f"data/{folder.name if folder else ''} of this folder"), folder is None
+    folder = Path(data) if data else next((path for path in own if path.is_dir()), None)
+    words, generated = data or f"data/{folder.name if folder else ''} of this folder", folder is None
     if folder is None:
         folder, words = _painted(layout), f"{N_GENERATED} GENERATED faces (no --data, no data set in {HERE.name}/data)"
     if not folder.is_dir():
@@ -93,7 +85,7 @@ def locate(
         parts = {part: lapa.list_part(folder, part) for part in splits.SPLITS}
         layout, split_words = "lapa", "LaPa's own split"
     elif (folder / "CelebA-HQ-img").is_dir():
-        found = (celebamask.list_whole_faces if labels else celebamask.list_celebamask)(folder)
+        found = celebamask.list_celebamask(folder, "skin" if labels else "")
         parts, split_words = splits.split_celebamask(folder, found)
         layout = "celebamask"
     else:
@@ -111,25 +103,15 @@ def _painted(layout: str) -> Path:
 # ---- Their arrays --------------------------------------------------------------------------------------------------
 
 
-def files(faces: list[Face]) -> list[Path]:
-    """All files of the faces: photos, label maps, masks."""
-    return [path for face in faces for path in (face.photo, *(path for _, path in face.labels))]
+def load(faces: list[Face], size: int, classes: tuple[str, ...], cache: Path, what: str = "faces") -> dict:
+    """The decoded faces, memory-mapped: images N x size x size x 3 and labels N x size x size, uint8. Raises InputError
+    for unusable files."""
+    files, facts = [path for face in faces for path in face.files], ["masked_ssl", size, classes, CACHE_VERSION]
+    return open_cache(cache, files, facts, len(faces), lambda i: decode(faces[i], size, classes), f"decoding {what}")
 
 
-def load(faces: list[Face], size: int, classes: tuple[str, ...], cache: Path, what: str = "faces") -> Arrays:
-    """The decoded faces, memory-mapped; builds their cache if it is not there. Raises InputError for unusable files."""
-    fields = {"images": ((size, size, 3), "uint8"), "labels": ((size, size), "uint8")}
-    key = cache_key(files(faces), "masked_ssl", size, classes, CACHE_VERSION)
-    return open_cache(cache, key, len(faces), fields, lambda i: decode(faces[i], size, classes), f"decoding {what}")
-
-
-class FaceLabels(Dataset):
-    """dataset[[i, j, ...]] -> images B x 3 x size x size and labels B x size x size, both uint8.
-
-    A whole batch is one gather from the memory-mapped cache; images come out channels_last. `repeat` lists the faces
-    so many times, for sets of a few labels. With `flip`, one half of the samples is mirrored, left and right classes
-    swapped; which half depends on seed, epoch and index alone. Set `epoch` before each pass.
-    """
+class FaceLabels:
+    """Faces in memory-mapped arrays; `repeat` lists them so many times an epoch, for sets of a few labels."""
 
     def __init__(
         self,
@@ -142,21 +124,23 @@ class FaceLabels(Dataset):
         repeat: int = 1,
         seed: int = 0,
     ):
-        self.arrays, self.positions, self.names = arrays, np.array(positions, dtype=np.int64), names
-        self.mirrored, self.flip, self.repeat, self.seed, self.epoch = mirrored_classes(classes), flip, repeat, seed, 0
+        self.arrays, self.positions = arrays, np.array(positions, dtype=np.int64)
+        self.names = [names[i] for i in positions]
+        self.mirrored, self.flip, self.repeat, self.seed = mirrored_classes(classes), flip, repeat, seed
 
     def __len__(self) -> int:
         return len(self.positions) * self.repeat
 
-    def name(self, i: int) -> str:
-        """For messages."""
-        return self.names[self.positions[i % len(self.positions)]]
+    def batch(self, indices: list[int] | np.ndarray, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """B indices -> images B x 3 x size x size and labels B x size x size, both uint8.
 
-    def __getitem__(self, batch: list[int]) -> tuple[Tensor, Tensor]:
-        positions = self.positions[np.asarray(batch) % len(self.positions)]
+        With `flip`, one half of the samples is mirrored, left and right classes swapped; which half depends on seed,
+        epoch and index alone.
+        """
+        positions = self.positions[np.asarray(indices) % len(self.positions)]
         images, labels = self.arrays["images"][positions], self.arrays["labels"][positions]  # B H W 3, B H W
         if self.flip:
-            turn = np.array([np.random.default_rng([self.seed, self.epoch, i]).random() < 0.5 for i in batch])
+            turn = np.array([np.random.default_rng([self.seed, epoch, i]).random() < 0.5 for i in indices])
             images[turn] = images[turn, :, ::-1]
             labels[turn] = self.mirrored[labels[turn, :, ::-1]]
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
@@ -164,7 +148,7 @@ class FaceLabels(Dataset):
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
     """B x 3 x H x W uint8 -> float32 on the device, with ImageNet's mean and standard deviation."""
-    return (to_device(images, device).contiguous().float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
+    return (to_device(images, device).contiguous().float() / 255 - MEAN.to(device)) / STD.to(device)
 
 
 def denormalize(images: Tensor) -> np.ndarray:
@@ -176,51 +160,6 @@ def denormalize(images: Tensor) -> np.ndarray:
 # ---- python masked_ssl/dataset.py: verify, describe, draw ----------------------------------------------------------
 
 
-class Report(NamedTuple):
-    """What verify() found."""
-
-    usable: list[Face]
-    pixels: np.ndarray  # usable x classes: pixels of each class at the size looked at
-    sizes: Counter  # of photos
-    problems: list[str]  # one line each
-
-
-def verify(faces: list[Face], size: int, classes: tuple[str, ...]) -> Report:
-    """Decode every face, with all cores, and say what is there and what cannot be used."""
-
-    def attempt(face: Face) -> tuple[np.ndarray, tuple[int, int]] | str:
-        try:
-            labels = decode(face, size, classes)["labels"]
-            with Image.open(face.photo) as photo:
-                return np.bincount(labels[labels != IGNORED], minlength=len(classes)), photo.size
-        except InputError as error:
-            return str(error)
-
-    usable, pixels, sizes, problems = [], [], Counter(), []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = tqdm(pool.map(attempt, faces), "verifying", len(faces), disable=None, unit="face")
-        for face, found in zip(faces, results, strict=True):
-            if isinstance(found, str):
-                problems.append(found)
-                continue
-            usable.append(face)
-            pixels.append(found[0])
-            sizes[f"{found[1][0]} x {found[1][1]}"] += 1
-    return Report(usable, np.array(pixels).reshape(-1, len(classes)), sizes, problems)
-
-
-def share_table(report: Report, classes: tuple[str, ...], with_paper: bool) -> list[list[str]]:
-    """A header and one row per class: faces that have it, share of all pixels, the paper's share."""
-    rows = [["class", "faces", "pixels, %"] + (["paper, %"] if with_paper else [])]
-    share = 100 * report.pixels.sum(0) / report.pixels.sum()
-    for c, name in enumerate(classes):
-        rows.append([name, str((report.pixels[:, c] > 0).sum()), f"{share[c]:.3f}"])
-        if with_paper:
-            printed = f"{PAPER_SHARE[name]:g}" if name in PAPER_SHARE else ""
-            rows[-1].append(printed + (" (a misprint)" if name == "hair" else ""))
-    return rows
-
-
 def draw_samples(path: Path, faces: list[Face], size: int, classes: tuple[str, ...]) -> None:
     """Photos, their labels, and both mirrored: the colours of left and right stay on their sides of the picture."""
     arrays = [decode(face, size, classes) for face in faces]
@@ -229,15 +168,53 @@ def draw_samples(path: Path, faces: list[Face], size: int, classes: tuple[str, .
     turned = [mirrored_classes(classes)[label[:, ::-1]] for label in labels]
     painted = [pictures.overlay(p, label, palette(classes), 0.75) for p, label in zip(photos, labels, strict=True)]
     mirror = [pictures.overlay(p[:, ::-1], t, palette(classes), 0.75) for p, t in zip(photos, turned, strict=True)]
-    legend = dict(zip(classes[1:], palette(classes)[1:], strict=True))
-    pictures.save_grid(path, [photos, painted, mirror], row_titles=["photo", "labels", "mirrored"], legend=legend)
+    titles = ["photo", "labels", "mirrored"]
+    pictures.save_grid(path, [photos, painted, mirror], row_titles=titles, legend=legend(classes))
+
+
+def share_table(pixels: np.ndarray, classes: tuple[str, ...]) -> list[list[str]]:
+    """Faces x classes, pixels -> a header and one row per class: faces that have it, share of the pixels, the paper's.
+    """
+    with_paper = classes == LAYOUTS["celebamask"]
+    rows = [["class", "faces", "pixels, %"] + (["paper, %"] if with_paper else [])]
+    share = 100 * pixels.sum(0) / pixels.sum()
+    for c, name in enumerate(classes):
+        printed = f"{PAPER_SHARE.get(name, '')}" + (" (a misprint)" if name == "hair" else "")
+        rows.append([name, str((pixels[:, c] > 0).sum()), f"{share[c]:.3f}"] + ([printed] if with_paper else []))
+    return rows
+
+
+def verify(data: Data, size: int, classes: tuple[str, ...], out: Path) -> list[str]:
+    """Decode every face, describe and draw those to train with; a line for each file that cannot be used."""
+
+    def look(face: Face) -> tuple[np.ndarray, str]:
+        labels = decode(face, size, classes)["labels"]
+        with Image.open(face.photo) as photo:
+            found = f"{photo.width} x {photo.height}"
+        return np.bincount(labels[labels != IGNORED], minlength=len(classes)), found
+
+    problems, blank = [], []
+    for part, faces in data.parts.items():
+        found, wrong = try_all(lambda i, faces=faces: look(faces[i]), len(faces))
+        problems += wrong
+        blank += [faces[i].photo for i, (pixels, _) in found.items() if not pixels[1:].any()]
+        if part == "train" and found:
+            sizes = Counter(words for _, words in found.values()).most_common(5)
+            print("most frequent sizes of the photos to train with, in px:", ", ".join(f"{w} ({n})" for w, n in sizes))
+            pictures.print_table(share_table(np.array([pixels for pixels, _ in found.values()]), classes))
+            draw_samples(pictures.make_folder(out) / "samples.png", [faces[i] for i in list(found)[:8]], size, classes)
+            print(f"samples.png -> {out}")
+    if blank:
+        print(f"{len(blank)} face(s) with no class but the background, as if all masks were black; the first is "
+              f"{blank[0]}: leave them out, or they teach and count as background")  # fmt: skip
+    return problems
 
 
 # fmt: off
 def add_data_arguments(parser: cli.Parser, what: str = "", labels: bool = True, cache: bool = True) -> None:
     """--data, --layout, --size, where labels are read --classes, and --cache: the same in every script."""
     add = parser.add_argument_group("data").add_argument
-    add("--data", type=Path, metavar="PATH",
+    add("--data", type=cli.path, metavar="PATH",
         help=f"LaPa's or CelebAMask-HQ's folder{what} (default: data/LaPa or data/CelebAMask-HQ here, else painted "
              "faces)")
     add("--layout", choices=sorted(LAYOUTS), default="celebamask",
@@ -264,18 +241,7 @@ def main() -> None:
     size, classes = args.size or (GENERATED_SIZE if data.generated else SIZE), classes_of(data.layout, args.classes)
     counts = ", ".join(f"{len(faces)} {part}" for part, faces in data.parts.items())
     print(f"{data.words}: {data.layout}'s layout, {len(classes)} classes, {counts}, {data.split_words}")
-    problems, blank = [], []
-    for part, faces in data.parts.items():
-        report = verify(faces, size, classes)
-        problems += report.problems
-        blank += [face for face, pixels in zip(report.usable, report.pixels, strict=True) if not pixels[1:].any()]
-        if part == "train" and report.usable:
-            sizes = ", ".join(f"{words} ({n})" for words, n in report.sizes.most_common(5))
-            print(f"most frequent sizes of the photos to train with, in px: {sizes}")
-            print_table(share_table(report, classes, len(classes) == len(LAYOUTS["celebamask"])))
-            make_folder(args.out)
-            draw_samples(args.out / "samples.png", report.usable[:8], size, classes)
-            print(f"samples.png -> {args.out}")
+    problems = verify(data, size, classes, args.out)
     train = data.parts["train"]
     print(f"{len({face.source for face in train})} source photos; labels to train with, --seed {args.seed}:")
     for fraction in splits.PAPER_FRACTIONS:
@@ -284,11 +250,6 @@ def main() -> None:
         except InputError:
             found = "too few"
         print(f"  --fraction {fraction:<6g} {found} of {len(train)}")
-    if data.layout == "celebamask":
-        celebamask.print_unused(data.folder)
-    if blank:
-        print(f"{len(blank)} face(s) with no class but the background, as if all masks were black; the first is "
-              f"{blank[0].photo}: leave them out, or they teach and count as background")  # fmt: skip
     for problem in problems:
         print(problem)
     if problems:

@@ -17,6 +17,7 @@ seed, labels and order. Several --pretrained, made with other flags, are compare
 import csv
 import json
 import os
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -27,79 +28,81 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from common import cli, pictures
-from common.cache import fingerprint
-from common.checkpoint import make_folder, write_json
 from common.cli import InputError, number
-from common.tables import print_table, write_csv
-from masked_ssl import dataset, eval, train
-from masked_ssl.dataset import Data
+from masked_ssl import dataset
+from masked_ssl.dataset import HERE, Data
+from masked_ssl.recipe import load_pretraining, newest_pretraining
 from masked_ssl.splits import PAPER_FRACTIONS
-from masked_ssl.weights import RUNS, load_pretraining, newest_pretraining
 
 GENERATED_FRACTIONS = (0.05, 0.25, 1.0)  # ours: of 160 painted faces
-OURS = ("--fraction", "--seed", "--init", "--out", "--resume")  # train.py's flags that are set here
+OURS = ("--fraction", "--seed", "--weights", "--out", "--resume")  # train.py's flags that are set here
 SCORES = {  # results.json's name -> the table's
     "miou": "mIoU",
     "miou_foreground": "mIoU, foreground",
     "f1": "mean F1, foreground",
 }
-# of train.py's flags those that differ from run to run, and those of the machine
-VARIES = {"fraction", "seed", "init", "out", "resume", "workers", "device", "cache", "checkpointing"}
 
 
 # fmt: off
-def parse_args(argv: list[str] | None = None) -> tuple[Namespace, list[str], Namespace]:
-    """The arguments, train.py's flags among them as they were typed, and what those come to."""
+def parse_args() -> tuple[Namespace, list[str]]:
+    """The arguments, and train.py's further flags as they were typed."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to compare (figure 3)").add_argument
-    add("--pretrained", type=Path, nargs="+", metavar="FILE",
+    add("--pretrained", type=cli.path, nargs="+", metavar="FILE",
         help="pretrain.pt of one or more runs of pretrain.py (default: the newest in runs/)")
     add("--fractions", type=number(float, 0, 1, above=True), nargs="+", metavar="X",
         help="of the labels (default 0.002 0.005 0.01 0.1 1, the first two: figure 3; on painted faces 0.05 0.25 1)")
     add("--seeds", type=number(int, 0), nargs="+", default=[0, 1, 2], metavar="N",
         help="each draws other labels, another order and another random start (default 0 1 2: ours)")
-    add("--baseline", choices=["same", "imagenet", "random"], default="same",
-        help="same: what the pretraining started from; imagenet: the paper's")
+    add("--baseline", choices=["same", "imagenet", "none"], default="same",
+        help="same: what the pretraining started from; imagenet: the paper's; none: random weights")
     add("--keep", choices=["none", "first", "all"], default="first",
         help="checkpoints, 790 MB a run, once it is tested: those of the first seed (default), of all, or none")
-    add("--out", type=Path, default=dataset.HERE / "runs" / "fractions", metavar="DIR",
-        help="default: runs/fractions here")
-    args, rest = parser.parse_known_args(argv)
+    add("--out", type=Path, default=HERE / "runs" / "fractions", metavar="DIR", help="default: runs/fractions here")
+    add = parser.add_argument_group("of every run, as in train.py").add_argument
+    add("--data", type=cli.path, metavar="PATH", help="LaPa's or CelebAMask-HQ's folder")
+    add("--layout", default="celebamask", help="of the painted faces, where there is no data")
+    add("--limit", type=number(int, 1), metavar="N", help="use only the first N images of each of train, val and test")
+    add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
+    add("--device", default="auto", help="auto, cuda, mps or cpu")
+    args, rest = parser.parse_known_args()
     for flag in OURS:
         if any(word == flag or word.startswith(flag + "=") for word in rest):
             parser.error(f"{flag} is set by this script for each run; leave it out")
-    return args, rest, train.parse_args(rest)[0]
+    return args, rest
 # fmt: on
 
 
 def find_methods(args: Namespace, data: Data) -> tuple[dict[str, str], dict[str, str]]:
-    """Name of a method -> its --init, the baseline first, then each pretraining by its run folder's name; and for each
-    pretraining what tells it from another that may lie there one day.
+    """Name of a method -> its --weights, the baseline first, then each pretraining by its run folder's name; and for
+    each pretraining what tells it from another that may lie there one day.
 
     Raises InputError for a pretraining that there is not, for a name used twice, and for the newest in runs/ if that
     was made with another folder. One that is named may have been: train.py refuses it if it has seen test photos.
     """
     starts, methods, marks = set(), {}, {}
-    for path in args.pretrained or [newest_pretraining() or RUNS / "pretrain" / "pretrain.pt"]:
+    for path in map(Path, args.pretrained or [newest_pretraining() or HERE / "runs" / "pretrain" / "pretrain.pt"]):
         saved, name = load_pretraining(path), path.resolve().parent.name
         if not args.pretrained and saved["folder"] not in (None, str(data.folder.resolve())):
             raise InputError(
                 f"{path}: the newest in runs/, was made with {saved['source']}, not with {data.folder}; give "
                 "--pretrained FILE, that one if it is meant"
             )
-        if not saved["log"]:
-            raise InputError(f"--pretrained {path}: has not finished an epoch yet; let pretrain.py finish one")
         if name in methods:
             raise InputError(f"--pretrained {path}: there is another run folder named {name}; rename one")
         starts.add(saved["start"])
         methods[name] = str(path.resolve())
         marks[name] = f"{saved['epoch']} epochs, loss {saved['log'][-1]['loss']:.6f}"
     if args.baseline == "same" and len(starts) > 1:
-        raise InputError("--pretrained: one started from ImageNet's weights and one from random ones; give --baseline")
+        raise InputError(f"--pretrained: they started from {' and '.join(sorted(starts))}; give --baseline")
     start = starts.pop() if args.baseline == "same" else args.baseline
+    weights = {"random": "none", "none": "none", "imagenet": "imagenet"}.get(start)
+    if weights is None:
+        raise InputError(f"--pretrained: it started from {start}; give --baseline imagenet or none")
+    start = "imagenet" if weights == "imagenet" else "random"
     if start in methods:
         raise InputError(f"--pretrained: a run folder is named {start}, as the baseline is; rename it")
-    return {start: start, **methods}, marks
+    return {start: weights, **methods}, marks
 
 
 def read_json(path: Path) -> dict:
@@ -110,56 +113,55 @@ def read_json(path: Path) -> dict:
         raise InputError(f"{path}: is no JSON ({error}); remove it, or give another --out") from None
 
 
-def check_settings(out: Path, settings: dict, marks: dict[str, str], data_path: str | None) -> None:
-    """Raise InputError if the runs in `out` have other flags or another pretraining: numbers would be mixed.
-
-    data_path: --data as it was typed, which older files hold where the faces' fingerprint stands now.
-    """
+def check_settings(out: Path, settings: dict, marks: dict[str, str]) -> None:
+    """Raise InputError if the runs in `out` have other flags, data or another pretraining: numbers would be mixed."""
     path, known = out / "settings.json", {}
     if path.is_file():
         before = read_json(path)
         known = before["pretrained"]
-        for name, value in sorted(settings.items(), key=lambda item: item[0] == "data"):  # last: --limit changes it too
-            was = before["flags"].get(name)
-            if was != value and (name, was) != ("data", data_path):
-                flag = "--" + name.replace("_", "-")
-                raise InputError(f"{out}: its runs have {flag} {was}, not {value}; give another --out")
+        for name, value in settings.items():
+            if before["settings"].get(name) != value:
+                was = before["settings"].get(name)
+                raise InputError(f"{out}: its runs have {name} {was}, not {value}; give another --out")
         for name, mark in marks.items():
             if known.get(name, mark) != mark:
                 raise InputError(f"{out}: its {name} is of {known[name]}, this one of {mark}; give another --out")
-    write_json(path, {"flags": settings, "pretrained": known | marks})
+    pictures.write_json(path, {"settings": settings, "pretrained": known | marks})
 
 
-def run_one(
-    folder: Path,
-    init: str,
-    fraction: float,
-    seed: int,
-    rest: list[str],
-    machine: list[str],
-    resumed: list[str],
-    keep: bool,
-) -> dict:
+# ---- Runs ----------------------------------------------------------------------------------------------------------
+
+
+def start(script: str, *flags: str) -> None:
+    """Run a script of this folder as its command line would; ends with its exit code if it fails."""
+    code = subprocess.run([sys.executable, str(HERE / script), *flags], check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+def run_one(folder: Path, flags: list[str], machine: list[str], data: list[str], keep: bool) -> dict:
     """results.json of one run, which is made, or gone on with, if it is not there; and what its log says.
 
-    rest: train.py's flags; machine: those of them that eval.py and a resumed run need again; resumed: and those that
-    only the latter knows.
+    flags: of train.py; machine: --device and --cache; data: --data, for a resumed run may find it elsewhere.
     """
     results = folder / "last-test" / "results.json"
     if not results.is_file():
         if (folder / "last.pt").is_file():
-            train.main(["--resume", str(folder / "last.pt"), *machine, *resumed])
+            start("train.py", "--resume", str(folder / "last.pt"), *data, *machine)
         else:
             for name in ("log.csv", "best.pt"):  # of a run whose results.json was damaged and removed
                 (folder / name).unlink(missing_ok=True)
-            train.main([*rest, "--fraction", str(fraction), "--seed", str(seed), "--init", init, "--out", str(folder)])
-        eval.main([str(folder / "last.pt"), *machine])
+            start("train.py", *flags, *data, *machine, "--out", str(folder))
+        start("eval.py", str(folder / "last.pt"), *machine)
     for name in () if keep else ("last.pt", "best.pt"):
         (folder / name).unlink(missing_ok=True)
     with open(folder / "log.csv") as file:
         log = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     best = max(log, key=lambda row: row["val_miou"])
-    return read_json(results) | {"log": log, "miou_at_best_val": best["test_miou"] / 100}
+    return read_json(results) | {"log": log, "miou_at_best_val": best["test_miou"]}
+
+
+# ---- The table, fractions.png, figure 3 ----------------------------------------------------------------------------
 
 
 def table(runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> list[list[str]]:
@@ -170,7 +172,7 @@ def table(runs: dict, methods: list[str], fractions: list[float], seeds: list[in
         labels = sorted({run["labels"] for run in of_seeds})  # LaPa's sources are of different sizes
         necklace = {"neck_l": "F1 of neck_l"} if "neck_l" in of_seeds[0]["per_class"] else {}  # does it come alive?
         for key, title in (SCORES | necklace).items():
-            values = {m: [100 * score(runs[m, fraction, seed], key) for seed in seeds] for m in methods}
+            values = {m: [score(runs[m, fraction, seed], key) for seed in seeds] for m in methods}
             gains = [np.subtract(values[m], values[methods[0]]) for m in methods[1:]]
             cells = [mean_and_std(values[m]) for m in methods] + [mean_and_std(gain, sign=True) for gain in gains]
             rows.append([f"{fraction:g}", "-".join(map(str, dict.fromkeys([labels[0], labels[-1]]))), title, *cells])
@@ -178,7 +180,7 @@ def table(runs: dict, methods: list[str], fractions: list[float], seeds: list[in
 
 
 def score(run: dict, key: str) -> float:
-    """A mean of results.json, or the F1 of a class; nan if the class is in neither truth nor prediction."""
+    """A mean of results.json, or the F1 of a class, in %; nan if the class is in neither truth nor prediction."""
     value = run[key] if key in run else run["per_class"][key]["f1"]
     return float("nan") if value is None else value
 
@@ -193,7 +195,7 @@ def draw_fractions(path: Path, runs: dict, methods: list[str], fractions: list[f
     """mIoU over the number of labels, and the gain over the baseline; bars are standard deviations over the seeds."""
     figure, axes = pictures.subplots(1, 2, figsize=(9, 3.6))
     labels = [runs[methods[0], fraction, seeds[0]]["labels"] for fraction in fractions]
-    values = {m: np.array([[100 * runs[m, f, s]["miou"] for s in seeds] for f in fractions]) for m in methods}
+    values = {m: np.array([[runs[m, f, s]["miou"] for s in seeds] for f in fractions]) for m in methods}
     spread = {"ddof": 1 if len(seeds) > 1 else 0, "axis": 1}
     for k, method in enumerate(methods):
         look = {"label": pictures.plain(method), "marker": "o", "capsize": 3, "color": f"C{k}"}
@@ -234,49 +236,38 @@ def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[fl
     pictures.save_figure(path, figure)
 
 
-def main(argv: list[str] | None = None) -> None:
-    args, rest, shared = parse_args(argv)
+def main() -> None:
+    args, rest = parse_args()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("start this script without torchrun; on several GPUs give each its own --seeds and --out")
-    data = dataset.locate(shared.data and Path(shared.data), shared.layout, shared.limit)
+    data = dataset.locate(args.data, args.layout, args.limit)
     methods, marks = find_methods(args, data)
     fractions = sorted(set(args.fractions or (GENERATED_FRACTIONS if data.generated else PAPER_FRACTIONS)))
     seeds = sorted(set(args.seeds))
-    out = make_folder(args.out)
-    machine = ["--workers", str(shared.workers), "--device", shared.device, "--cache", str(shared.cache)]
-    resumed = ["--checkpointing" if shared.checkpointing else "--no-checkpointing"]
-    resumed += ["--data", shared.data] if shared.data else []  # the folder may have been moved
-    train.fill_defaults(shared, data.generated)
-    settings = {name: cli.jsonable(value) for name, value in vars(shared).items() if name not in VARIES}
-    faces = [face for part in data.parts.values() for face in part]
-    settings["data"] = f"{len(faces)} faces in {data.layout}'s layout, {fingerprint(dataset.files(faces))}"
-    check_settings(out, settings, marks, shared.data)
+    out = pictures.make_folder(args.out)
+    faces = {part: len(found) for part, found in data.parts.items()}
+    check_settings(out, {"flags": " ".join(rest), "layout": data.layout, "faces": faces}, marks)
     print("where this is stopped, the same command goes on", flush=True)
+    machine, place = ["--device", args.device, "--cache", str(args.cache)], ["--data", args.data] if args.data else []
+    shared = [*rest, "--layout", args.layout, *(["--limit", str(args.limit)] if args.limit else [])]
     runs, total = {}, len(methods) * len(fractions) * len(seeds)
     for fraction in fractions:
         for seed in seeds:
-            for method, init in methods.items():
+            for method, weights in methods.items():
                 folder = out / f"{method}-{fraction:g}-seed{seed}"
                 keep = args.keep == "all" or (args.keep == "first" and seed == seeds[0])
                 print(f"\n== {len(runs) + 1} of {total}: {folder}", flush=True)
-                runs[method, fraction, seed] = run_one(folder, init, fraction, seed, rest, machine, resumed, keep)
-                print(f"test mIoU {100 * runs[method, fraction, seed]['miou']:.2f}", flush=True)
+                flags = [*shared, "--fraction", str(fraction), "--seed", str(seed), "--weights", weights]
+                runs[method, fraction, seed] = run_one(folder, flags, machine, place, keep)
+                print(f"test mIoU {runs[method, fraction, seed]['miou']:.2f}", flush=True)
     rows = table(runs, list(methods), fractions, seeds)
     print()
-    print_table(rows, left=3)
-    write_csv(out / "table.csv", rows)
-    write_json(out / "results.json", {
-        "methods": methods,
-        "seeds": seeds,
-        "settings": settings,
-        "pretrained": marks,
-        "runs": [
-            {"method": method, "fraction": fraction, "seed": seed}
-            | {name: run[name] for name in ("labels", *SCORES, "miou_at_best_val", "weights", "data", "per_class")}
-            | {"log": run["log"]}
-            for (method, fraction, seed), run in runs.items()
-        ],
-    })  # fmt: skip
+    pictures.print_table(rows, left=3)
+    pictures.write_csv(out / "table.csv", rows)
+    kept = ("labels", *SCORES, "miou_at_best_val", "weights", "data", "per_class", "log")
+    found = [{"method": m, "fraction": f, "seed": s} | {k: run[k] for k in kept} for (m, f, s), run in runs.items()]
+    settings = {"methods": methods, "seeds": seeds, "flags": rest, "pretrained": marks}
+    pictures.write_json(out / "results.json", {**settings, "runs": found})
     draw_fractions(out / "fractions.png", runs, list(methods), fractions, seeds)
     draw_figure_3(out / "figure3.png", runs, list(methods), fractions, seeds)
     print(f"results.json, table.csv, fractions.png, figure3.png -> {out}")

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from common import faces
 from common.cli import InputError
-from common.generated import write_once
-from common.images import PHOTO_SUFFIXES, files_in, reason
+from common.faces import write_once
+from common.images import PHOTO_SUFFIXES, files_below, reason
 from masked_ssl.splits import SPLITS, Face
 
 # left and right by CelebAMask-HQ's names of the same parts; mouth is the inner mouth
@@ -36,7 +36,7 @@ def is_lapa(folder: Path) -> bool:
 def list_part(folder: Path, part: str) -> list[Face]:
     """The photos in folder/part with their labels, sorted by name; InputError if one has no label, or there is none."""
     images, labels = folder / part / "images", folder / part / "labels"
-    names = {p.stem: p for p in files_in(images) if p.suffix.lower() in PHOTO_SUFFIXES} if images.is_dir() else {}
+    names = {path.stem: path for path in files_below(images) if path.suffix.lower() in PHOTO_SUFFIXES}
     found = []
     for name in sorted(names):
         label = labels / f"{name}.png"
@@ -60,7 +60,7 @@ def read_label(path: Path, shape: tuple[int, int]) -> np.ndarray:
         with Image.open(path) as image:
             mode, label = image.mode, np.asarray(image)
     except Exception as error:  # decoders of broken files raise a dozen kinds
-        raise InputError(f"{path}: cannot be read as an image ({reason(error)}); replace or remove it") from None
+        raise InputError(f"{path}: cannot be read as an image ({reason(path, error)})") from None
     if label.ndim != 2:
         raise InputError(f"{path}: has {label.shape[2]} channels ({mode}); LaPa's labels have one, of classes 0..10")
     if label.shape != shape:
@@ -103,7 +103,7 @@ def write_generated(folder: Path, n: int, size: int, seed: int = 0) -> Path:
             part = SPLITS[0] if i % 10 < 8 else SPLITS[1 + i % 2]
             _write_face(draft / part, seed + i, size, copies=2 if part == "train" and i % 3 == 0 else 1)
 
-    return write_once(folder, {"n": n, "size": size, "seed": seed, "version": [faces.VERSION, 1]}, paint)
+    return write_once(folder, {"n": n, "size": size, "seed": seed, "version": [faces.VERSION, 2]}, paint)
 
 
 def _write_face(folder: Path, seed: int, size: int, copies: int) -> None:

@@ -84,9 +84,10 @@ class ResNet50(nn.Module):
         first = Bottleneck(in_channels, width, stride)
         return nn.Sequential(first, *[Bottleneck(4 * width, width) for _ in range(blocks - 1)])
 
-    def load_imagenet(self, state_dict: dict[str, Tensor]) -> None:
-        """Load torchvision's ResNet-50 weights; raises RuntimeError if a key is missing or left over."""
-        self.load_state_dict({k: v for k, v in state_dict.items() if not k.startswith("fc.")}, strict=True)
+    @staticmethod
+    def trunk_of(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """torchvision's ResNet-50 weights without its classifier."""
+        return {name: x for name, x in state_dict.items() if not name.startswith("fc.")}
 
     def forward(self, x: Tensor, run: Callable = lambda module, x: module(x)) -> list[Tensor]:
         maps = [self.relu(self.bn1(self.conv1(x)))]

@@ -1,7 +1,7 @@
 """Parse your own photos: for each, a label PNG and an overlay at the photo's own size, and a picture with a legend.
 
     python masked_ssl/predict.py masked_ssl/runs/pretrained/best.pt portrait.jpg
-    python masked_ssl/predict.py masked_ssl/runs/pretrained/best.pt FOLDER --out parsed
+    python masked_ssl/predict.py masked_ssl/runs/pretrained/best.pt PHOTO FOLDER --out parsed
 
 The network saw faces as its data set cuts them: upright, in the middle, about half of the picture. Crop yours likewise.
 Label values are the class numbers, 0 the background.
@@ -16,30 +16,31 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
 
 from common import cli, pictures
-from common.checkpoint import make_folder
-from common.device import autocast, for_inference, pick_amp, pick_device
-from common.images import OwnPhotos
-from masked_ssl.classes import palette
+from common.device import autocast
+from common.images import OwnPhotos, read_photo
+from common.run import Trained
+from masked_ssl.classes import legend, palette
 from masked_ssl.dataset import normalize
-from masked_ssl.eval import load_model
+from masked_ssl.eval import load
 from masked_ssl.reading import fitted, square
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, photo: Image.Image, size: int, device: torch.device, amp: bool) -> np.ndarray:
-    """An RGB photo of W x H -> H x W uint8 labels.
+def predict(network: Trained, photo: Image.Image | str | Path) -> np.ndarray:
+    """A photo of W x H, RGB or a file -> H x W uint8 labels.
 
-    The photo is fitted into size x size as in training; the logits are brought back to its own size bilinearly, one
-    class at a time, because 19 float maps of a large photo are gigabytes.
+    The photo is fitted into the network's square as in training; the logits are brought back to its own size
+    bilinearly, one class at a time, because 19 float maps of a large photo are gigabytes.
     """
+    photo = photo if isinstance(photo, Image.Image) else read_photo(Path(photo))
+    size = network.checkpoint["args"]["size"]
     top, left, h, w = fitted(photo.size, size)
     image = torch.from_numpy(square(photo, size)).permute(2, 0, 1)[None]
-    with autocast(device, amp):
-        logits = model(normalize(image, device)).float()[:, :, top : top + h, left : left + w]
-    best = torch.full((photo.height, photo.width), -torch.inf, device=device)
+    with autocast(network.device, network.amp):
+        logits = network.model(normalize(image, network.device)).float()[:, :, top : top + h, left : left + w]
+    best = torch.full((photo.height, photo.width), -torch.inf, device=network.device)
     label = torch.zeros(best.shape, dtype=torch.uint8)
     for c in range(logits.shape[1]):
         upsampled = F.interpolate(logits[:, c : c + 1], size=best.shape, mode="bilinear", align_corners=False)[0, 0]
@@ -50,34 +51,28 @@ def predict(model: nn.Module, photo: Image.Image, size: int, device: torch.devic
 
 def write_prediction(out: Path, name: str, photo: Image.Image, label: np.ndarray, classes: tuple[str, ...]) -> None:
     """NAME_label.png, NAME_overlay.png, NAME_legend.png; raises InputError if it cannot."""
-    colours, image = palette(classes), np.asarray(photo)
-    painted = pictures.overlay(image, label, colours)
-    pictures.save_label(out / f"{name}_label.png", label, colours)
+    image = np.asarray(photo)
+    painted = pictures.overlay(image, label, palette(classes))
+    pictures.save_label(out / f"{name}_label.png", label, palette(classes))
     pictures.save_image(out / f"{name}_overlay.png", painted)
-    legend = dict(zip(classes[1:], colours[1:], strict=True))
-    pictures.save_grid(
-        out / f"{name}_legend.png", [[image, painted]], column_titles=["photo", "classes"], legend=legend, cell=3
-    )
+    look = {"column_titles": ["photo", "classes"], "legend": legend(classes), "cell": 3}
+    pictures.save_grid(out / f"{name}_legend.png", [[image, painted]], **look)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to predict (ours)").add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run of train.py")
-    add("photos", type=Path, metavar="PHOTOS", help="a photo or a folder of photos")
+    add("photos", type=Path, nargs="+", metavar="PHOTO", help="photos and folders of photos")
     default = Path("predictions", "masked_ssl")
     add("--out", type=Path, default=default, metavar="DIR", help=f"default: ./{default.as_posix()}")
-    cli.add_machine_arguments(parser, workers=False)
-    args = parser.parse_args(argv)
-    device = pick_device(args.device)
+    cli.add_machine_arguments(parser)
+    args = parser.parse_args()
     photos = OwnPhotos(args.photos, args.out)
-    model, saved = load_model(args.checkpoint, device)
-    amp = pick_amp(args.amp or saved["args"]["amp"], device)
-    model = for_inference(model, amp)
-    make_folder(args.out)
+    network = load(args.checkpoint, args.device, args.amp)
+    pictures.make_folder(args.out)
     for name, photo in photos:
-        label = predict(model, photo, saved["args"]["size"], device, amp)
-        write_prediction(args.out, name, photo, label, tuple(saved["classes"]))
+        write_prediction(args.out, name, photo, predict(network, photo), tuple(network.checkpoint["classes"]))
     if photos.done:
         print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png")
     photos.raise_unreadable()

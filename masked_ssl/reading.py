@@ -9,7 +9,7 @@ from common.images import read_mask, read_photo
 from masked_ssl import lapa
 from masked_ssl.splits import Face
 
-CACHE_VERSION = 2  # counts up when decode() changes
+CACHE_VERSION = 3  # counts up when decode() changes
 IGNORED = 255  # label of the pixels beyond a photo's edge
 
 

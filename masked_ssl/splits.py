@@ -6,18 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.celebamask import FaceFiles
+from common.celebamask import DUPLICATES, FaceFiles
 from common.cli import InputError
+from common.data import identity
 
 SPLITS = ("train", "val", "test")
 SPLIT_SEED = 0  # of the 80/10/10: the same test photos whatever --seed is, so that no run has seen another's
 PAPER_FRACTIONS = (0.002, 0.005, 0.01, 0.1, 1.0)  # the paper's first two and its last; between: ours
-# ids of CelebAMask-HQ that show the same photo twice
-DUPLICATES = (
-    (234, 235), (3329, 3330), (5162, 5163), (6770, 6771), (7384, 7385), (7561, 7562), (12444, 12445), (12885, 12886),
-    (13825, 13826), (15506, 15507), (19199, 19200), (20134, 20135), (24646, 24647),
-)  # fmt: skip
-FIRST_OF_PAIR = {second: first for first, second in DUPLICATES}
 
 
 class Face(NamedTuple):
@@ -28,13 +23,23 @@ class Face(NamedTuple):
     labels: tuple[tuple[str, Path], ...]  # ("", the label map) of LaPa, (part, mask) of CelebAMask-HQ
     source: str  # faces of one source photo are never parted
 
+    @property
+    def files(self) -> list[Path]:
+        """The photo, its label map or masks."""
+        return [self.photo, *(path for _, path in self.labels)]
+
+    @property
+    def identity(self) -> str:
+        """By what a run knows the face again (common/data.py)."""
+        return identity(self.photo, [path for _, path in self.labels])
+
 
 def split_celebamask(folder: Path, found: list[FaceFiles]) -> tuple[dict[str, list[Face]], str]:
     """train, val and test of CelebAMask-HQ's faces, and in words by what: its official split, else 80/10/10 at random.
 
     Both photos of a known pair of duplicates fall on the same side of the random split.
     """
-    faces = {f.id: Face(str(f.id), f.photo, tuple(f.masks.items()), str(FIRST_OF_PAIR.get(f.id, f.id))) for f in found}
+    faces = {f.id: Face(str(f.id), f.photo, tuple(f.masks.items()), str(DUPLICATES.get(f.id, f.id))) for f in found}
     whole = Path(os.path.abspath(folder))  # `--data .` has a name too, and a link keeps its own
     outer = [whole.parent] if whole.name == "CelebAMask-HQ" else []  # the list is CelebA's
     mapping, partition = (

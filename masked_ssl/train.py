@@ -5,22 +5,20 @@ Masked Self-Supervised Pretraining Method for Face Parsing", Mathematics 10(12):
 
     python masked_ssl/train.py                  a try on 160 painted faces of 64 px; 16 minutes on one CPU core,
                                                   test mIoU 41
-    python masked_ssl/train.py --data LaPa --init masked_ssl/runs/pretrain/pretrain.pt --fraction 0.002   the paper's
-    python masked_ssl/train.py --data LaPa --init imagenet --fraction 0.002                               its baseline
+    python masked_ssl/train.py --data LaPa --weights masked_ssl/runs/pretrain/pretrain.pt --fraction 0.002   the paper's
+    python masked_ssl/train.py --data LaPa --weights imagenet --fraction 0.002                              its baseline
     python masked_ssl/train.py --resume masked_ssl/runs/pretrained/last.pt
     torchrun --nproc_per_node=2 masked_ssl/train.py --data LaPa             two processes, 4 faces each
 
 The bare command starts from the newest pretrain.pt that pretrain.py wrote in runs/, if it was made with the same data;
-else from ImageNet's weights or, where those cannot be had, from random ones. The first lines say from which.
+else from ImageNet's weights or, where those are not available, from random ones. The first lines say from which.
 """
 
 import math
-import os
-import shlex
 import sys
-import time
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,49 +26,49 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
+from torch.optim import Optimizer
 
-from common import checkpoint, cli, distributed, pictures
-from common.cache import fingerprint
+from common import cli, pictures
 from common.cli import InputError, number
-from common.data import EvalBatches, TrainBatches, check_finite, loader
-from common.device import autocast, memory_format, pick_amp, pick_device, seed_everything, to_device
+from common.data import CHECK_EVERY, check_finite, count_seen, progress, shuffled
+from common.device import (
+    autocast,
+    copy_from_first,
+    first_process_first,
+    memory_format,
+    parallel,
+    start,
+    sum_with_gradient,
+    to_device,
+    world,
+)
+from common.run import Checkpoint, Run, arguments
+from common.weights import read_state_dict
 from masked_ssl import dataset, splits
 from masked_ssl.classes import classes_of
-from masked_ssl.dataset import IGNORED, FaceLabels, normalize
+from masked_ssl.dataset import DEMONSTRATION, HERE, IGNORED, Data, FaceLabels, normalize
 from masked_ssl.eval import choose_faces, draw_figure_4, evaluate, predict_faces, summarize
-from masked_ssl.model import Network
-from masked_ssl.pool import identity
-from masked_ssl.weights import (
-    CHECK_EVERY,
-    NOT_SAVED,
-    ONLY_IN_LAST,
-    PAPER,
-    STARTS,
-    adamw,
-    check_run_arguments,
-    check_together,
-    fill_in,
-    scheduled,
-    start_from,
-)
+from masked_ssl.model import STRIDE, Network
+from masked_ssl.recipe import adamw, load_backbone, load_encoder, load_pretraining, newest_pretraining, scheduled
 
 # epochs, steps, learning rates: ours, the paper gives no number
 DEFAULTS = {"size": dataset.SIZE, "epochs": 50, "min_steps": 2000, "lr": 1e-3}
 GENERATED = {"size": dataset.GENERATED_SIZE, "epochs": 12, "min_steps": 0, "lr": 1e-2}  # ours: to end within minutes
-ENCODER_LR = 0.1  # ours, times --lr; with one rate for both the pretraining helped less or not at all (README.md)
-MAY_CHANGE = {"epochs", "data", "workers", "device", "compile", "sync_batch_norm", "checkpointing"}  # when resuming
+ENCODER_LR = 0.1  # ours, times --lr; with one rate for both the pretraining helped less or not at all (NOTES.md)
 CURVES = {  # figure 3
     "training loss": {"loss": "cross-entropy + dice", "cross_entropy": "cross-entropy", "dice": "dice"},
     "mIoU, %": {"test_miou": "test", "val_miou": "validation"},
     "mean F1 over the foreground, %": {"test_f1": "test", "val_f1": "validation"},
 }
+LINE = (
+    "epoch {epoch:3d}  loss {loss:.4f}  val mIoU {val_miou:.2f}  test mIoU {test_miou:.2f}  mean F1 {test_f1:.2f}  "
+    "lr {lr:.1e}"
+)
 
 
 # fmt: off
-def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
-    """The arguments, and the names of those that stand on the command line."""
+def parse_args() -> tuple[Namespace, Checkpoint | None]:
+    """The arguments, and the checkpoint that --resume names."""
     parser = cli.Parser(__doc__)
     dataset.add_data_arguments(parser)
     add = parser.add_argument_group("labels (Abstract)").add_argument
@@ -78,9 +76,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
         help="part of the labels to learn from (0.002 and 0.005: figure 3), drawn with --seed (default 1)")
     add("--augment", choices=["flip", "none"], default="flip", help="flip: with left and right classes swapped (ours)")
     add = parser.add_argument_group("model (Fine-Tuning Process)").add_argument
-    add("--init", default="auto", metavar="W",
-        help="the pretrain.pt of pretrain.py: the paper's; imagenet: its baseline; random; or auto: the newest of "
-             "runs/ if it was made with this data, else ImageNet's where to be had, else random")
+    add("--weights", default="auto", metavar="W",
+        help="the pretrain.pt of pretrain.py: the paper's; imagenet: its baseline; none; torchvision's file; or auto: "
+             "the newest of runs/ if it was made with this data, else ImageNet's where available, else random")
     add("--checkpointing", action=BooleanOptionalAction, default=False,
         help="compute again what the backward pass needs: less memory, slower")
     add = parser.add_argument_group("training (ours: the 2024 text gives none of this)").add_argument
@@ -96,16 +94,48 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
     add("--encoder-lr", type=number(float, 0, above=True), metavar="X",
         help=f"for the encoder (default {ENCODER_LR:g} of --lr)")
     add("--schedule", choices=["cosine", "constant"], default="cosine", help="of the learning rates over all epochs")
-    cli.add_run_arguments(parser, limit_help=" of each of train, val and test")
-    args = parser.parse_args(argv)
-    check_run_arguments(parser, args)
-    given = cli.given_arguments(parser, argv)
-    # whole paths, so that eval.py and --resume find them from any folder; text, because the checkpoint keeps them
-    args.data = args.data and os.path.abspath(args.data)  # a link keeps its name, which splits.py looks at
-    if args.init not in STARTS:
-        args.init = str(Path(args.init).resolve())
-    return args, given
+    args, saved = arguments(parser, HERE.name, free=("data", "checkpointing"),
+                            limit_help=" of each of train, val and test")
+    if args.size and args.size % STRIDE:
+        parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
+    if args.checkpointing and args.compile:
+        parser.error("--checkpointing: torch.compile cannot follow it; leave it or --compile out (--no-compile)")
+    if saved and saved["stage"] != "finetune":
+        raise InputError(f"--resume {args.resume}: a checkpoint of pretrain.py; resume it with that, or give --weights")
+    return args, saved
 # fmt: on
+
+
+def start_from(network: Network, choice: str, data: Data) -> tuple[str, str, list[str]]:
+    """Fill the network as --weights says -> "random", "imagenet", "pretrained" or a file's name; where its weights come
+    from, in words; and the identities of the photos that step 1 has seen.
+
+    Raises InputError for an encoder that has seen test photos in step 1: its scores would not count.
+    """
+    path, skipped = None, ""
+    if choice == "auto" and (newest := newest_pretraining()):
+        if load_pretraining(newest)["folder"] == str(data.folder.resolve()):
+            path = newest
+        else:
+            skipped = f"; not {newest}, which was made with other data"
+    elif choice not in ("auto", "imagenet", "none") and read_state_dict(Path(choice))[1]:
+        path = Path(choice)
+    if path is None:
+        return *[part + skipped * k for k, part in enumerate(load_backbone(network, choice))], []
+    saved = load_pretraining(path)
+    pool = saved["split"]["pool"]
+    tested = [face.photo.name for face in data.parts["test"] if count_seen([face.identity], pool)]
+    if tested:
+        raise InputError(
+            f"--weights {path}: was pretrained on {len(tested)} of the test photos of {data.folder}, such as "
+            f"{tested[0]}; pretrain with --data, which keeps them out"
+        )
+    return "pretrained", load_encoder(network, saved), pool
+
+
+def repeats(n: int, batch_size: int, epochs: int, min_steps: int) -> int:
+    """How often an epoch shows each of n labels, so that all epochs together have at least min_steps steps."""
+    return max(1, math.ceil(min_steps * batch_size / (epochs * n)))
 
 
 def parsing_loss(logits: Tensor, labels: Tensor, smooth: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -121,8 +151,7 @@ def parsing_loss(logits: Tensor, labels: Tensor, smooth: float = 1.0) -> tuple[T
     p = log_p.exp() * labelled[:, None]
     y = F.one_hot(labels.masked_fill(~labelled, 0).long(), C).permute(0, 3, 1, 2) * labelled[:, None]
     pixels = [(p * y).sum((0, 2, 3)), p.sum((0, 2, 3)), y.sum((0, 2, 3)).float()]
-    sums = torch.cat([*pixels, torch.stack([entropy, labelled.sum().float()])])
-    sums = distributed.sum_with_gradient(sums)
+    sums = sum_with_gradient(torch.cat([*pixels, torch.stack([entropy, labelled.sum().float()])]))
     (tp, predicted, true), (entropy, n) = sums[: 3 * C].view(3, C), sums[3 * C :]
     f1 = (2 * tp + smooth) / (predicted + true + smooth)
     present = true > 0
@@ -130,79 +159,44 @@ def parsing_loss(logits: Tensor, labels: Tensor, smooth: float = 1.0) -> tuple[T
 
 
 def train_epoch(
-    network: nn.Module,
-    batches: DataLoader,
-    optimizer: torch.optim.Optimizer,
-    set_lr: Callable[[], None],
-    device: torch.device,
-    amp: bool,
-    epoch: int,
+    network: nn.Module, faces: FaceLabels, optimizer: Optimizer, set_lr: Callable[[int], None], run: Run, epoch: int
 ) -> dict[str, float]:
     """One epoch over the labels and their repetitions -> loss, cross_entropy and dice, means over batches."""
     network.train()
     losses, parts = [], []
-    rank, _ = distributed.world()
-    bar = tqdm(batches, f"epoch {epoch}", leave=False, disable=None if rank == 0 else True, unit="batch")
-    for images, labels in bar:
-        set_lr()
-        with autocast(device, amp):
-            logits = network(normalize(images, device))
-        cross_entropy, dice = parsing_loss(logits, to_device(labels, device))
+    batches = shuffled(len(faces), run.args.batch_size, run.args.seed, epoch)
+    for step, batch in enumerate(progress(batches, f"epoch {epoch}"), (epoch - 1) * len(batches)):
+        images, labels = faces.batch(batch, epoch)
+        set_lr(step)
+        with autocast(run.device, run.amp):
+            logits = network(normalize(images, run.device))
+        cross_entropy, dice = parsing_loss(logits, to_device(labels, run.device))
         loss = cross_entropy + dice
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-        parts.append(torch.stack([cross_entropy, dice]).detach())
-        if len(losses) % CHECK_EVERY == 0:
-            check_finite(losses, batches, f"epoch {epoch}")
-            bar.set_postfix(loss=f"{losses[-1].item():.4f}")
-    check_finite(losses, batches, f"epoch {epoch}")
-    cross_entropy, dice = torch.stack(parts).mean(0).tolist()
-    return {"loss": torch.stack(losses).mean().item(), "cross_entropy": cross_entropy, "dice": dice}
+        parts.append(torch.stack([loss, cross_entropy, dice]).detach())
+        if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
+            check_finite(losses, batches, faces.names, f"epoch {epoch}")
+    return dict(zip(("loss", "cross_entropy", "dice"), torch.stack(parts).mean(0).tolist(), strict=True))
 
 
-def fill_defaults(args: Namespace, generated: bool) -> None:
-    """Give the arguments that were not typed the values for painted faces or for real data, in place."""
-    fill_in(args, GENERATED if generated else DEFAULTS)
-    args.encoder_lr = args.encoder_lr or ENCODER_LR * args.lr
+def main() -> None:
+    args, saved = parse_args()
+    device, amp = start(args, least=2)  # batch norm needs two faces
 
-
-def repeats(n: int, batch_size: int, epochs: int, min_steps: int) -> int:
-    """How often an epoch shows each of n labels, so that all epochs together have at least min_steps steps."""
-    return max(1, math.ceil(min_steps * batch_size / (epochs * n)))
-
-
-def main(argv: list[str] | None = None) -> None:
-    args, given = parse_args(argv)
-    saved = None
-    if args.resume:
-        saved = checkpoint.load_checkpoint(args.resume, PAPER)
-        if saved.get("stage") != "finetune":
-            raise InputError(f"--resume {args.resume}: a checkpoint of pretrain.py; resume that, or give it as --init")
-        checkpoint.check_resumable(args.resume, saved)
-        cli.resume_arguments(args, given, saved["args"], MAY_CHANGE)
-    device = pick_device(args.device)
-    amp = pick_amp(args.amp, device)
-    rank, world_size = distributed.start(device)
-    check_together(args, world_size)
-    seed_everything(args.seed, args.deterministic)
-
-    # labels
-    with distributed.first_process_first():
-        data = dataset.locate(args.data and Path(args.data), args.layout, args.limit)
-        fill_defaults(args, data.generated)
+    # labels (Abstract)
+    with first_process_first():
+        data = dataset.locate(args.data, args.layout, args.limit)
+        for name, value in (GENERATED if data.generated else DEFAULTS).items():
+            setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
+        args.encoder_lr = args.encoder_lr or ENCODER_LR * args.lr
         classes = classes_of(data.layout, args.classes)
         chosen = splits.take_fraction(data.parts["train"], args.fraction, args.seed)
-        used = {**data.parts, "train": chosen}
-        split = {part: [face.name for face in faces] for part, faces in used.items()}
-        fingerprints = {part: fingerprint(dataset.files(faces)) for part, faces in used.items()}
-        learned = [identity(face.photo) for face in chosen]
-        if saved and (saved["split"], saved["fingerprint"]) != (split, fingerprints):
-            raise InputError(f"--data {data.folder}: not the faces of {args.resume}; give the folder as it was")
-        arrays = {
+        arrays = {  # all of train, so that other fractions and seeds find it there
             part: dataset.load(faces, args.size, classes, args.cache, f"{part} faces")
-            for part, faces in data.parts.items()  # all of train, so that other fractions and seeds find it there
+            for part, faces in data.parts.items()
         }
     names = {part: [face.photo.name for face in faces] for part, faces in data.parts.items()}
     position = {face.name: i for i, face in enumerate(data.parts["train"])}
@@ -214,113 +208,54 @@ def main(argv: list[str] | None = None) -> None:
     tested = {
         part: FaceLabels(arrays[part], list(range(len(names[part]))), names[part], classes) for part in ("val", "test")
     }
-    batches = TrainBatches(len(train_set), args.batch_size, args.seed)
-    train_loader = loader(train_set, batches, args.workers, device.type == "cuda")
-    test_loaders = {
-        part: loader(faces, EvalBatches(len(faces), args.batch_size // world_size), args.workers, device.type == "cuda")
-        for part, faces in tested.items()
-    }
 
     # model (CNN Architectures, Fine-Tuning Process)
     network = Network(len(classes), args.checkpointing)
-    weights, seen = (saved["weights"], saved["pool"]) if saved else ("", [])
-    if not saved:
-        with distributed.first_process_first():
-            kind, weights, seen = start_from(network, args, data)
+    if saved:
+        kind, weights, seen = "", saved["weights"], saved["pool"]
+    else:
+        with first_process_first():
+            kind, weights, seen = start_from(network, args.weights, data)
     network.to(device, memory_format=memory_format(device, amp))
 
-    # training
-    optimizer, log, best = adamw(network, args.encoder_lr, args.lr), [], -1.0
-    if saved:
-        for name, target in (("model", network), ("optimizer", optimizer)):
-            checkpoint.restore(args.resume, lambda target=target, name=name: target.load_state_dict(saved[name]))
-        log, best = saved["log"], saved["best"]
-        checkpoint.set_rng_state(saved["rng"], device)
-    wrapped = distributed.wrap(network, device, args.sync_batch_norm, args.compile)
-    set_lr = scheduled(optimizer, args.epochs * len(batches), args.schedule, step=len(log) * len(batches))
-    samples = choose_faces(tested["val"], classes)  # drawn whenever the model gets better
+    # optimiser and rules
+    optimizer = adamw(network, args.encoder_lr, args.lr)
+    steps = len(shuffled(len(train_set), args.batch_size, args.seed, 1))
+    set_lr = scheduled(optimizer, args.epochs * steps, args.schedule)
+    samples = choose_faces(tested["val"], classes)
 
-    def state() -> dict:
-        return {
-            "paper": PAPER,
-            "stage": "finetune",
-            "model": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "best": best,
-            "epoch": len(log),
-            "log": log,
-            "args": {name: cli.jsonable(value) for name, value in vars(args).items() if name not in NOT_SAVED},
-            "classes": list(classes),
+    def draw_samples(path: Path) -> None:
+        photos, truth, predicted, _ = predict_faces(network, tested["val"], samples, device, amp)
+        draw_figure_4(path, photos, truth, {"predicted": predicted}, classes)
+
+    run = Run(
+        args, saved, HERE, device, amp,
+        name=kind + "-generated" * data.generated,
+        parts={"model": network, "optimizer": optimizer},
+        split={part: [face.identity for face in faces] for part, faces in {**data.parts, "train": chosen}.items()},
+        facts={
+            "data": f"{data.words}: {len(chosen)} of {len(data.parts['train'])} train, {len(names['val'])} val, "
+                    f"{len(names['test'])} test, {args.size} px, {len(classes)} classes; {data.split_words}",
+            "model": f"UNet++ and FP decoder, {sum(p.numel() for p in network.parameters()):,} parameters",
             "weights": weights,
-            "repeat": repeat,
-            "split": split,
-            "learned": learned,
-            "pool": seen,
-            "fingerprint": fingerprints,
-            "rng": checkpoint.rng_state(device),
-        }
+            "steps": f"{args.epochs} epochs of {steps}, each label {repeat} time(s) in each",
+            **({"note": DEMONSTRATION} if data.generated else {}),
+        },
+        keep={"stage": "finetune", "classes": list(classes), "weights": weights, "repeat": repeat, "pool": seen},
+        line=LINE, curves=partial(pictures.save_curves, panels=CURVES), samples=draw_samples,
+    )  # fmt: skip
+    wrapped = parallel(network, device, args.compile)
 
-    if rank == 0:
-        if args.resume:
-            out = checkpoint.resumed_run_folder(args.resume, log)
-        else:
-            out = checkpoint.new_run_folder(args.out, dataset.HERE / "runs", kind, data.generated)
-        print(f"command    {shlex.join(sys.argv)}")
-        print(f"device     {device}, {'bf16 autocast' if amp else 'float32'}, {world_size} process(es)")
-        print(f"data       {data.words}: {len(chosen)} of {len(data.parts['train'])} train, {len(names['val'])} val, "
-              f"{len(names['test'])} test, {args.size} px, {len(classes)} classes; {data.split_words}")  # fmt: skip
-        print(f"model      UNet++ and FP decoder, {sum(p.numel() for p in network.parameters()):,} parameters")
-        print(f"weights    {weights}")
-        print(f"out        {out}")
-        print(f"steps      {args.epochs} epochs of {len(batches)}, each label {repeat} time(s) in each", flush=True)
-        if data.generated:
-            print(dataset.DEMONSTRATION, flush=True)
-        facts = {"weights": weights, "device": str(device), "amp": amp, "processes": world_size, "split": split}
-        checkpoint.write_run_json(out / "run.json", vars(args), **facts)
-        if not saved:
-            checkpoint.save_checkpoint(out / "last.pt", state())  # a run stopped in its first epoch resumes from here
-        if argv is None:  # label_fractions.py goes on by itself
-            cli.go_on_with(out / "last.pt")
-
-    for epoch in range(len(log) + 1, args.epochs + 1):
-        started = time.perf_counter()
-        batches.epoch = train_set.epoch = epoch
-        trained = train_epoch(wrapped, train_loader, optimizer, set_lr, device, amp, epoch)
-        distributed.copy_from_first(network)
-        scores = {
-            part: summarize(evaluate(network, faces, device, amp, len(classes)), classes)
-            for part, faces in test_loaders.items()
-        }
-        improved = scores["val"]["miou"] > best
-        best = max(best, scores["val"]["miou"])
-        log.append({
-            "epoch": epoch,
-            "steps": epoch * len(batches),
-            **trained,
-            **{f"{part}_{name}": 100 * scores[part][name] for part in scores for name in ("miou", "f1")},
-            "lr": optimizer.param_groups[1]["lr"],
-            "seconds": round(time.perf_counter() - started, 1),
-        })  # fmt: skip
-        if rank > 0:
-            continue
-        if improved:
-            checkpoint.save_checkpoint(out / "best.pt", {k: v for k, v in state().items() if k not in ONLY_IN_LAST})
-            photos, truth, predicted, _ = predict_faces(network, tested["val"], samples, device, amp)
-            draw_figure_4(out / "samples.png", photos, truth, {"predicted": predicted}, classes)
-        checkpoint.save_checkpoint(out / "last.pt", state())
-        checkpoint.write_log(out / "log.csv", log)
-        pictures.save_curves(out / "curves.png", log, CURVES)
-        print("epoch {epoch:3d}  loss {loss:.4f}  val mIoU {val_miou:.2f}  test mIoU {test_miou:.2f}  mean F1 "
-              "{test_f1:.2f}  lr {lr:.1e}  {seconds:.0f} s".format(**log[-1]),
-              " best" if improved else "", flush=True)  # fmt: skip
-    if rank == 0:
-        if saved and saved["epoch"] >= args.epochs:
-            checkpoint.save_checkpoint(out / "last.pt", state())  # where its data lies now is news for eval.py
-            print(f"done       {args.resume} already holds epoch {saved['epoch']}; give --epochs above that to go on")
-        if argv is None:  # label_fractions.py goes on by itself
-            evaluation = Path(sys.argv[0]).with_name("eval.py")
-            print(f"next       python {shlex.quote(str(evaluation))} {shlex.quote(str(out / 'best.pt'))}")
-    distributed.stop()
+    # loop
+    for epoch in run.epochs():
+        row = {"steps": epoch * steps, **train_epoch(wrapped, train_set, optimizer, set_lr, run, epoch)}
+        copy_from_first(network)
+        for part, faces in tested.items():
+            scores = summarize(evaluate(network, faces, max(1, args.batch_size // world()[1]), device, amp), classes)
+            row |= {f"{part}_{name}": scores[name] for name in ("miou", "f1")}
+        better = row["val_miou"] > max((before["val_miou"] for before in run.log), default=-1)
+        run.end_epoch({**row, "lr": optimizer.param_groups[1]["lr"]}, better)
+    run.end()
 
 
 if __name__ == "__main__":
