@@ -22,42 +22,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from tqdm import tqdm
 
-from common import cli
-from common.checkpoint import make_folder
+from common import cli, pictures
 from common.cli import InputError, number
-from common.device import for_inference, pick_amp, pick_device
 from common.images import read_photo
 from common.metrics import confusion_matrix, counts_from_confusion
-from common.tables import print_table, write_csv
-from mut1ny_fairness import dataset, group_pictures, group_stats
-from mut1ny_fairness.eval import load_model, predict, titles_of
-from mut1ny_fairness.group_stats import MIN_RANKED, SCORES
-from mut1ny_fairness.group_tables import (
-    OF_LABELS,
-    difference_table,
-    gap_table,
-    remove_earlier,
-    score_table,
-    write_results,
-)
-from mut1ny_fairness.groups import Groups, Photo, find_groups, read_groups
-from mut1ny_fairness.palette import CLASSES, predicted_classes
+from common.run import Trained
+from mut1ny_fairness import group_pictures, group_stats
+from mut1ny_fairness.dataset import HERE, read_label
+from mut1ny_fairness.eval import load_all, outputs
+from mut1ny_fairness.group_stats import HEADLINE, SCORES
+from mut1ny_fairness.group_tables import all_numbers, difference_table, gap_table, score_table
+from mut1ny_fairness.groups import MIN_RANKED, Groups, Photo, find_groups, group_of, read_groups
+from mut1ny_fairness.losses import predicted_classes
+from mut1ny_fairness.palette import CLASSES
 
 SIMULATED = (3, 10, 30, 100)  # people per group; 3 is the paper's grid
 BATCH = 8
-ALIKE = 1e-9  # a smaller gap is one of rounding
-
-
-def scored_classes(text: str | None) -> list[int]:
-    """--classes -> class numbers; without it all but the background. Raises InputError for names that are no class."""
-    names = [name.strip() for name in text.split(",")] if text else list(CLASSES[1:])
-    unknown = [name for name in names if name not in CLASSES]
-    if unknown:
-        raise InputError(f"--classes {text}: no class {unknown[0]!r}; they are {', '.join(CLASSES)}")
-    return sorted({CLASSES.index(name) for name in names})
+TOO_LOW = 0.1  # ours: a mean IoU under it is of a network that finds almost nothing
+OF_LABELS = ("scores.csv", "gaps.csv", "differences.csv", "scores.png", "null.png", "fairness.json")
 
 
 # ---- From photos to counts -----------------------------------------------------------------------------------------
@@ -74,102 +58,42 @@ def read_pair(photo: Photo, crop: list[float], size: int) -> tuple[np.ndarray, n
     the label file are in none of the colours."""
     image, label, off = read_photo(photo.image), None, 0
     if photo.label is not None:
-        classes, off = dataset.read_label(photo.label, image)
+        classes, off = read_label(photo.label, image)
         classes = cropped(Image.fromarray(classes), crop)
         label = np.asarray(classes.resize((size, size), Image.Resampling.NEAREST))
     return np.asarray(cropped(image, crop).resize((size, size), Image.Resampling.BILINEAR)), label, off
 
 
 def predict_photos(
-    model: nn.Module, photos: list[Photo], checkpoint: dict, crop: list[float], device: torch.device, amp: bool
+    network: Trained, photos: list[Photo], crop: list[float]
 ) -> tuple[list[np.ndarray], list[np.ndarray | None], int]:
     """The predicted and (where there is a label) the true classes of each photo, size x size; and the pixels of the
     label files that are in none of the colours."""
-    predicted, true, off = [], [], 0
-    args = checkpoint["args"]
+    model, checkpoint, device, amp = network
+    predicted, true, off, args = [], [], 0, checkpoint["args"]
     for start in tqdm(range(0, len(photos), BATCH), "predicting", disable=None, unit="batch"):
         pairs = [read_pair(photo, crop, args["size"]) for photo in photos[start : start + BATCH]]
         images = torch.from_numpy(np.stack([image for image, *_ in pairs])).permute(0, 3, 1, 2)
-        predicted += [*predicted_classes(predict(model, images, device, amp), args["target"]).byte().cpu().numpy()]
+        output = outputs(model, images, device, amp)
+        predicted += [*predicted_classes(output, args["target"]).byte().cpu().numpy()]
         true += [label for _, label, _ in pairs]
         off += sum(n for *_, n in pairs)
     return predicted, true, off
 
 
-def count(predicted: np.ndarray, true: np.ndarray, classes: list[int]) -> np.ndarray:
-    """Two H x W arrays of classes -> C x 3: TP, FP, FN of each of `classes`."""
+def count(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Two H x W arrays of classes -> 11 x 3: TP, FP, FN of each class."""
     matrix = confusion_matrix(torch.tensor(predicted), torch.tensor(true), len(CLASSES))
-    return counts_from_confusion(matrix)[classes, :3].double().numpy()
+    return counts_from_confusion(matrix)[:, :3].double().numpy()
 
 
-def in_labels(counts: dict[str, np.ndarray], classes: list[int], args: Namespace) -> np.ndarray:
-    """Each model's counts, n x C x 3 -> models x n x C bool: whether a photo's label, at a model's size, has a class.
-
-    Raises InputError if a class that --classes names is in no label, or none of all of them.
-    """
-    present = np.stack([c[:, :, 0] + c[:, :, 2] > 0 for c in counts.values()])
-    absent = [CLASSES[c] for c, found in zip(classes, present.any((0, 1)), strict=True) if not found]
-    if absent and (args.classes or len(absent) == len(classes)):
-        raise InputError(f"--groups {args.groups}: no label holds {', '.join(absent)}; give other --classes or labels")
-    return present
-
-
-# ---- Scores, gaps, differences -------------------------------------------------------------------------------------
-
-
-def analyse(counts: np.ndarray, shared: np.ndarray, groups: Groups, args: Namespace) -> dict:
-    """n x C x 3 counts of a model, C bool -> observed scores (means over the classes `shared`), their resamples, and of
-    each score gap, p and null."""
-    G, ranked, kept = len(groups.names), np.flatnonzero(groups.ranked), groups.tested
-    observed = group_stats.weighted_scores(counts, group_stats.one_hot(groups.of_image, G), shared)
-    rng = np.random.default_rng(args.seed)  # the same resamples for every model
-    weights = group_stats.person_weights(groups.person, groups.columns, kept, args.bootstrap, rng)
-    resampled = group_stats.bootstrap(counts, groups.person, groups.of_image, G, weights, shared)
-    for values in resampled.values():
-        values[:, np.array(groups.people) < 2] = np.nan  # one person says nothing about the next
-    result = {"observed": observed, "resampled": resampled, "gaps": {}}
-    if len(ranked) < 2 or not shared.any():
-        return result
-    # the null knows only the people of ranked groups
-    new_number = np.full(G + 1, -1)  # the last for -1, a combination that no photo has
-    new_number[ranked] = np.arange(len(ranked))
-    person = np.unique(groups.person[kept], return_inverse=True)[1]
-    rng = np.random.default_rng([args.seed, 1])
-    columns = [column[kept] for column in groups.columns]
-    permuted = group_stats.permuted_groups(person, columns, new_number[groups.table], args.permutations, rng)
-    nulls = group_stats.permutation_null(counts[kept][:, shared], permuted, len(ranked))
-    overall = group_stats.weighted_scores(counts[kept], np.ones((1, kept.sum())), shared)
-    for score in SCORES:
-        values = observed[score][ranked]
-        best, worst = ranked[values.argmax()], ranked[values.argmin()]
-        low, high = group_stats.interval(resampled[score][:, best] - resampled[score][:, worst])
-        size = float(group_stats.gap(values))
-        result["gaps"][score] = {
-            "best": groups.names[best] if size > ALIKE else None,
-            "worst": groups.names[worst] if size > ALIKE else None,
-            "gap": size,
-            "gap_low": float(low),
-            "gap_high": float(high),
-            "p": group_stats.p_value(nulls[score], size),
-            "null_median": float(np.median(nulls[score])),
-            "overall": float(overall[score][0]),
-            "equity_scaled": group_stats.equity_scaled(float(overall[score][0]), values),
-            "null": nulls[score],
-        }
-    return result
-
-
-def print_what_varies(photos: list[Photo], groups: Groups, by: list[str]) -> None:
-    """Say so where a column of --by differs between the tested photos of a person."""
-    kept = groups.tested
-    people = np.unique(groups.person[kept])
-    for name, column in zip(by, groups.columns, strict=True):
-        varied = people[~group_stats.same_within_people(groups.person[kept], column[kept])]
-        if varied.size and groups.ranked.sum() > 1:
-            one = next(photo.person for photo, p in zip(photos, groups.person, strict=True) if p == varied[0])
-            print(f"note: {name} differs between the photos of {varied.size} of {people.size} people (first: {one}), "
-                  "so the permutation test shuffles it within people, and only these tell anything; if it should not "
-                  "differ, correct the file")  # fmt: skip
+def scored_classes(text: str | None) -> list[int]:
+    """--classes -> class numbers; without it all but the background. Raises InputError for names that are no class."""
+    names = [name.strip() for name in text.split(",")] if text else list(CLASSES[1:])
+    unknown = [name for name in names if name not in CLASSES]
+    if unknown:
+        raise InputError(f"--classes {text}: no class {unknown[0]!r}; they are {', '.join(CLASSES)}")
+    return sorted({CLASSES.index(name) for name in names})
 
 
 # ---- The two things that the script does ---------------------------------------------------------------------------
@@ -183,22 +107,81 @@ def simulate(args: Namespace) -> None:
     rows = [["people per group", "gap seen where there is none", *(f"finds {g:.2f}" for g in gaps[1:])]]
     for n, seen, found in zip(SIMULATED, observed, power, strict=True):
         rows.append([str(n), f"{seen.mean():.3f}", *(f"{p:.0%}" for p in found[1:])])
-    print_table(rows)
-    out = make_folder(args.out or dataset.HERE / "runs" / "simulate")
-    write_csv(out / "power.csv", rows)
+    pictures.print_table(rows)
+    out = pictures.make_folder(args.out or HERE / "runs" / "simulate")
+    pictures.write_csv(out / "power.csv", rows)
     group_pictures.draw_power(out / "power.png", SIMULATED, gaps, power, observed, args.sd)
     print(f"power.csv, power.png -> {out}")
 
 
+def compare(
+    args: Namespace, photos: list[Photo], counts: dict[str, np.ndarray]
+) -> tuple[Groups, dict, list[int], list[str]]:
+    """n labelled photos, counts: model -> n x 11 x 3 -> the groups, analyse()'s result of each model, the classes that
+    are scored and the names of those left out of means. Prints what is to be known of them."""
+    in_truth = np.stack([c[:, :, 0] + c[:, :, 2] > 0 for c in counts.values()])  # models n 11, at each model's size
+    wanted = scored_classes(args.classes)
+    classes = [c for c in wanted if in_truth[:, :, c].any()]
+    if not classes or (args.classes and len(classes) < len(wanted)):
+        absent = ", ".join(CLASSES[c] for c in wanted if c not in classes)
+        raise InputError(f"--groups {args.groups}: no label holds {absent}; give other --classes or labels")
+    groups = find_groups(photos, args.by)
+    shared = group_stats.shared_classes(in_truth[:, :, classes].all(0), groups)
+    left_out = [CLASSES[c] for c, s in zip(classes, shared, strict=True) if not s]
+    if left_out:
+        who = f"{MIN_RANKED} people of every ranked group" if groups.ranked.sum() > 1 else "every group"
+        print(f"note: {', '.join(left_out)}: not in the labels of {who}, so left out of all means")
+    for name, (varied, people) in group_stats.what_varies(groups, args.by).items():
+        first = photos[groups.person.tolist().index(varied[0])].person
+        print(f"note: {name} differs between the photos of {len(varied)} of {people} people (first: {first}), so the "
+              "permutation test shuffles it within people, and only these tell anything; if it should not differ, "
+              "correct the file")  # fmt: skip
+    numbers = (args.bootstrap, args.permutations, args.seed)
+    results = {title: group_stats.analyse(c[:, classes], shared, groups, *numbers) for title, c in counts.items()}
+    return groups, results, classes, left_out
+
+
+def report(out: Path, groups: Groups, results: dict, classes: list[int], shown: dict[str, str]) -> None:
+    """Print and write the tables, draw the pictures. shown: a name -> what pictures call it."""
+    table = score_table(groups, results, classes)
+    pictures.write_csv(out / "scores.csv", table)
+    # of four columns, SCORES and the classes' scores: IoU per image and pooled, and of each class IoU per image
+    columns = [*range(4), 4 + SCORES.index("iou_image"), 4 + SCORES.index("iou_pooled")]
+    columns += [*range(4 + len(SCORES), 4 + len(SCORES) + len(classes)), -1]
+    pictures.print_table([[row[c] for c in columns] for row in table], left=2)
+    for name in (name for name in groups.names if shown[name] != name):
+        print(f"{name} is {shown[name]} in the pictures, whose font lacks it")
+    print()
+    pictures.write_csv(out / "gaps.csv", gap_table(results))
+    if groups.ranked.sum() < 2:
+        print(f"no gap: fewer than two groups have {MIN_RANKED} people with a labelled photo")
+    elif not all(result["gaps"] for result in results.values()):
+        print(f"no gap: no class is in the labels of {MIN_RANKED} people of every ranked group")
+    else:
+        for title, result in results.items():
+            if (found := result["gaps"][HEADLINE]["overall"]) < TOO_LOW:
+                print(f"note: {title} finds almost nothing (mean IoU {found:.3f}), so its p say little")
+        pictures.print_table(gap_table(results), left=4)
+        group_pictures.draw_nulls(out / "null.png", results, shown)
+    if len(results) > 1:
+        table = difference_table(groups, results)
+        pictures.write_csv(out / "differences.csv", table)
+        print()
+        pictures.print_table([row[:6] + row[-1:] for row in table], left=3)
+    group_pictures.draw_scores(out / "scores.png", groups, results, classes, shown)
+
+
 # fmt: off
-def parse_args(argv: list[str] | None = None) -> Namespace:
+def parse_args() -> Namespace:
     """The arguments."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to compare (Sec. V)").add_argument
     add("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help="best.pt of one or more runs")
     add("--groups", type=Path, metavar="FILE", help="groups.csv")
-    add("--by", nargs="+", default=["group"], metavar="COLUMN", help="one or two columns (default group: Sec. V)")
-    add("--columns", metavar="COLUMN", help="of the grid (default: emotion if there is one: Sec. V, table II)")
+    add("--by", nargs="+", type=str.lower, default=["group"], metavar="COLUMN",
+        help="one or two columns (default group: Sec. V)")
+    add("--columns", type=str.lower, metavar="COLUMN",
+        help="of the grid (default: emotion if there is one: Sec. V, table II)")
     add("--classes", metavar="A,B", help="score only these (default: all in the labels but the background; "
         f"means leave out what is not in the labels of {MIN_RANKED} people of every ranked group)")
     add("--crop", nargs=4, type=number(float, 0, 1), default=[0.0, 0.0, 1.0, 1.0], metavar=("L", "T", "R", "B"),
@@ -216,9 +199,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--simulate", action="store_true", help="show what few photos can find, without any photo or checkpoint")
     add("--sd", type=number(float, 0, above=True), default=0.06, metavar="X",
         help="of --simulate: standard deviation of the score between people (default 0.06, a round guess)")
-    cli.add_machine_arguments(parser, workers=False)
-    args = parser.parse_args(argv)
-    args.by, args.columns = [name.lower() for name in args.by], args.columns and args.columns.lower()
+    cli.add_machine_arguments(parser)
+    args = parser.parse_args()
     if len(args.by) > 2 or len(set(args.by)) < len(args.by):
         parser.error(f"--by {' '.join(args.by)}: give one column or two different ones")
     left, top, right, bottom = args.crop
@@ -235,70 +217,45 @@ def main() -> None:
     if args.simulate:
         return simulate(args)
     photos, columns = read_groups(args.groups, args.by)
-    classes = scored_classes(args.classes)
+    scored_classes(args.classes)
     if "person" not in columns:
         print("note: no column person, so every photo counts as another person's; where it is not, p is too small")
-    device = pick_device(args.device)
-    labelled = [photo for photo in photos if photo.label is not None]
     if args.columns and args.columns not in columns:
         raise InputError(f"--columns {args.columns}: {args.groups} has no such column; it has {', '.join(columns)}")
     across = args.columns or ("emotion" if "emotion" in columns else None)
     grid = group_pictures.choose_grid(photos, args.by, across, args.seed)
+    labelled = [photo for photo in photos if photo.label is not None]
     needed = labelled + [photo for row in grid.cells for photo in row if photo is not None and photo.label is None]
-    loaded = [load_model(path, device) for path in args.checkpoints]
-    titles = titles_of(args.checkpoints, [checkpoint for _, checkpoint in loaded])
-    out = make_folder(args.out or args.checkpoints[0].parent / f"fairness-{'-'.join(args.by)}")
+    networks = load_all(args.checkpoints, args.device, args.amp)
     counts, drawn = {}, {}
-    for path, title, (model, checkpoint) in zip(args.checkpoints, titles, loaded, strict=True):
-        saved = checkpoint["args"]
-        amp = pick_amp(args.amp or saved["amp"], device)
-        print(f"{title}: {path}, epoch {checkpoint['epoch']}, {saved['size']} px, weights {checkpoint['weights']}")
-        predicted, true, off = predict_photos(for_inference(model, amp), needed, checkpoint, args.crop, device, amp)
+    for path, (title, network) in zip(args.checkpoints, networks.items(), strict=True):
+        checkpoint = network.checkpoint
+        print(f"{title}: {path}, epoch {checkpoint['epoch']}, {checkpoint['args']['size']} px, weights "
+              f"{checkpoint['weights']}")  # fmt: skip
+        predicted, true, off = predict_photos(network, needed, args.crop)
         drawn[title] = dict(zip((photo.image for photo in needed), predicted, strict=True))
-        if labelled:
-            pairs = zip(predicted[: len(labelled)], true, strict=False)
-            counts[title] = np.stack([count(p, t, classes) for p, t in pairs])
+        counts[title] = np.array([count(p, t) for p, t in zip(predicted, true, strict=True) if t is not None])
     if off:
         print(f"note: {off:,} label pixels are off the palette and count as the class of the nearest colour")
-    present = in_labels(counts, classes, args) if labelled else None
-    remove_earlier(out)
-    group_pictures.draw_grid(out / "grid.png", grid, drawn, lambda image: cropped(image, args.crop))
-    if not labelled:
-        print(f"{len(photos)} photos, none with a label: nothing to score; grid.png -> {out}")
-        return
-    found = present.any((0, 1))
-    classes = [c for c, there in zip(classes, found, strict=True) if there]
-    counts = {title: c[:, found] for title, c in counts.items()}
-    groups = find_groups(labelled, args.by)
-    present = present[:, :, found].all(0)
-    shared = group_stats.shared_classes(present, groups.person, groups.of_image, groups.ranked)
-    left_out = [CLASSES[c] for c, s in zip(classes, shared, strict=True) if not s]
-    if left_out:
-        who = f"{MIN_RANKED} people of every ranked group" if groups.ranked.sum() > 1 else "every group"
-        print(f"note: {', '.join(left_out)}: not in the labels of {who}, so left out of all means")
-    print_what_varies(labelled, groups, args.by)
-    results = {title: analyse(c, shared, groups, args) for title, c in counts.items()}
-    names = ", ".join(CLASSES[c] for c in classes)
-    print(f"{args.groups}: {len(labelled)} photos with a label, of {groups.person.max() + 1} people; scored: {names}\n")
-    table = score_table(groups, results, classes)
-    of_class = 4 + len(SCORES)  # four columns, SCORES (of which IoU per image and pooled are shown), IoU of each class
-    iou = [4 + SCORES.index(name) for name in ("iou_image", "iou_pooled")]
-    shown = [*range(4), *iou, *range(of_class, of_class + len(classes)), -1]
-    print_table([[row[c] for c in shown] for row in table], left=2)
-    print()
-    write_results(out, groups, results, classes, left_out, args)
-    if groups.ranked.sum() < 2:
-        print(f"no gap: fewer than two groups have {MIN_RANKED} people with a labelled photo")
-    elif not all(group_pictures.HEADLINE in result["gaps"] for result in results.values()):
-        print(f"no gap: no class is in the labels of {MIN_RANKED} people of every ranked group")
+    compared = compare(args, labelled, counts) if labelled else None
+    out = pictures.make_folder(args.out or args.checkpoints[0].parent / f"fairness-{'-'.join(args.by)}")
+    for name in OF_LABELS:  # of an earlier run: not every run writes all of them
+        (out / name).unlink(missing_ok=True)
+    shown = group_pictures.names_to_show([*grid.columns, *(" / ".join(group_of(photo, args.by)) for photo in photos)])
+    group_pictures.draw_grid(out / "grid.png", grid, drawn, lambda image: cropped(image, args.crop), shown)
+    if compared:
+        groups, results, classes, left_out = compared
+        print(f"{args.groups}: {len(labelled)} photos with a label, of {groups.person.max() + 1} people; scored: "
+              f"{', '.join(CLASSES[c] for c in classes)}\n")  # fmt: skip
+        report(out, groups, results, classes, shown)
+        print(f"\n[95 % interval: {args.bootstrap} resamples of people]; p: {args.permutations} permutations of the "
+              "groups")  # fmt: skip
+        facts = {"checkpoints": list(map(str, args.checkpoints)), "by": args.by}
+        facts |= {"classes": [CLASSES[c] for c in classes], "left_out_of_means": left_out}
+        facts |= {name: getattr(args, name) for name in ("bootstrap", "permutations", "seed", "crop")}
+        pictures.write_json(out / "fairness.json", facts | all_numbers(groups, results))
     else:
-        print_table(gap_table(results), left=4)
-        group_pictures.draw_nulls(out / "null.png", results)
-    if len(results) > 1:
-        print()
-        print_table([row[:6] + row[-1:] for row in difference_table(groups, results)], left=3)
-    group_pictures.draw_scores(out / "scores.png", groups, results, classes)
-    print(f"\n[95 % interval: {args.bootstrap} resamples of people]; p: {args.permutations} permutations of the groups")
+        print(f"{len(photos)} photos, none with a label: nothing to score")
     print(f"{', '.join(name for name in ('grid.png', *OF_LABELS) if (out / name).exists())} -> {out}")
 
 

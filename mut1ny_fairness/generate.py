@@ -7,9 +7,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from common import faces
-from common.generated import write_once
-from mut1ny_fairness.palette import celebamask_to_mut1ny, to_colours
+from common.faces import ALL_PARTS, VERSION, generate_face, write_once
+from mut1ny_fairness.palette import PALETTE, celebamask_to_mut1ny
 
 SIZE = 256
 # labels folder -> the folder of its images, the person's number, how many pictures. 38 in all; without the 4 copies and
@@ -29,56 +28,54 @@ COPIES = {  # ours: picture -> how it is a copy of an earlier one, for prepare.p
     ("femalealison1", 14): ("femalealison1", 2, "re-compressed"),
     ("real", 7): ("femalealison2", 0, "exact"),
 }
+Picture = tuple[Image.Image, Image.Image]  # image and label image
 
 
-def generate_picture(folder: str, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image H x W x 3 and label image H x W x 3 (uint8) of the picture `number` of a folder."""
-    person = FOLDERS[folder][1]
-    seed = 1000 * (1 + list(FOLDERS).index(folder)) + 7 + number  # real/0003 wears glasses
+def paint(folder: str, number: int, size: int) -> Picture:
+    """The picture `number` of a folder; of multiperson the middles of two faces, side by side."""
+    seed = 1000 * (1 + list(FOLDERS).index(folder)) + 7 + number
     if folder != "multiperson":
-        return _face(seed, size, person)
-    halves = [_face(seed + shift, size, None) for shift in (100, 200)]  # the middle of two faces, side by side
-    middle = slice(size // 4, size // 4 + size // 2)
-    return tuple(np.concatenate([half[which][:, middle] for half in halves], axis=1) for which in (0, 1))
+        return paint_face(seed, size, FOLDERS[folder][1])
+    middle, picture = slice(size // 4, size // 4 + size // 2), []
+    for left, right in zip(paint_face(seed + 100, size, None), paint_face(seed + 200, size, None), strict=True):
+        halves = [np.asarray(face)[:, middle] for face in (left, right)]
+        picture.append(Image.fromarray(np.concatenate(halves, axis=1)))
+    return tuple(picture)
 
 
-def _face(seed: int, size: int, person: int | None) -> tuple[np.ndarray, np.ndarray]:
-    face = faces.generate_face(seed, size, person=person)
-    masks = dict(zip(faces.PARTS + faces.EXTRA_PARTS, face.masks, strict=True))
-    return face.image, to_colours(celebamask_to_mut1ny(masks, face.masks.shape[1:]))
+def paint_face(seed: int, size: int, person: int | None) -> Picture:
+    """One face of a person, or of anybody, on a square."""
+    face = generate_face(seed, size, person=person)
+    label = celebamask_to_mut1ny(dict(zip(ALL_PARTS, face.masks, strict=True)), face.masks.shape[1:])
+    return Image.fromarray(face.image), Image.fromarray(PALETTE[label])
 
 
-def copy_of(image: np.ndarray, label: np.ndarray, how: str) -> tuple[np.ndarray, np.ndarray]:
+def copy(image: Image.Image, label: Image.Image, how: str) -> Picture:
     """The same picture again, as it is, at three quarters of its size, or through a JPEG of low quality."""
-    if how == "exact":
-        return image, label
     if how == "resized":
-        side = 3 * image.shape[0] // 4
-        smaller = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
-        return np.asarray(smaller), np.asarray(Image.fromarray(label).resize((side, side), Image.Resampling.NEAREST))
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=70)
-    return np.asarray(Image.open(buffer)), label
+        smaller = (3 * image.width // 4, 3 * image.height // 4)
+        return image.resize(smaller, Image.Resampling.BILINEAR), label.resize(smaller, Image.Resampling.NEAREST)
+    if how == "re-compressed":
+        image.save(buffer := io.BytesIO(), "JPEG", quality=70)
+        return Image.open(buffer), label
+    return image, label
 
 
 def write_mut1ny(folder: Path, size: int = SIZE) -> Path:
     """Paint samples/, labels/ and training.xml into `folder`, and return it (see write_once)."""
-    return write_once(folder, {"size": size, "version": [faces.VERSION, 1]}, lambda draft: _write(draft, size))
 
+    def write(draft: Path) -> None:
+        painted, lines = {}, []
+        names = [(name, k) for name, (_, _, n) in FOLDERS.items() for k in range(n)]
+        for name, k in tqdm([*names, *COPIES], "painting", disable=None, unit="picture"):
+            source, number, how = COPIES.get((name, k), (name, k, ""))
+            painted[name, k] = copy(*painted[source, number], how) if how else paint(name, k, size)
+            places = (f"samples/{FOLDERS[name][0]}/{k:04d}.png", f"labels/{name}/{k:04d}.png")
+            for tag, place, picture in zip(("srcimg", "labelimg"), places, painted[name, k], strict=True):
+                (draft / place).parent.mkdir(parents=True, exist_ok=True)
+                picture.save(draft / place)
+                name_in_xml = place.replace("/", "\\")  # as it is shipped
+                lines.append(f'  <{tag} name="{name_in_xml}"/>')
+        (draft / "training.xml").write_text("\n".join(['<?xml version="1.0"?>', "<dataset>", *lines, "</dataset>", ""]))
 
-def _write(folder: Path, size: int) -> None:
-    pictures = [(name, k) for name, (_, _, n) in FOLDERS.items() for k in range(n)]
-    drawn, lines = {}, []
-    for name, k in tqdm([*pictures, *COPIES], "painting", unit="picture", disable=None):
-        if (name, k) in COPIES:
-            source, number, how = COPIES[name, k]
-            drawn[name, k] = copy_of(*drawn[source, number], how)
-        else:
-            drawn[name, k] = generate_picture(name, k, size)
-        for root, sub, picture in zip(("samples", "labels"), (FOLDERS[name][0], name), drawn[name, k], strict=True):
-            path = folder / root / sub / f"{k:04d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(path)
-            tag = "srcimg" if root == "samples" else "labelimg"
-            lines.append(f'  <{tag} name="{root}\\{sub}\\{k:04d}.png"/>')
-    (folder / "training.xml").write_text("\n".join(['<?xml version="1.0"?>', "<dataset>", *lines, "</dataset>", ""]))
+    return write_once(folder, {"size": size, "version": [VERSION, 1]}, write)

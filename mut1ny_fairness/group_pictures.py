@@ -9,14 +9,21 @@ from PIL import Image
 
 from common import pictures
 from common.images import read_photo
-from mut1ny_fairness.dataset import LEGEND
-from mut1ny_fairness.group_stats import interval
+from mut1ny_fairness.group_stats import HEADLINE
 from mut1ny_fairness.groups import NOT_GIVEN, Groups, Photo, group_of
-from mut1ny_fairness.palette import CLASSES, to_colours
+from mut1ny_fairness.palette import CLASSES, LEGEND, PALETTE
 
 SIDE = 256  # of a photo in the grid, at most
 MAX_ROWS, MAX_COLUMNS = 12, 4
-HEADLINE = "iou_image"  # the score that is drawn; all are in the CSV files
+
+
+def names_to_show(names: list[str]) -> dict[str, str]:
+    """Each name -> itself, or a number where the pictures' font lacks a character of it."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    known = get_font(findfont(FontProperties())).get_charmap()
+    lacking = [name for name in sorted(set(names)) if not all(ord(letter) in known for letter in name)]
+    return {name: f"no. {lacking.index(name) + 1}" if name in lacking else name for name in names}
 
 
 class Grid(NamedTuple):
@@ -49,13 +56,17 @@ def choose_grid(photos: list[Photo], by: list[str], column: str | None, seed: in
 
 
 def draw_grid(
-    path: Path, grid: Grid, drawn: dict[str, dict[Path, np.ndarray]], crop: Callable[[Image.Image], Image.Image]
+    path: Path,
+    grid: Grid,
+    drawn: dict[str, dict[Path, np.ndarray]],
+    crop: Callable[[Image.Image], Image.Image],
+    shown: dict[str, str],
 ) -> None:
     """Each cell: the photo and every model's segmentation of it.
 
-    drawn: model -> photo -> H x W x 3 uint8; crop: makes the photo what the model saw.
+    drawn: model -> photo -> H x W classes; crop: makes the photo what the model saw; shown: as names_to_show() gives.
     """
-    titles = [f"{value}\n{what}" for value in grid.columns for what in ("photo", *drawn)]
+    titles = [f"{shown[value]}\n{what}" for value in grid.columns for what in ("photo", *drawn)]
     pictures_of = []
     for line in grid.cells:
         row = []
@@ -68,13 +79,15 @@ def draw_grid(
             row.append(np.asarray(image))
             for predicted in drawn.values():
                 label = Image.fromarray(predicted[photo.image]).resize(image.size, Image.Resampling.NEAREST)
-                row.append(to_colours(np.asarray(label)))
+                row.append(PALETTE[np.asarray(label)])
         pictures_of.append(row)
-    row_titles = [name.replace(" / ", "\n") for name in grid.rows]
+    row_titles = [shown[name].replace(" / ", "\n") for name in grid.rows]
     pictures.save_grid(path, pictures_of, column_titles=titles, row_titles=row_titles, legend=LEGEND, cell=1.7)
 
 
-def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: list[int]) -> None:
+def draw_scores(
+    path: Path, groups: Groups, results: dict[str, dict], classes: list[int], shown: dict[str, str]
+) -> None:
     """One panel for the mean, one for each class: a point and its interval for every group and model.
 
     Hollow points are groups that are not ranked.
@@ -88,27 +101,25 @@ def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: l
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     y = np.arange(len(groups.names))
-    handles = []
     for axis, (title, name, k) in zip(axes.flat, panels, strict=False):
+        lines = []
         for m, result in enumerate(results.values()):
-            pick = (lambda values: values) if k is None else (lambda values, k=k: values[..., k])
-            value, (low, high) = pick(result["observed"][name]), interval(pick(result["resampled"][name]))
+            value, low, high = (v if k is None else v[:, k] for v in result["scores"][name].values())
             at = y + 0.22 * (m - (len(results) - 1) / 2)
-            line = axis.hlines(at, low, high, color=f"C{m}", linewidth=1.5)
+            lines.append(axis.hlines(at, low, high, color=f"C{m}", linewidth=1.5))
             axis.scatter(value, at, s=22, color=np.where(groups.ranked, f"C{m}", "white"), edgecolor=f"C{m}", zorder=3)
-            handles = handles + [line] if axis is axes.flat[0] else handles
         axis.set_title(title, fontsize=9)
         axis.grid(axis="x", alpha=0.3)
         axis.tick_params(labelsize=8)
-    names = [f"{name} ({people})" for name, people in zip(groups.names, groups.people, strict=True)]
+    names = [f"{shown[name]} ({people})" for name, people in zip(groups.names, groups.people, strict=True)]
     axes[0, 0].set_yticks(y, names, parse_math=False)  # a $ in a group's name is no formula
     axes[0, 0].set_ylim(len(y) - 0.5, -0.5)
-    figure.legend(handles, map(pictures.plain, results), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(lines, map(pictures.plain, results), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figure.suptitle("95 % intervals over people (their number in brackets); hollow: too few to rank", fontsize=8)
     pictures.save_figure(path, figure, dpi=130)
 
 
-def draw_nulls(path: Path, results: dict[str, dict]) -> None:
+def draw_nulls(path: Path, results: dict[str, dict], shown: dict[str, str]) -> None:
     """Of each model the gaps that arise by chance, and the one that was observed."""
     figure, axes = pictures.subplots(1, len(results), figsize=(4.4 * len(results), 3.2), squeeze=False, sharex=True)
     every = [result["gaps"][HEADLINE] for result in results.values()]
@@ -117,7 +128,9 @@ def draw_nulls(path: Path, results: dict[str, dict]) -> None:
         g = result["gaps"][HEADLINE]
         axis.hist(g["null"], bins=np.linspace(0, widest, 61), color="0.75")
         axis.axvline(g["gap"], color="C3")
-        found = f"best {g['best']}, worst {g['worst']}: gap {g['gap']:.3f}, p = {g['p']:.4f}" if g["best"] else "no gap"
+        found = "no gap"
+        if g["best"]:
+            found = f"best {shown[g['best']]}, worst {shown[g['worst']]}: gap {g['gap']:.3f}, p = {g['p']:.4f}"
         axis.set_title(pictures.plain(f"{title}\n{found}"), fontsize=8)
         axis.set_xlabel("gap in mean IoU if groups meant nothing (line: observed)", fontsize=8)
         axis.set_ylabel("permutations", fontsize=8)

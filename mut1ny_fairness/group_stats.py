@@ -7,36 +7,49 @@ which only change weights, are matrix products.
 
 import numpy as np
 
+from mut1ny_fairness.groups import MIN_RANKED, Groups
+
 SCORES = ("iou_image", "f1_image", "iou_pooled", "f1_pooled")
+HEADLINE = "iou_image"  # the score that is drawn; all are in the CSV files
 CLASS_SCORES = tuple(f"class_{name}" for name in SCORES)
-MIN_RANKED, MIN_NARROW = 10, 30  # ours: people in a group that is ranked, and in one whose interval is not wide
 BLOCK_BYTES = 64e6
+ALIKE = 1e-9  # a smaller gap is one of rounding
 
 
+# ---- Scores --------------------------------------------------------------------------------------------------------
+
+
+@np.errstate(invalid="ignore")
 def ratios(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """... x C x 3 counts -> IoU and F1, ... x C; nan where a class is neither in the truth nor predicted."""
     tp, wrong = counts[..., 0], counts[..., 1] + counts[..., 2]
-    with np.errstate(invalid="ignore"):
-        return tp / (tp + wrong), 2 * tp / (2 * tp + wrong)
+    return tp / (tp + wrong), 2 * tp / (2 * tp + wrong)
 
 
+@np.errstate(invalid="ignore")
 def mean_over_classes(values: np.ndarray) -> np.ndarray:
     """... x C -> ..., mean of what is not nan; nan if nothing is."""
     present = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(present, values, 0).sum(-1) / present.sum(-1)
+    return np.where(present, values, 0).sum(-1) / present.sum(-1)
 
 
-def shared_classes(present: np.ndarray, person: np.ndarray, group: np.ndarray, ranked: np.ndarray) -> np.ndarray:
-    """n x C bool, the classes in each image's truth; n person and n group numbers; G bool -> C bool: those that
-    MIN_RANKED people or more of every ranked group have, or, with fewer than two such groups, anybody of every group.
+@np.errstate(invalid="ignore")
+def mean_over_images(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """n (x C), ... x n weights -> ... (x C), weighted mean of what is not nan; nan if nothing is."""
+    present = ~np.isnan(values)
+    return (weights @ np.where(present, values, 0)) / (weights @ present.astype(float))
+
+
+def shared_classes(present: np.ndarray, groups: Groups) -> np.ndarray:
+    """n x C bool, the classes in each image's truth -> C bool: those that MIN_RANKED people or more of every ranked
+    group have, or, with fewer than two such groups, anybody of every group.
 
     Means over others would compare one group's teeth with another group's eyes.
     """
-    has = np.zeros((person.max() + 1, len(ranked), present.shape[1]), bool)
-    np.logical_or.at(has, (person, group), present)
+    has = np.zeros((groups.person.max() + 1, len(groups.names), present.shape[1]), bool)
+    np.logical_or.at(has, (groups.person, groups.of_image), present)
     people = has.sum(0)  # G C, how many have the class
-    return (people[ranked] >= MIN_RANKED).all(0) if ranked.sum() > 1 else (people > 0).all(0)
+    return (people[groups.ranked] >= MIN_RANKED).all(0) if groups.ranked.sum() > 1 else (people > 0).all(0)
 
 
 def weighted_scores(
@@ -52,14 +65,9 @@ def weighted_scores(
     class_iou, class_f1 = ratios((weights @ counts.reshape(n, -1)).reshape(*weights.shape[:-1], C, 3))
     scores = {"class_iou_pooled": class_iou, "class_f1_pooled": class_f1}
     for name, by_class, of_image in zip(("iou", "f1"), (class_iou, class_f1), ratios(counts), strict=True):
-        image = mean_over_classes(of_image[:, shared])
-        counted = ~np.isnan(image)
-        with np.errstate(invalid="ignore"):
-            scores[f"{name}_image"] = (weights @ np.where(counted, image, 0)) / (weights @ counted.astype(float))
+        scores[f"{name}_image"] = mean_over_images(mean_over_classes(of_image[:, shared]), weights)
         scores[f"{name}_pooled"] = mean_over_classes(by_class[..., shared])
-        shown = ~np.isnan(of_image)
-        with np.errstate(invalid="ignore"):
-            scores[f"class_{name}_image"] = (weights @ np.where(shown, of_image, 0)) / (weights @ shown.astype(float))
+        scores[f"class_{name}_image"] = mean_over_images(of_image, weights)
     return scores
 
 
@@ -75,6 +83,20 @@ def same_within_people(person: np.ndarray, column: np.ndarray) -> np.ndarray:
     """n person numbers, n codes -> people bool: whether all images of a person have the same code (group, gender)."""
     _, first, person = np.unique(person, return_index=True, return_inverse=True)  # first: an image of each person
     return np.bincount(person, column != column[first][person]) == 0
+
+
+def what_varies(groups: Groups, by: list[str]) -> dict[str, tuple[list[int], int]]:
+    """Columns of --by that differ between the tested images of a person -> numbers of these people, and of how many.
+
+    Nothing if there is no test, because fewer than two groups are ranked.
+    """
+    kept, found = groups.tested, {}
+    people = np.unique(groups.person[kept])
+    for name, column in zip(by, groups.columns, strict=True):
+        varied = people[~same_within_people(groups.person[kept], column[kept])].tolist()
+        if varied and groups.ranked.sum() > 1:
+            found[name] = varied, len(people)
+    return found
 
 
 def person_weights(
@@ -127,6 +149,12 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
 
 
+def with_bounds(value: np.ndarray, resampled: np.ndarray) -> dict[str, np.ndarray]:
+    """What was observed, with its interval."""
+    low, high = interval(resampled)
+    return {"value": value, "low": low, "high": high}
+
+
 # ---- Permutation test of the gap -----------------------------------------------------------------------------------
 
 
@@ -176,6 +204,66 @@ def p_value(null: np.ndarray, observed: float) -> float:
 def equity_scaled(overall: float, groups: np.ndarray) -> float:
     """The overall score over 1 + the sum of the groups' distances from it (Tian et al., FairSeg, ICLR 2024)."""
     return float(overall / (1 + np.abs(groups - overall).sum()))
+
+
+# ---- All of it, for one model --------------------------------------------------------------------------------------
+
+
+def analyse(
+    counts: np.ndarray, shared: np.ndarray, groups: Groups, repeats: int = 2000, permutations: int = 5000, seed: int = 0
+) -> dict:
+    """n x C x 3 counts of a model, C bool -> the groups' scores (means over the classes `shared`) with intervals, their
+    resamples, and of each of SCORES the gap with its interval, p and null ({}: fewer than two groups to rank)."""
+    G, ranked, kept = len(groups.names), np.flatnonzero(groups.ranked), groups.tested
+    observed = weighted_scores(counts, one_hot(groups.of_image, G), shared)
+    rng = np.random.default_rng(seed)  # the same resamples for every model
+    weights = person_weights(groups.person, groups.columns, kept, repeats, rng)
+    resampled = bootstrap(counts, groups.person, groups.of_image, G, weights, shared)
+    for values in resampled.values():
+        values[:, np.array(groups.people) < 2] = np.nan  # one person says nothing about the next
+    scores = {name: with_bounds(observed[name], values) for name, values in resampled.items()}
+    result = {"scores": scores, "resampled": resampled, "gaps": {}}
+    if len(ranked) < 2 or not shared.any():
+        return result
+    # the null knows only the people of ranked groups
+    new_number = np.full(G + 1, -1)  # the last for -1, a combination that no photo has
+    new_number[ranked] = np.arange(len(ranked))
+    person = np.unique(groups.person[kept], return_inverse=True)[1]
+    columns = [column[kept] for column in groups.columns]
+    rng = np.random.default_rng([seed, 1])
+    permuted = permuted_groups(person, columns, new_number[groups.table], permutations, rng)
+    nulls = permutation_null(counts[kept][:, shared], permuted, len(ranked))
+    overall = weighted_scores(counts[kept], np.ones((1, kept.sum())), shared)
+    for score in SCORES:
+        values, together = observed[score][ranked], float(overall[score][0])
+        best, worst = ranked[values.argmax()], ranked[values.argmin()]
+        low, high = interval(resampled[score][:, best] - resampled[score][:, worst])
+        size = float(gap(values))
+        result["gaps"][score] = {
+            "best": groups.names[best] if size > ALIKE else None,
+            "worst": groups.names[worst] if size > ALIKE else None,
+            "gap": size,
+            "gap_low": float(low),
+            "gap_high": float(high),
+            "p": p_value(nulls[score], size),
+            "null_median": float(np.median(nulls[score])),
+            "overall": together,
+            "equity_scaled": equity_scaled(together, values),
+            "null": nulls[score],
+        }
+    return result
+
+
+def first_minus(results: dict[str, dict]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """The first model's scores minus each other's, on the same resamples: other -> score -> value, low, high (G)."""
+    (_, a), *others = results.items()
+    found = {}
+    for other, b in others:
+        found[other] = {}
+        for score in SCORES:
+            value = a["scores"][score]["value"] - b["scores"][score]["value"]
+            found[other][score] = with_bounds(value, a["resampled"][score] - b["resampled"][score])
+    return found
 
 
 # ---- What nine photos can show -------------------------------------------------------------------------------------

@@ -3,18 +3,16 @@
 Who belongs to which group is read from the file, as people have said it of themselves; nothing guesses it from a photo.
 """
 
-import csv
-import io
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from common.cli import InputError
-from mut1ny_fairness.group_stats import MIN_NARROW, MIN_RANKED
-from mut1ny_fairness.prepare import inside
+from mut1ny_fairness.tables import inside, read_table
 
 NOT_GIVEN = "(not given)"  # an empty cell: shown, never ranked
+MIN_RANKED, MIN_NARROW = 10, 30  # ours: people in a group that is ranked, and in one whose interval is not wide
 
 
 class Photo(NamedTuple):
@@ -27,47 +25,25 @@ class Photo(NamedTuple):
 
 
 def read_groups(path: Path, by: list[str]) -> tuple[list[Photo], list[str]]:
-    """The photos of a groups.csv and its columns; commas, semicolons and tabs all separate.
+    """The photos of a groups.csv and its columns.
 
     Raises InputError for a file without `image` or a column of `by`, for paths that leave its folder, and for files
     that are not there.
     """
-    try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except OSError as error:
-        raise InputError(f"--groups {path}: {error.strerror}; give a CSV file with a column image") from None
-    except UnicodeDecodeError:
-        raise InputError(f"--groups {path}: is not UTF-8 text; save it as CSV UTF-8") from None
-    head = text.split("\n", 1)[0]
-    separator = max(",;\t", key=head.count)
-    try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    except csv.Error as error:
-        raise InputError(f"--groups {path}: cannot be read as CSV ({error}); save it again") from None
-    columns = [name.strip().lower() for name in lines[0]] if lines else []
-    for name in ["image", *by]:
-        if name not in columns:
-            raise InputError(f"--groups {path}: has no column {name}; its columns are {', '.join(columns) or 'none'}")
+    columns, rows = read_table(path, ["image", *by])
     photos, seen = [], {}
-    for line_number, cells in enumerate(lines[1:], start=2):
-        row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
-        if not any(row.values()):
-            continue
-        where = f"{path}, line {line_number}"
-        if len(cells) > len(columns) or not row.get("image"):
-            raise InputError(f"{where}: has {'too many cells' if row.get('image') else 'no image'}; correct it")
+    for where, row in rows:
+        if not row["image"]:
+            raise InputError(f"{where}: has no image; correct it")
         image = inside(path.parent, row["image"], where)
         label = inside(path.parent, row["label"], where) if row.get("label") else None
         for file in (image, label):
             if file is not None and not file.is_file():
                 raise InputError(f"{where}: {file} does not exist; correct the path or remove the line")
         if image in seen:
-            raise InputError(f"{where}: {row['image']} stands in line {seen[image]} already; remove one of them")
-        seen[image] = line_number
+            raise InputError(f"{where}: {row['image']} is also in {seen[image]}; remove one of the lines")
+        seen[image] = where
         photos.append(Photo(image, label, row.get("person") or str(image), row))
-    if not photos:
-        raise InputError(f"--groups {path}: has no rows; add one for each photo")
     return photos, columns
 
 
@@ -104,17 +80,13 @@ class Groups(NamedTuple):
 def find_groups(photos: list[Photo], by: list[str]) -> Groups:
     """The groups of n labelled photos, sorted by name."""
     keys = [group_of(photo, by) for photo in photos]
-    values = [sorted({key[c] for key in keys}) for c in range(len(by))]
-    columns = [np.array([values[c].index(key[c]) for key in keys]) for c in range(len(by))]
     found = sorted(set(keys))
     of_image = np.array([found.index(key) for key in keys])
-    people = sorted({photo.person for photo in photos})
-    number_of = {name: i for i, name in enumerate(people)}
-    person = np.array([number_of[photo.person] for photo in photos])
+    columns = [np.unique(values, return_inverse=True)[1] for values in zip(*keys, strict=True)]
+    table = np.full([column.max() + 1 for column in columns], -1)
+    table[tuple(columns)] = of_image
+    person = np.unique([photo.person for photo in photos], return_inverse=True)[1]
     sizes = [len(set(person[of_image == g])) for g in range(len(found))]
     ranked = np.array([n >= MIN_RANKED and NOT_GIVEN not in key for n, key in zip(sizes, found, strict=True)])
-    table = np.full([len(v) for v in values], -1)
-    for g, key in enumerate(found):
-        table[tuple(values[c].index(key[c]) for c in range(len(by)))] = g
-    images = np.bincount(of_image).tolist()
-    return Groups([" / ".join(key) for key in found], sizes, images, ranked, of_image, person, columns, table)
+    names = [" / ".join(key) for key in found]
+    return Groups(names, sizes, np.bincount(of_image).tolist(), ranked, of_image, person, columns, table)

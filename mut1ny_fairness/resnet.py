@@ -91,15 +91,14 @@ class ResNet101(nn.Module):
         layer3 = self.layer3(layer2)
         return layer3, self.layer4(layer3)
 
-    def load_torchvision(self, state_dict: dict[str, Tensor]) -> None:
-        """Fill it from torchvision's ResNet-101 or from the backbone of its DeepLabV3; heads are left out.
 
-        Raises RuntimeError if a key is missing, left over, or of another shape.
-        """
-        if any(name.startswith("backbone.") for name in state_dict):
-            state_dict = {name.removeprefix("backbone."): x for name, x in state_dict.items() if "backbone." in name}
-        unused = ("fc.", "layer3.", "layer4.") if self.truncated else ("fc.",)
-        self.load_state_dict({name: x for name, x in state_dict.items() if not name.startswith(unused)}, strict=True)
+def encoder_of(state_dict: dict[str, Tensor], truncated: bool = False) -> dict[str, Tensor]:
+    """What a ResNet101 takes of torchvision's ResNet-101, of its DeepLabV3 or of a network of this folder: no heads."""
+    if any(name.startswith("backbone.") for name in state_dict):
+        backbone = (name for name in state_dict if name.startswith("backbone."))
+        state_dict = {name.removeprefix("backbone."): state_dict[name] for name in backbone}
+    unused = ("fc.", "layer3.", "layer4.") if truncated else ("fc.",)
+    return {name: x for name, x in state_dict.items() if not name.startswith(unused)}
 
 
 def auxiliary_head(num_outputs: int) -> nn.Sequential:

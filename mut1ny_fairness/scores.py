@@ -6,18 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.distributed import sum_over_processes
+from common.device import sum_over_processes
 from common.metrics import confusion_matrix, counts_from_confusion, multilabel_counts, scores_from_counts
-from mut1ny_fairness.palette import (
-    CLASSES,
-    PALETTE,
-    PREDICTED_ABOVE,
-    TRUE_ABOVE,
-    predicted_channels,
-    predicted_classes,
-    true_channels,
-)
+from mut1ny_fairness.losses import predicted_channels, predicted_classes, true_channels
+from mut1ny_fairness.palette import CLASSES, PALETTE
 
+TRUE_ABOVE, PREDICTED_ABOVE = 0.0, 0.1  # the public template's thresholds on a channel's value (README)
 ROWS = {  # results.json's name -> the table's
     "loss": "loss",
     "accuracy": "accuracy, channel-pixels",
