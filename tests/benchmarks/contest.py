@@ -4,13 +4,16 @@ import contextlib
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+
+Seconds = dict[str, list[float]]  # of each run, by who ran
 
 
 class Row(NamedTuple):
@@ -31,68 +34,14 @@ class Row(NamedTuple):
         return self.theirs / self.ours if self.ours > 0 else float("nan")
 
 
-class Contender:
-    """A fresh process that prepares a thing once and then does it, timed, whenever it is told to.
-
-    prepare(*args) -> a function without arguments; it must be importable. Raises RuntimeError with the other side's
-    message where it fails, ImportError where a package is missing there.
-    """
-
-    def __init__(self, prepare: Callable, *args):
-        methods = multiprocessing.get_all_start_methods()  # a fork server imports PyTorch once for all
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, prepare, args), daemon=True)
-        self.process.start()
-        theirs.close()
-        self._answer()
-
-    def run(self) -> float:
-        """Seconds of one more run."""
-        self.pipe.send("run")
-        return self._answer()
-
-    def stop(self) -> float:
-        """End the process -> the most memory that it had in use above what it had before `prepare`, in MB."""
-        self.pipe.send("stop")
-        peak = self._answer()
-        self.process.join()
-        return peak
-
-    def _answer(self) -> float:
-        try:
-            kind, value = self.pipe.recv()
-        except EOFError:
-            self.process.join()
-            raise RuntimeError(f"the process ended with exit code {self.process.exitcode}") from None
-        if kind == "missing":
-            raise ImportError(value)
-        if kind == "error":
-            raise RuntimeError(value)
-        return value
-
-
-def _serve(pipe: Connection, prepare: Callable, args: tuple) -> None:
-    before = peak_mb()
-    try:
-        action = prepare(*args)
-        pipe.send(("ready", 0.0))
-        while pipe.recv() == "run":
-            pipe.send(("seconds", timed(action)))
-        pipe.send(("peak", peak_mb() - before))
-    except ImportError as error:
-        pipe.send(("missing", str(error)))
-    except Exception as error:
-        pipe.send(("error", f"{type(error).__name__}: {error}"))
-
-
 def timed(action: Callable[[], object]) -> float:
+    """Seconds of one call."""
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
 
 
-def in_turns(runs: dict[str, Callable[[], float]], rounds: int, budget: float) -> dict[str, list[float]]:
+def in_turns(runs: dict[str, Callable[[], float]], rounds: int, budget: float) -> Seconds:
     """Call all of `runs` (each returns its seconds) in turns, `rounds` times after a first one that is not counted.
 
     Stops after the round in which `budget` seconds are used up, but not before three that count, or one if that takes
@@ -109,32 +58,57 @@ def in_turns(runs: dict[str, Callable[[], float]], rounds: int, budget: float) -
     return {name: found[1:] for name, found in seconds.items()}
 
 
-@contextlib.contextmanager
-def contest(preparations: dict[str, tuple]) -> Iterator[dict[str, Contender]]:
-    """name -> (prepare, *args), as running Contenders; they end with the block, whatever happens in it.
+def compare(part: str, what: str, unit: str, found: Seconds, differences: dict[str, float] | None = None) -> list[Row]:
+    """Rows of the medians: `ours` against each of the others, seconds as milliseconds where `unit` is ms."""
+    factor = 1000 if unit == "ms" else 1
+    median = {who: factor * statistics.median(values) for who, values in found.items()}
+    return [
+        Row(part, what, who, unit, median["ours"], median[who], len(found[who]), (differences or {}).get(who))
+        for who in found
+        if who != "ours"
+    ]
 
+
+# ---- Processes ------------------------------------------------------------------------------------------------------
+
+
+def _prepare(prepare: Callable, args: tuple) -> None:
+    global _action, _before
+    _before = peak_mb()
+    _action = prepare(*args)
+
+
+def _run() -> float:
+    return timed(_action)
+
+
+def _peak() -> float:
+    return peak_mb() - _before
+
+
+def contest(preparations: dict[str, tuple], rounds: int, budget: float) -> tuple[Seconds, Seconds]:
+    """name -> (prepare, *args): each prepares once, in a fresh process of its own, and then runs when it is its turn.
+
+    prepare(*args) -> a function without arguments; it must be importable, and what it raises is raised here. Returns
+    the seconds of the runs, and the most memory that each process had in use above what it had before `prepare`, in MB.
     A peer that is not installed is named and left out.
     """
-    contenders = {}
-    try:
+    context = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        processes = {}
         for name, (prepare, *args) in preparations.items():
+            process = stack.enter_context(ProcessPoolExecutor(1, context))
             try:
-                contenders[name] = Contender(prepare, *args)
+                process.submit(_prepare, prepare, args).result()
+                processes[name] = process
             except ImportError as error:
                 print(f"left out: {name} ({error})", flush=True)
-        yield contenders
-    finally:
-        for contender in contenders.values():
-            contender.process.terminate()
-            contender.process.join()
+        runs = {name: lambda process=process: process.submit(_run).result() for name, process in processes.items()}
+        seconds = in_turns(runs, rounds, budget)
+        return seconds, {name: [process.submit(_peak).result()] for name, process in processes.items()}
 
 
-def compare(part: str, what: str, unit: str, ours: list[float], theirs: dict[str, list[float]], **more) -> list[Row]:
-    """Rows of the medians: ours against each of theirs."""
-    return [
-        Row(part, what, peer, unit, statistics.median(ours), statistics.median(values), len(values), **more)
-        for peer, values in theirs.items()
-    ]
+# ---- The machine ----------------------------------------------------------------------------------------------------
 
 
 def peak_mb() -> float:
@@ -154,12 +128,10 @@ def peak_mb() -> float:
 
 def machine() -> str:
     """The processor and what of its matrix units matters here, in words."""
-    name, flags = platform.processor() or platform.machine(), set()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in fields.items()}
-        name, flags = fields.get("model name", name), set(fields.get("flags", "").split())
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    model, units = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE), set(text.split())
+    name = model[1] if model else platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    bf16 = "AVX512-BF16" if "avx512_bf16" in flags else "no AVX512-BF16"
-    return f"{name}, {cores} cores, {bf16}, {'AMX' if 'amx_bf16' in flags else 'no AMX'}"
+    bf16 = "AVX512-BF16" if "avx512_bf16" in units else "no AVX512-BF16"
+    return f"{name}, {cores} cores, {bf16}, {'AMX' if 'amx_bf16' in units else 'no AMX'}"

@@ -4,7 +4,6 @@ Every contender is a process of its own (contest.py), so that nothing of ours, s
 the peer, and memory is each one's own. The images are random: no network's speed depends on what it sees.
 """
 
-import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,25 +16,25 @@ from benchmarks.contest import Row, compare, contest, in_turns, timed
 from benchmarks.loading import cached
 from torch import Tensor, nn
 
-from common.celebamask import list_celebamask
-from common.device import adam, autocast, for_inference, has_native_bf16, keep_freed_memory, memory_format, pick_amp
+from common.device import adam, autocast, keep_freed_memory, memory_format, pick_amp, to_device
 from common.faces import write_celebamask
 from common.losses import dice_loss
 from common.metrics import multilabel_counts
+from hair_transfer.dataset import normalize as normalize_hair
 from hair_transfer.model import DeepLabV3
 from lrn_headtorso.dataset import normalize as normalize_lrn
-from lrn_headtorso.eval import summed_bce
+from lrn_headtorso.losses import summed_bce
 from lrn_headtorso.model import LRN, UNet
-from masked_ssl.dataset import normalize
+from masked_ssl.dataset import normalize as normalize_ssl
 from masked_ssl.model import Network
 from masked_ssl.train import parsing_loss
-from mut1ny_fairness.palette import loss_of
+from mut1ny_fairness.dataset import normalize as normalize_mut1ny
+from mut1ny_fairness.losses import loss_of
 from mut1ny_fairness.pspnet import PSPNet
 from nu_deeplabv3plus.eval import scale
 from nu_deeplabv3plus.model import DeepLabV3Plus
 
 CPU = torch.device("cpu")
-multiprocessing.set_forkserver_preload(["__main__", "benchmarks.networks", "segmentation_models_pytorch"])
 
 
 class Case(NamedTuple):
@@ -77,6 +76,10 @@ def _classes(count: int) -> Callable[[int, int], Tensor]:
     return lambda batch, size: torch.randint(count, (batch, size, size)).byte()
 
 
+def _normalize_lrn(images: Tensor, device: torch.device) -> Tensor:
+    return normalize_lrn(to_device(images, device))
+
+
 def _squared_error(logits: Tensor, alphas: Tensor) -> Tensor:
     return F.mse_loss(torch.sigmoid(logits.float()), alphas / 255)
 
@@ -106,26 +109,26 @@ CASES = {
         f"{SMP} DeepLabV3Plus R50", lambda: _smp("DeepLabV3Plus", "resnet50", 18),
     ),
     "hair": Case(
-        "DeepLabV3 R101, hair", 256, 2, DeepLabV3, normalize, _squared_error, _alphas,
+        "DeepLabV3 R101, hair", 256, 2, DeepLabV3, normalize_hair, _squared_error, _alphas,
         f"{TORCHVISION} deeplabv3_resnet101", _torchvision_deeplab, lambda out, y: _squared_error(out["out"], y),
     ),
     "unet": Case(
-        "U-Net VGG16, head and torso", 224, 4, UNet, normalize_lrn, _sum_of_bce, _alphas,
+        "U-Net VGG16, head and torso", 224, 4, UNet, _normalize_lrn, _sum_of_bce, _alphas,
         f"{SMP} Unet VGG16", lambda: _smp("Unet", "vgg16", 1), _bce_of_logits,
     ),
     "lrn": Case(
-        "LRN VGG16, head and torso", 224, 4, LRN, normalize_lrn, _sum_of_bce, _alphas,
+        "LRN VGG16, head and torso", 224, 4, LRN, _normalize_lrn, _sum_of_bce, _alphas,
         f"{SMP} Unet VGG16 (another network)", lambda: _smp("Unet", "vgg16", 1), _bce_of_logits,
     ),
     "pspnet-truncated": Case(
-        "PSPNet R101 cut after layer2, 3 outputs", 256, 4, lambda: PSPNet(aux=False, truncated=True), normalize,
+        "PSPNet R101 cut after layer2, 3 outputs", 256, 4, lambda: PSPNet(aux=False, truncated=True), normalize_mut1ny,
         _colours, _classes(11), f"{SMP} PSPNet R101", lambda: _smp("PSPNet", "resnet101", 3),
     ),
     "pspnet": Case(
-        "PSPNet R101 as described, 3 outputs", 256, 2, PSPNet, normalize, _colours, _classes(11)
+        "PSPNet R101 as described, 3 outputs", 256, 2, PSPNet, normalize_mut1ny, _colours, _classes(11)
     ),
     "unetplusplus": Case(
-        "UNet++ R50, 19 classes", 512, 2, lambda: Network(19), normalize, _parsing, _classes(19),
+        "UNet++ R50, 19 classes", 512, 2, lambda: Network(19), normalize_ssl, _parsing, _classes(19),
         f"{SMP} UnetPlusPlus R50", lambda: _smp("UnetPlusPlus", "resnet50", 19),
     ),
 }  # fmt: skip
@@ -135,53 +138,57 @@ NAIVE = "our network, run as theirs"  # fp32, contiguous, plain Adam: what of th
 class Options(NamedTuple):
     """How a network is run; the defaults are ours."""
 
-    bf16: bool = True  # where the processor computes it natively
-    own_layout: bool = True  # common/device.py:memory_format; False: the other one
+    bf16: bool = True  # where the hardware computes it natively
+    layout: str = "own"  # common/device.py:memory_format; "other" than that, or "contiguous"
     fused_adam: bool = True
     keep_memory: bool = True
-    folded: bool = True  # inference only, as the next two
-    cast_once: bool = True
-    inference_mode: bool = True
+    inference_mode: bool = True  # inference only
+    from_bytes: bool = True  # images as the cache holds them; False: float32 beforehand, which costs nothing
+    peer: bool = False
     model: Callable[[], nn.Module] | None = None  # instead of the case's
 
 
-AS_THEIRS = Options(bf16=False, fused_adam=False, keep_memory=False, folded=False, inference_mode=False)
+AS_THEIRS = Options(
+    bf16=False, layout="contiguous", fused_adam=False, keep_memory=False, inference_mode=False, from_bytes=False
+)
 
 
-def _amp_and_layout(options: Options, training: bool) -> tuple[bool, torch.memory_format]:
-    if options == AS_THEIRS:
-        return False, torch.contiguous_format
-    amp = pick_amp("auto" if options.bf16 else "off", CPU)
-    layout = memory_format(CPU, amp, training)
-    return amp, layout if options.own_layout else OTHER[layout]
+def layout_of(options: Options, device: torch.device, amp: bool, training: bool) -> torch.memory_format:
+    layouts = [torch.contiguous_format, torch.channels_last]
+    if options.layout == "contiguous":
+        return layouts[0]
+    own = memory_format(device, amp, training)
+    return own if options.layout == "own" else layouts[own == layouts[0]]
 
 
-OTHER = {torch.channels_last: torch.contiguous_format, torch.contiguous_format: torch.channels_last}
-
-
-def _images(case: Case, batch: int, size: int, as_theirs: bool) -> Callable[[], Tensor]:
-    """Ours start from the loader's bytes; the peer's are float32 beforehand, which costs it nothing."""
-    images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    ready = case.prepare(images, CPU)
-    return (lambda: ready) if as_theirs else (lambda: case.prepare(images, CPU))
-
-
-def prepare_training(name: str, ours: bool, options: Options, size: int, batch: int) -> Callable[[], None]:
-    """One training step: images to float32, forward, loss, backward, optimiser."""
-    case = CASES[name]
+def make_ready(
+    case: Case, options: Options, size: int, batch: int, device: torch.device, training: bool
+) -> tuple[nn.Module, Callable[[], Tensor], bool]:
+    """A network, what gives it its images as float32, and whether to autocast."""
     if options.keep_memory:
         keep_freed_memory()
     torch.manual_seed(0)
-    amp, layout = _amp_and_layout(options, training=True)
-    model = ((options.model or case.ours)() if ours else case.make_peer()).to(memory_format=layout)
+    amp = pick_amp("auto" if options.bf16 else "off", device)
+    model = options.model() if options.model else case.make_peer() if options.peer else case.ours()
+    model.to(device, memory_format=layout_of(options, device, amp, training)).train(training)
+    images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    floats = case.prepare(images, device)
+    return model, (lambda: case.prepare(images, device)) if options.from_bytes else lambda: floats, amp
+
+
+def prepare_training(
+    name: str, options: Options, size: int, batch: int, device: torch.device = CPU, compiled: bool = False
+) -> Callable[[], None]:
+    """One training step: images to float32, forward, loss, backward, optimiser."""
+    case = CASES[name]
+    model, images, amp = make_ready(case, options, size, batch, device, training=True)
     optimizer = adam(model, 1e-4) if options.fused_adam else torch.optim.Adam(model.parameters(), lr=1e-4)
-    loss_of_output = case.loss if ours or case.peer_loss is None else case.peer_loss
-    images, target = _images(case, batch, size, options == AS_THEIRS), case.target(batch, size)
-    model.train()
+    loss_of_output = case.peer_loss if options.peer and case.peer_loss else case.loss
+    target, network = case.target(batch, size).to(device), torch.compile(model) if compiled else model
 
     def step() -> None:
-        with autocast(CPU, amp):
-            output = model(images())
+        with autocast(device, amp):
+            output = network(images())
         loss = loss_of_output(output, target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -190,18 +197,9 @@ def prepare_training(name: str, ours: bool, options: Options, size: int, batch: 
     return step
 
 
-def prepare_inference(name: str, ours: bool, options: Options, size: int, batch: int) -> Callable[[], None]:
+def prepare_inference(name: str, options: Options, size: int, batch: int) -> Callable[[], None]:
     """Images to float32 and one forward pass."""
-    case = CASES[name]
-    if options.keep_memory:
-        keep_freed_memory()
-    torch.manual_seed(0)
-    amp, layout = _amp_and_layout(options, training=False)
-    model = ((options.model or case.ours)() if ours else case.make_peer()).eval()
-    if options.folded:
-        model = for_inference(model, amp and options.cast_once)
-    model = model.to(memory_format=layout)
-    images = _images(case, batch, size, options == AS_THEIRS)
+    model, images, amp = make_ready(CASES[name], options, size, batch, CPU, training=False)
 
     def forward() -> None:
         with torch.inference_mode() if options.inference_mode else torch.no_grad(), autocast(CPU, amp):
@@ -210,39 +208,33 @@ def prepare_inference(name: str, ours: bool, options: Options, size: int, batch:
     return forward
 
 
-def _contenders(name: str, prepare: Callable, size: int, batch: int) -> dict[str, tuple]:
-    case = CASES[name]
-    contenders = {"ours": (prepare, name, True, Options(), size, batch)}
+def against_peers(
+    name: str, prepare: Callable, size: int, batch: int, rounds: int, budget: float, parts: tuple[str, str]
+) -> list[Row]:
+    """Ours, the peer and ours as theirs: rows of seconds and of the process' peak memory in MB, as the two `parts`."""
+    case, sides = CASES[name], {"ours": Options()}
     if case.make_peer:
-        contenders[case.peer] = (prepare, name, False, AS_THEIRS, size, batch)
-    return contenders | {NAIVE: (prepare, name, True, AS_THEIRS, size, batch)}
+        sides[case.peer] = AS_THEIRS._replace(peer=True)
+    sides[NAIVE] = AS_THEIRS
+    seconds, peaks = contest({who: (prepare, name, how, size, batch) for who, how in sides.items()}, rounds, budget)
+    what = f"{case.what}, {size} px, batch {batch}"
+    return compare(parts[0], what, "s", seconds) + compare(parts[1], what, "MB", peaks)
 
 
 def training(quick: bool) -> Iterator[Row]:
-    """Rows of seconds a step and of the process' peak memory in MB, case by case."""
+    """Case by case at the paper's size."""
     for name, case in CASES.items():
-        size, batch = (64, 2) if quick else (case.size, case.batch)
-        what = f"{case.what}, {size} px, batch {batch}"
-        with contest(_contenders(name, prepare_training, size, batch)) as contenders:
-            runs = {who: contender.run for who, contender in contenders.items()}
-            seconds = in_turns(runs, rounds=2 if quick else 7, budget=1 if quick else 40)
-            peaks = {who: [contender.stop()] for who, contender in contenders.items()}
-        yield from compare("training", what, "s", seconds.pop("ours"), seconds)
-        yield from compare("memory", what, "MB", peaks.pop("ours"), peaks)
+        size, batch, rounds, budget = (64, 2, 2, 1) if quick else (case.size, case.batch, 7, 40)
+        yield from against_peers(name, prepare_training, size, batch, rounds, budget, ("training", "memory"))
 
 
 def inference(quick: bool) -> Iterator[Row]:
-    """Rows of seconds a forward pass and of the process' peak memory in MB, at batch 1 and 8."""
+    """Case by case at batch 1 and 8."""
+    parts = ("inference", "inference memory")
     for name, case in CASES.items():
         for batch in (1, 2) if quick else (1, 8):
-            size = 64 if quick else case.size
-            with contest(_contenders(name, prepare_inference, size, batch)) as contenders:
-                runs = {who: contender.run for who, contender in contenders.items()}
-                seconds = in_turns(runs, rounds=2 if quick else 9, budget=1 if quick else 12)
-                peaks = {who: [contender.stop()] for who, contender in contenders.items()}
-            what = f"{case.what}, {size} px, batch {batch}"
-            yield from compare("inference", what, "s", seconds.pop("ours"), seconds)
-            yield from compare("inference memory", what, "MB", peaks.pop("ours"), peaks)
+            size, rounds, budget = (64, 2, 1) if quick else (case.size, 9, 12)
+            yield from against_peers(name, prepare_inference, size, batch, rounds, budget, parts)
 
 
 # ---- What each optimisation brings ----------------------------------------------------------------------------------
@@ -279,27 +271,18 @@ def whole_batches(quick: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         n, size = (8, 32) if quick else (200, 128)
         where = write_celebamask(Path(folder) / "faces", n, size=size)
-        data = cached(list_celebamask(where), where, size, "masks", Path(folder) / "cache")
-        rng = np.random.default_rng(0)
+        data, rng = cached(where, n, size, "masks", Path(folder) / "cache"), np.random.default_rng(0)
 
-        def chosen() -> list[int]:
-            return rng.permutation(n)[:16].tolist()
+        def one_by_one() -> list[Tensor]:
+            faces = [data.batch([i]) for i in rng.permutation(n)[:16]]
+            return [torch.cat(parts) for parts in zip(*faces, strict=True)]
 
         runs = {
-            "ours": lambda: 1000 * timed(lambda: data[chosen()]),
-            "a face at a time": lambda: 1000 * timed(
-                lambda: [torch.cat(parts) for parts in zip(*(data[[i]] for i in chosen()), strict=True)]
-            ),
-        }  # fmt: skip
+            "ours": lambda: timed(lambda: data.batch(rng.permutation(n)[:16])),
+            "a face at a time": lambda: timed(one_by_one),
+        }
         found = in_turns(runs, rounds=2 if quick else 60, budget=1 if quick else 5)
-    yield from compare("optimisations", f"16 faces from the cache, {size} px, 18 masks", "ms", found.pop("ours"), found)
-
-
-def plain_counts(prediction: Tensor, truth: Tensor) -> Tensor:
-    """common/metrics.py:multilabel_counts as one would write it first."""
-    prediction, truth = prediction.bool(), truth.bool()
-    pairs = (prediction & truth, prediction & ~truth, ~prediction & truth, ~prediction & ~truth)
-    return torch.stack([x.sum((0, 2, 3)) for x in pairs], dim=1)
+    yield from compare("optimisations", f"16 faces from the cache, {size} px, 18 masks", "ms", found)
 
 
 def small_integers(quick: bool) -> Iterator[Row]:
@@ -307,52 +290,39 @@ def small_integers(quick: bool) -> Iterator[Row]:
     size = 32 if quick else 128
     truth = (torch.rand(8, 18, size, size) < 0.2).byte()
     found = torch.randn(truth.shape).contiguous(memory_format=torch.channels_last) > 0
+
+    def plain_sums() -> Tensor:  # as one would write it first
+        p, y = found.bool(), truth.bool()
+        return torch.stack([x.sum((0, 2, 3)) for x in (p & y, p & ~y, ~p & y, ~p & ~y)], dim=1)
+
     runs = {
-        "ours": lambda: 1000 * timed(lambda: multilabel_counts(found, truth)),
-        "plain sums of bools": lambda: 1000 * timed(lambda: plain_counts(found, truth)),
+        "ours": lambda: timed(lambda: multilabel_counts(found, truth)),
+        "plain sums of bools": lambda: timed(plain_sums),
     }
     seconds = in_turns(runs, rounds=2 if quick else 30, budget=1 if quick else 5)
-    what = f"counts of 18 masks in channels_last, 8 x {size} px"
-    yield from compare("optimisations", what, "ms", seconds.pop("ours"), seconds)
+    yield from compare("optimisations", f"counts of 18 masks in channels_last, 8 x {size} px", "ms", seconds)
 
 
 def optimisations(quick: bool) -> Iterator[Row]:
     """Rows of ours with everything against ours without one thing."""
-    bf16 = has_native_bf16(CPU)
-    train = {
-        **({"without bf16": Options(bf16=False)} if bf16 else {}),
-        "contiguous" if bf16 else "channels_last": Options(own_layout=False),
-        "without the fused optimiser": Options(fused_adam=False),
-        "freed memory given back": Options(keep_memory=False),
-        "1x1 classifier behind the up-sampling": Options(model=ClassifierLast),
-    }
-    forward = {
-        **({"without bf16": Options(bf16=False), "weights cast each time": Options(cast_once=False)} if bf16 else {}),
-        "contiguous": Options(own_layout=False),
-        "freed memory given back": Options(keep_memory=False),
-        f"batch norm not folded{', weights cast each time' if bf16 else ''}": Options(folded=False),
-        "no_grad instead of inference_mode": Options(inference_mode=False),
-        "1x1 classifier behind the up-sampling": Options(model=ClassifierLast),
-    }
-    memory = {name: train[name] for name in ("contiguous" if bf16 else "channels_last", "freed memory given back")}
+    bf16 = {"without bf16": Options(bf16=False)} if pick_amp("auto", CPU) else {}
+    other_layout = {"contiguous" if bf16 else "channels_last": Options(layout="other")}
+    kept = {"freed memory given back": Options(keep_memory=False)}
+    classifier = {"1x1 classifier behind the up-sampling": Options(model=ClassifierLast)}
+    fused = {"without the fused optimiser": Options(fused_adam=False)}
+    inference_mode = {"no_grad instead of inference_mode": Options(inference_mode=False)}
+    forward = {**bf16, "contiguous": Options(layout="contiguous"), **kept, **inference_mode, **classifier}
     for name, prepare, kind, variants in (
-        ("nu", prepare_training, "training step", train),
+        ("nu", prepare_training, "training step", {**bf16, **other_layout, **fused, **kept, **classifier}),
         ("nu", prepare_inference, "inference", forward),
-        ("lrn", prepare_training, "training step", memory),
+        ("lrn", prepare_training, "training step", {**other_layout, **kept}),
     ):
         case = CASES[name]
-        size, batch = (64, 2) if quick else (case.size, case.batch)
-        contenders = {"ours": Options()} | variants
-        with contest({who: (prepare, name, True, how, size, batch) for who, how in contenders.items()}) as running:
-            runs = {who: contender.run for who, contender in running.items()}
-            seconds = in_turns(runs, rounds=2 if quick else 9, budget=1 if quick else 30)
-        what = f"{kind}, {case.what}, {size} px, batch {batch}"
-        in_ms = {who: [1000 * s for s in values] for who, values in seconds.items()}
-        yield from compare("optimisations", what, "ms", in_ms.pop("ours"), in_ms)
+        size, batch, rounds, budget = (64, 2, 2, 1) if quick else (case.size, case.batch, 9, 30)
+        sides = {"ours": Options(), **variants}
+        seconds, _ = contest({who: (prepare, name, how, size, batch) for who, how in sides.items()}, rounds, budget)
+        yield from compare("optimisations", f"{kind}, {case.what}, {size} px, batch {batch}", "ms", seconds)
     yield from whole_batches(quick)
     yield from small_integers(quick)
-    with contest({who: (prepare_pooling, who == "ours", 32) for who in ("ours", "interpolated")}) as running:
-        seconds = in_turns({who: contender.run for who, contender in running.items()}, rounds=5, budget=5)
-    in_ms = {who: [1000 * s for s in values] for who, values in seconds.items()}
-    what = "image pooling and concat, 8 x 256 x 32 x 32, 20 times"
-    yield from compare("optimisations", what, "ms", in_ms.pop("ours"), in_ms)
+    seconds, _ = contest({who: (prepare_pooling, who == "ours", 32) for who in ("ours", "interpolated")}, 5, 5)
+    yield from compare("optimisations", "image pooling and concat, 8 x 256 x 32 x 32, 20 times", "ms", seconds)

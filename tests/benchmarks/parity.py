@@ -13,6 +13,7 @@ runs. On a CPU without bf16 instructions the bf16 runs go through emulated_bf16.
 
 import argparse
 import csv
+import itertools
 import json
 import shlex
 import statistics
@@ -27,8 +28,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from benchmarks.contest import machine
 
-from common.device import has_native_bf16, pick_device
-from common.tables import print_table, write_csv
+from common.device import pick_amp, pick_device
+from common.pictures import print_table, write_csv
 
 HERE = Path(__file__).resolve().parent
 PRECISIONS = {"float32": "off", "bf16": "bf16"}
@@ -42,14 +43,19 @@ class Training(NamedTuple):
 
 TRAININGS = {
     "nu_deeplabv3plus": Training("--weights none --size 64 --limit 160 --epochs 12", ("iou_18", "loss")),
-    "hair_transfer": Training("--init random --size 64 --limit 100 --lr 1e-3 --epochs 6", ("iou", "loss")),
+    "hair_transfer": Training("--weights none --size 64 --limit 100 --lr 1e-3 --epochs 6", ("iou", "loss")),
     "lrn_headtorso": Training("--size 64 --n-train 120 --n-test 48 --epochs 10", ("jaccard", "hausdorff")),
     "mut1ny_fairness": Training(
         "--model pspnet --truncated --target labels --weights none --size 64 --limit 160 --epochs 8",
         ("class_iou", "loss"),
     ),
-    "masked_ssl": Training("--init random --size 64 --limit 100 --epochs 8 --min-steps 0 --lr 1e-2", ("miou", "f1")),
+    "masked_ssl": Training("--weights none --size 64 --limit 100 --epochs 8 --min-steps 0 --lr 1e-2", ("miou", "f1")),
 }
+
+
+def native_bf16() -> bool:
+    """Whether this machine computes bf16; where not, it is emulated."""
+    return pick_amp("auto", pick_device())
 
 
 def run_of(folder: str, precision: str, seed: int) -> Path:
@@ -60,7 +66,7 @@ def commands(folder: str, data: str, precision: str, seed: int) -> list[list[str
     """Training (gone on with if it was stopped) and evaluation of its last epoch."""
     run = run_of(folder, precision, seed)
     python, last = [sys.executable], str(run / "last.pt")
-    if PRECISIONS[precision] == "bf16" and not has_native_bf16(pick_device()):
+    if PRECISIONS[precision] == "bf16" and not native_bf16():
         python.append(str(HERE / "emulated_bf16.py"))
     script = [*python, str(ROOT / folder / "train.py")]
     fresh = [*script, "--data", data, *shlex.split(TRAININGS[folder].arguments), "--seed", str(seed)]
@@ -73,19 +79,15 @@ def commands(folder: str, data: str, precision: str, seed: int) -> list[list[str
 def results_of(folder: str, precision: str, seed: int) -> dict | None:
     """The scores of a run, None if it was not evaluated: results.json, which some folders write for several runs."""
     path = run_of(folder, precision, seed) / "evaluation" / "results.json"
-    if not path.exists():
-        return None
-    results = json.loads(path.read_text())
-    if TRAININGS[folder].scores[0] in results:
-        return results
-    return next((r for r in _dicts(results) if TRAININGS[folder].scores[0] in r), None)
+    return _holding(TRAININGS[folder].scores[0], json.loads(path.read_text())) if path.exists() else None
 
 
-def _dicts(value):
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        if isinstance(inner, dict):
-            yield inner
-            yield from _dicts(inner)
+def _holding(key: str, value: object) -> dict | None:
+    """The first dict with the key, `value` or one inside it."""
+    if isinstance(value, dict) and key in value:
+        return value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, (_holding(key, x) for x in inner)), None)
 
 
 def verdict(float32: list[float], bf16: list[float]) -> str:
@@ -103,7 +105,7 @@ def table(seeds: Sequence[int] = SEEDS) -> list[list[str]]:
     """
     means = [f"{precision}, mean (seeds)" for precision in PRECISIONS]
     rows = [["folder", "score", *means, "gap ± standard error (seeds)", "verdict", "machine"]]
-    where = machine() if has_native_bf16(pick_device()) else f"{machine()}, bf16 emulated"
+    where = machine() if native_bf16() else f"{machine()}, bf16 emulated"
     for folder, training in TRAININGS.items():
         for score in training.scores:
             pairs = [[results_of(folder, precision, seed) for precision in PRECISIONS] for seed in seeds]
@@ -142,16 +144,14 @@ def main() -> None:
     args = parser.parse_args()
     if not args.table and not args.data:
         parser.error("give --data PATH, or --table")
-    if not args.table:
-        for seed in args.seeds:  # all folders at one seed first: a stopped night is still a comparison
-            for folder in args.only:
-                for precision in PRECISIONS:
-                    if results_of(folder, precision, seed):
-                        continue
-                    for command in commands(folder, args.data, precision, seed):
-                        print(shlex.join(command), flush=True)
-                        if args.run:
-                            subprocess.run(command, check=True)
+    # all folders at one seed first: a stopped night is still a comparison
+    for seed, folder, precision in itertools.product(() if args.table else args.seeds, args.only, PRECISIONS):
+        if results_of(folder, precision, seed):
+            continue
+        for command in commands(folder, args.data, precision, seed):
+            print(shlex.join(command), flush=True)
+            if args.run:
+                subprocess.run(command, check=True)
     if args.table or args.run:
         lines = table(args.seeds)
         print_table(lines, left=2)

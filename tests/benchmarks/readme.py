@@ -16,6 +16,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 
 from benchmarks.contest import Row
 from benchmarks.run import read_rows
+from report import markdown
 
 HERE = Path(__file__).resolve().parent
 NOT_YET = "*not measured yet*"
@@ -36,9 +37,9 @@ def part_table(rows: list[Row], part: str) -> list[list[str]]:
     rows = [row for row in rows if row.part == part]
     if not rows:
         return []
-    with_difference = any(row.difference is not None for row in rows)
+    differences = any(row.difference is not None for row in rows)
     header = ["what", "against", f"ours, {rows[0].unit}", f"theirs, {rows[0].unit}", "ratio", "runs"]
-    lines = [header + ["largest difference"] * with_difference]
+    lines = [header + ["largest difference"] * differences]
     machines = dict.fromkeys(row.machine for row in rows)
     for machine in machines:
         chosen = _slowest_help([row for row in rows if row.machine == machine])
@@ -46,15 +47,13 @@ def part_table(rows: list[Row], part: str) -> list[list[str]]:
             lines.append([f"**{machine}**", *[""] * (len(lines[0]) - 1)])
         for row in chosen:
             cells = [row.what, row.peer, number(row.ours), number(row.theirs), f"{row.ratio:.2f}", str(row.repeats)]
-            difference = "" if row.difference is None else f"{row.difference:.1g}"
-            lines.append(cells + [difference] * with_difference)
+            lines.append(cells + ["" if row.difference is None else f"{row.difference:.1g}"] * differences)
         if part in NETWORKS:
             own = [row for row in chosen if row.peer.startswith("our network")]
             others = [row for row in chosen if row not in own and "another network" not in row.peer]
             for title, mean_of in (("the peers", others), ("our networks, run as theirs", own)):
                 if mean_of:
-                    mean = f"**{mean_ratio(mean_of):.2f}**"
-                    lines.append(["**geometric mean**", f"**{title}**", "", "", mean, ""])
+                    lines.append(["**geometric mean**", f"**{title}**", "", "", f"**{mean_ratio(mean_of):.2f}**", ""])
     return lines
 
 
@@ -76,30 +75,22 @@ def csv_table(path: Path) -> str:
         rows = list(csv.reader(file))
     column = rows[0].index("machine")
     machines = sorted({row[column] for row in rows[1:]})
-    table = markdown([row[:column] + row[column + 1 :] for row in rows])
-    return f"{'; '.join(machines)}:\n\n{table}"
-
-
-def markdown(lines: list[list[str]]) -> str:
-    if not lines:
-        return NOT_YET
-    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
+    return f"{'; '.join(machines)}:\n\n{markdown([row[:column] + row[column + 1 :] for row in rows])}"
 
 
 def render(text: str, folder: Path = HERE) -> str:
     """README's text with its tables from the CSV files of `folder`."""
     rows = read_rows(folder / "results.csv")
-    machines = sorted({row.machine for row in rows})
-    parts = (*NETWORKS, "optimisations", "loading", "metrics", "start-up")
-    tables = {part: markdown(part_table(rows, part)) for part in parts}
+    tables = {"machine": "; ".join(sorted({row.machine for row in rows})) or NOT_YET}
     tables |= {name: csv_table(folder / f"{name}.csv") for name in ("scale", "parity")}
-    tables["machine"] = "; ".join(machines) or NOT_YET
-    for name, table in tables.items():
-        mark = rf"(<!-- table: {name} -->\n).*?(<!-- /table -->)"
-        if not re.search(mark, text, flags=re.DOTALL):
-            raise SystemExit(f"README.md: has no place for the table {name!r}: <!-- table: {name} -->")
-        text = re.sub(mark, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)
-    return text
+    for part in (*NETWORKS, "optimisations", "loading", "metrics", "start-up"):
+        lines = part_table(rows, part)
+        tables[part] = markdown(lines) if lines else NOT_YET
+
+    def table(found: re.Match) -> str:
+        return f"{found[1]}{tables[found[2]]}\n{found[3]}"
+
+    return re.sub(r"(<!-- table: ([\w -]+) -->\n).*?(<!-- /table -->)", table, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -15,20 +15,23 @@ import csv
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
 from benchmarks.contest import Row, machine
 
-from common.tables import print_table, write_csv
+from common.pictures import print_table, write_csv
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("startup", "training", "inference", "optimisations", "loading", "metrics")
-ROWS_OF = {name: {name} for name in PARTS} | {  # memory is measured in the same processes
-    "training": {"training", "memory"},
-    "inference": {"inference", "inference memory"},
-    "startup": {"start-up"},
+PARTS = {  # part -> the module that measures it, and its rows' parts: memory is measured in the same processes
+    "startup": ("startup", ("start-up",)),
+    "training": ("networks", ("training", "memory")),
+    "inference": ("networks", ("inference", "inference memory")),
+    "optimisations": ("networks", ("optimisations",)),
+    "loading": ("loading", ("loading",)),
+    "metrics": ("metrics", ("metrics",)),
 }
 
 
@@ -36,23 +39,20 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV that write_rows() wrote; none if there is no such file."""
     if not path.exists():
         return []
-    rows = []
+    kinds = {"ours": float, "theirs": float, "repeats": int, "difference": lambda text: float(text) if text else None}
     with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            row.pop("ratio")
-            numbers = {"ours": float, "theirs": float, "repeats": int}
-            row |= {name: kind(row[name]) for name, kind in numbers.items()}
-            rows.append(Row(**row | {"difference": float(row["difference"]) if row["difference"] else None}))
-    return rows
+        lines = list(csv.DictReader(file))
+    return [Row(**{name: kinds.get(name, str)(line[name]) for name in Row._fields}) for line in lines]
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
+    """Rows as a CSV, with their ratios."""
     lines = [[*Row._fields, "ratio"]]
     for row in rows:
         numbers = {"ours": f"{row.ours:.6g}", "theirs": f"{row.theirs:.6g}"}
         difference = "" if row.difference is None else f"{row.difference:.3g}"
         lines.append([*row._replace(**numbers, difference=difference), f"{row.ratio:.3f}"])
-    write_csv(path, [[str(cell) for cell in line] for line in lines])
+    write_csv(path, lines)
 
 
 def show(rows: list[Row]) -> list[list[str]]:
@@ -67,35 +67,22 @@ def show(rows: list[Row]) -> list[list[str]]:
 
 def measure(part: str, quick: bool, data: Path | None) -> Iterator[Row]:
     """The rows of a part, one by one. Parts are imported when they are measured, with all that they need."""
-    if part in ("training", "inference", "optimisations"):
-        from benchmarks import networks
-
-        return getattr(networks, part)(quick)
-    if part == "loading":
-        from benchmarks.loading import loading
-
-        return loading(quick, data)
-    if part == "metrics":
-        from benchmarks.metrics import metrics
-
-        return metrics(quick)
-    from benchmarks.startup import startup
-
-    return startup(quick)
+    of_part = getattr(import_module(f"benchmarks.{PARTS[part][0]}"), part)
+    return of_part(quick, data) if part == "loading" else of_part(quick)
 
 
-def main(argv=None):
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--data", type=Path, metavar="PATH", help="CelebAMask-HQ's folder, for loading")
     parser.add_argument("--csv", type=Path, default=HERE / "results.csv", metavar="FILE", help="default: here")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     if args.quick and args.csv.resolve() == HERE / "results.csv":
         parser.error("--quick measures nothing; give --csv FILE, so that results.csv stays what it is")
     here, started = machine(), time.perf_counter()
     for part in args.only:
-        before = [row for row in read_rows(args.csv) if row.part not in ROWS_OF[part] or row.machine != here]
+        before = [row for row in read_rows(args.csv) if row.part not in PARTS[part][1] or row.machine != here]
         rows = []
         for row in measure(part, args.quick, args.data):
             rows.append(row._replace(machine=here))
@@ -103,8 +90,8 @@ def main(argv=None):
             print(f"{seconds:6.0f} s  {row.part}: {row.what}; {row.peer}: {row.ratio:.2f}", flush=True)
             write_rows(args.csv, before + rows)
     print(f"\n{here}\n")
-    measured = [row for row in read_rows(args.csv) if row.machine == here]
-    print_table(show([row for row in measured if any(row.part in ROWS_OF[p] for p in args.only)]), left=3)
+    measured = {name for part in args.only for name in PARTS[part][1]}
+    print_table(show([row for row in read_rows(args.csv) if row.machine == here and row.part in measured]), left=3)
 
 
 if __name__ == "__main__":

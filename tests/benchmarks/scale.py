@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
@@ -28,13 +28,14 @@ import numpy as np
 from benchmarks.contest import machine, peak_mb
 
 from common.celebamask import list_celebamask
-from common.data import TrainBatches
+from common.data import shuffled
 from common.device import adam, autocast, memory_format, pick_amp, pick_device
 from common.faces import write_celebamask
 from common.losses import dice_loss
 from common.metrics import multilabel_counts
-from common.tables import print_table, write_csv
+from common.pictures import print_table, write_csv
 from nu_deeplabv3plus import dataset
+from nu_deeplabv3plus.dataset import FaceParts
 from nu_deeplabv3plus.eval import scale
 from nu_deeplabv3plus.model import DeepLabV3Plus
 
@@ -80,26 +81,28 @@ def memory() -> dict[str, float]:
     return {"anonymous memory, MB": own, "memory with mapped pages, MB": all_of_it}
 
 
-def measure(pipe: Connection, folder: Path, n: int, cache: Path, size: int, steps: int = STEPS) -> None:
-    """COLUMNS for n faces, sent through the pipe: in a process of its own, as memory is never given back whole."""
-    started = time.perf_counter()
-    dataset.load(folder, size, cache, n)
-    built = time.perf_counter()
-    arrays, faces = dataset.load(folder, size, cache, n)
-    found = time.perf_counter()
-    data, batches = dataset.FaceParts(arrays, list(range(n)), faces), TrainBatches(n, BATCH, seed=0)
-    for batch in batches:
-        images, masks = data[batch]
-        images.sum(), masks.sum()
-    read = time.perf_counter()
-    megabytes = sum(path.stat().st_size for path in cache.rglob("*.npy")) / 1e6
-    seconds = {"build, s": built - started, "found again, s": found - built, "epoch of loading, s": read - found}
-    in_memory = memory()  # before a network is there
-    minutes = step_seconds(data, list(batches), steps) * len(batches) / 60
-    pipe.send({"cache, MB": megabytes, **seconds, **in_memory, "epoch of training, min": minutes})
+def measure(folder: Path, n: int, size: int, steps: int = STEPS) -> dict[str, float]:
+    """COLUMNS for n faces, in a process of its own, as memory is never given back whole."""
+    with tempfile.TemporaryDirectory() as cache:
+        started = time.perf_counter()
+        dataset.load(list_celebamask(folder)[:n], size, Path(cache))
+        built = time.perf_counter()
+        faces = list_celebamask(folder)[:n]
+        arrays = dataset.load(faces, size, Path(cache))
+        found = time.perf_counter()
+        data, batches = FaceParts(arrays, list(range(n)), [face.photo.name for face in faces]), shuffled(n, BATCH, 0, 1)
+        for batch in batches:
+            images, masks = data.batch(batch)
+            images.sum(), masks.sum()
+        read = time.perf_counter()
+        megabytes = sum(path.stat().st_size for path in Path(cache).rglob("*.npy")) / 1e6
+        seconds = {"build, s": built - started, "found again, s": found - built, "epoch of loading, s": read - found}
+        in_memory = memory()  # before a network is there
+        minutes = step_seconds(data, batches, steps) * len(batches) / 60
+    return {"cache, MB": megabytes, **seconds, **in_memory, "epoch of training, min": minutes}
 
 
-def step_seconds(data: dataset.FaceParts, batches: list[list[int]], steps: int) -> float:
+def step_seconds(data: FaceParts, batches: list[np.ndarray], steps: int) -> float:
     """Median of so many training steps of DeepLabV3+ as train.py makes them, loading included."""
     device = pick_device("cpu")
     amp = pick_amp("auto", device)
@@ -107,7 +110,7 @@ def step_seconds(data: dataset.FaceParts, batches: list[list[int]], steps: int) 
     optimizer, seconds = adam(model, 1e-4), []
     for batch in itertools.islice(itertools.cycle(batches[:-1]), steps + 5):
         started = time.perf_counter()
-        images, masks = data[batch]
+        images, masks = data.batch(batch)
         with autocast(device, amp):
             logits = model(scale(images, device))
         loss = dice_loss(logits, masks)
@@ -117,19 +120,6 @@ def step_seconds(data: dataset.FaceParts, batches: list[list[int]], steps: int) 
         multilabel_counts(logits.detach() > 0, masks)
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds[5:]))
-
-
-def row_of(folder: Path, n: int, size: int) -> dict[str, float]:
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as cache:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=measure, args=(theirs, folder, n, Path(cache), size))
-        process.start()
-        theirs.close()
-        try:
-            return ours.recv()
-        finally:
-            process.join()
 
 
 def project(rows: dict[int, dict[str, float]], to: int = ALL) -> tuple[dict[str, float], dict[str, float]]:
@@ -174,7 +164,8 @@ def main() -> None:
         if len(counts) < 3:  # a line needs more
             counts = {have // 4, have // 2, have}
         for n in sorted(counts):
-            rows[n] = row_of(where, n, args.size)
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                rows[n] = process.submit(measure, where, n, args.size).result()
             print(f"{n} faces:", ", ".join(f"{name} {rows[n][name]:.{d}f}" for name, d in COLUMNS.items()), flush=True)
     print(f"\n{machine()}\n")
     lines = table(rows)

@@ -24,7 +24,7 @@ TRAIN = {  # the bare command of each folder, in float32 or bf16 as it chooses
     "hair_transfer": [],
     "lrn_headtorso": [],
     "mut1ny_fairness": ["--weights", "none"],
-    "masked_ssl": ["--init", "random"],
+    "masked_ssl": ["--weights", "none"],
 }
 
 

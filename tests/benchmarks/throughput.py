@@ -10,6 +10,7 @@ ends the benchmark. "loading" is what the warm cache delivers to one process; be
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
 import time
@@ -19,60 +20,38 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 
 import numpy as np
 import torch
-from benchmarks.networks import CASES
+from benchmarks.contest import timed
+from benchmarks.loading import a_batch, cached
+from benchmarks.networks import CASES, Options, prepare_training
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.celebamask import list_celebamask
-from common.device import adam, autocast, memory_format, pick_amp, pick_device
+from common.device import pick_amp, pick_device
 from common.faces import write_celebamask
-from common.tables import print_table
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    if device.type == "mps":
-        torch.mps.synchronize()
+from common.pictures import print_table
 
 
 def matrix_peak(device: torch.device, amp: bool, n: int, repeats: int = 10) -> float:
     """Floating-point operations a second of an n x n matrix product."""
     a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if amp else torch.float32)
-    fastest = float("inf")
+    synchronize, fastest = getattr(torch, device.type).synchronize, float("inf")
     for _ in range(repeats):
-        synchronize(device)
+        synchronize()
         started = time.perf_counter()
         a @ a
-        synchronize(device)
+        synchronize()
         fastest = min(fastest, time.perf_counter() - started)
     return 2 * n**3 / fastest
 
 
-def steps(name: str, device: torch.device, amp: bool, size: int, batch: int, compiled: bool, n: int):
+def steps(name: str, device: torch.device, size: int, batch: int, compiled: bool, n: int) -> tuple[float, int]:
     """Seconds and floating-point operations of a training step; the first three steps do not count."""
-    case = CASES[name]
-    torch.manual_seed(0)
-    model = case.ours().to(device, memory_format=memory_format(device, amp)).train()
-    optimizer = adam(model, 1e-4)
-    images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    images = images.pin_memory() if device.type == "cuda" else images
-    target = case.target(batch, size).to(device)
-    network = torch.compile(model) if compiled else model
-
-    def step(network=network) -> None:
-        with autocast(device, amp):
-            output = network(case.prepare(images, device))
-        loss = case.loss(output, target)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    counter = FlopCounterMode(display=False)
-    with counter:
-        step(model)
-    for _ in range(3 if n > 1 else 1):
+    with FlopCounterMode(display=False) as counter:
+        prepare_training(name, Options(), size, batch, device)()
+    step = prepare_training(name, Options(), size, batch, device, compiled)
+    synchronize = getattr(torch, device.type).synchronize
+    for _ in range(3):
         step()
-    synchronize(device)
+    synchronize()
     if device.type == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     started = time.perf_counter()
@@ -80,26 +59,21 @@ def steps(name: str, device: torch.device, amp: bool, size: int, batch: int, com
         step()
     if device.type == "cuda":
         torch.cuda.set_sync_debug_mode("default")
-    synchronize(device)
+    synchronize()
     return (time.perf_counter() - started) / n, counter.get_total_flops()
 
 
 def loading_rate(name: str, size: int, batch: int, n: int) -> float:
-    """Faces a second out of the warm cache, in one process, for the cases that read CelebAMask-HQ; else nan."""
-    from benchmarks.loading import a_batch, cached
-
+    """Faces a second out of the warm cache, for the cases that read CelebAMask-HQ; else nan."""
     target = {"nu": "masks", "hair": "hair", "unetplusplus": "labels"}.get(name)
     if target is None:
         return float("nan")
     with tempfile.TemporaryDirectory() as folder:
         where = write_celebamask(Path(folder) / "faces", n, size=size)
-        data = cached(list_celebamask(where), where, size, target, Path(folder) / "cache")
-        load = a_batch(data, np.random.default_rng(0), min(batch, n))
+        batch, data = min(batch, n), cached(where, n, size, target, Path(folder) / "cache")
+        load = a_batch(data, np.random.default_rng(0), batch)
         load()
-        started = time.perf_counter()
-        for _ in range(20):
-            load()
-        return 20 * min(batch, n) / (time.perf_counter() - started)
+        return batch / statistics.median(timed(load) for _ in range(20))
 
 
 def main() -> None:
@@ -122,7 +96,7 @@ def main() -> None:
     for name in args.only:
         case = CASES[name]
         size, batch = args.size or case.size, args.batch or (32 if device.type == "cuda" else case.batch)
-        seconds, flops = steps(name, device, amp, size, batch, args.compile, args.steps)
+        seconds, flops = steps(name, device, size, batch, args.compile, args.steps)
         rate = loading_rate(name, size, batch, n=min(64, 2 * batch + 3))
         rows.append([case.what, str(size), str(batch), f"{1000 * seconds:.1f}", f"{batch / seconds:.1f}",
                      f"{flops / seconds / 1e12:.2f}", f"{flops / seconds / peak:.0%}", f"{rate:.0f}"])  # fmt: skip
