@@ -7,7 +7,7 @@
 Get it from https://github.com/switchablenorms/CelebAMask-HQ: 30,000 faces, non-commercial research and education only,
 no redistribution. Unpack it to data/CelebAMask-HQ in this folder or give its path, or those of several such folders:
 
-    python hair_transfer/dataset.py --data PATH [PATH ...]    verify and describe folders, draw a histogram and samples
+    python hair_transfer/dataset.py --data PATH [PATH ...]    verify and describe folders, draw samples
     python hair_transfer/dataset.py                           the same for data/CelebAMask-HQ, else generated faces
 
 The paper took 2,600 of the faces, about 2,000 to train and 600 to test; which ones it does not say.
@@ -16,7 +16,6 @@ The paper took 2,600 of the faces, about 2,000 to train and 600 to test; which o
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,9 +26,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from common import cli, pictures
-from common.celebamask import DUPLICATES, PARTS, check_masks, list_celebamask
+from common.celebamask import DUPLICATES, PARTS, FaceFiles, check_masks, list_celebamask
 from common.cli import InputError
-from common.data import identity, open_cache, try_all
+from common.data import open_cache, try_all
 from common.device import to_device
 from common.faces import write_celebamask
 from common.images import list_photos, read_mask, read_photo
@@ -46,24 +45,6 @@ STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 PALETTE = np.array([(0, 0, 0), (60, 170, 240)], np.uint8)  # background, hair
 
 
-class Face(NamedTuple):
-    """A face's photo and the mask of one part."""
-
-    id: int
-    photo: Path
-    mask: Path | None  # None: nothing of the part on this face
-
-    @property
-    def files(self) -> list[Path]:
-        """The photo and, if there is one, the mask."""
-        return [self.photo, self.mask] if self.mask else [self.photo]
-
-    @property
-    def identity(self) -> str:
-        """By what a run knows the face again (common/data.py)."""
-        return identity(self.photo, self.files[1:])
-
-
 # ---- Which faces ---------------------------------------------------------------------------------------------------
 
 
@@ -77,19 +58,22 @@ def locate(data: list[str] | None) -> tuple[list[Path], str]:
     return [folder], f"{N_GENERATED} GENERATED faces (no --data and no {HERE.name}/data/CelebAMask-HQ)"
 
 
-def list_faces(folders: list[Path], part: str = "hair") -> list[Face]:
-    """The faces of all folders, by folder and id. Raises InputError for a folder without a single mask of `part`, and
-    for a face without any mask where others have masks of other parts: it is not bald, its annotation is missing."""
+def list_faces(folders: list[Path], part: str = "hair") -> list[FaceFiles]:
+    """The faces of all folders, by folder and id, with their mask of `part` if they have one.
+
+    Raises InputError for a folder without a single mask of `part`, and for a face without any mask where others have
+    masks of other parts: it is not bald, its annotation is missing.
+    """
     faces = []
     for folder in folders:
         listed = list_celebamask(folder, part)
         if any(set(face.masks) - {part} for face in listed):
             check_masks(listed)
-        faces += [Face(face.id, face.photo, face.masks.get(part)) for face in listed]
+        faces += [face._replace(masks={part: face.masks[part]} if part in face.masks else {}) for face in listed]
     return faces
 
 
-def list_pairs(folder: Path) -> list[Face]:
+def list_pairs(folder: Path) -> list[FaceFiles]:
     """folder/photos/NAME.jpg with folder/masks/NAME.png, for faces of any other origin.
 
     Raises InputError for a photo without a mask: here every mask must exist.
@@ -99,7 +83,7 @@ def list_pairs(folder: Path) -> list[Face]:
     for photo in photos:
         if photo.stem not in masks:
             raise InputError(f"{photo}: has no mask {folder / 'masks' / photo.stem}.png; add one (all black: no hair)")
-    return [Face(i, photo, masks[photo.stem]) for i, photo in enumerate(photos)]
+    return [FaceFiles(i, photo, {"hair": masks[photo.stem]}) for i, photo in enumerate(photos)]
 
 
 def split(ids: list[int], seed: int) -> tuple[list[int], list[int]]:
@@ -129,17 +113,18 @@ def split(ids: list[int], seed: int) -> tuple[list[int], list[int]]:
 # ---- Reading them --------------------------------------------------------------------------------------------------
 
 
-def decode(face: Face, size: int) -> dict[str, np.ndarray]:
+def decode(face: FaceFiles, size: int) -> dict[str, np.ndarray]:
     """images: size x size x 3 uint8, antialiased; masks: size x size / 8 uint8, nearest, eight pixels a byte.
 
     A photo that is not square is cut to the square in its middle. Raises InputError, naming the file, for what cannot
     be used.
     """
     photo = read_photo(face.photo)
-    mask = read_mask(face.mask) if face.mask else np.zeros((photo.height, photo.width), bool)
+    path = next(iter(face.masks.values()), None)
+    mask = read_mask(path) if path else np.zeros((photo.height, photo.width), bool)
     if abs(photo.width * mask.shape[0] - photo.height * mask.shape[1]) > max(photo.size):  # more than a pixel off
         raise InputError(
-            f"{face.mask}: is {mask.shape[1]} x {mask.shape[0]} px, another shape than its photo of "
+            f"{path}: is {mask.shape[1]} x {mask.shape[0]} px, another shape than its photo of "
             f"{photo.width} x {photo.height}; give both the same width to height"
         )
     image = ImageOps.fit(photo, (size, size), Image.Resampling.BILINEAR)  # Pillow widens the kernel when it shrinks
@@ -151,9 +136,9 @@ class HairMasks:
     """Faces in memory-mapped arrays, decoded if they are not yet. Nothing is augmented: the paper mentions nothing of
     the kind. Raises InputError for files that cannot be used."""
 
-    def __init__(self, faces: list[Face], size: int, cache: Path):
+    def __init__(self, faces: list[FaceFiles], size: int, cache: Path):
         files = [path for face in faces for path in face.files]
-        facts = ["hair_transfer", size, CACHE_VERSION, [face.mask is None for face in faces]]
+        facts = ["hair_transfer", size, CACHE_VERSION, [len(face.masks) for face in faces]]
         self.arrays = open_cache(cache, files, facts, len(faces), lambda i: decode(faces[i], size), "decoding faces")
         self.names = [f"{face.photo.parent.parent.name}/{face.photo.name}" for face in faces]
 
@@ -175,17 +160,7 @@ def normalize(images: Tensor, device: torch.device) -> Tensor:
 # ---- python hair_transfer/dataset.py: verify, describe, draw -------------------------------------------------------
 
 
-def draw_share(path: Path, share: np.ndarray, part: str) -> None:
-    """Histogram of the share of the picture, 0..1, that the masks of N faces cover."""
-    figure, axis = pictures.subplots(figsize=(5, 3.2))
-    axis.hist(100 * share, bins=np.arange(0, 101, 4), color=PALETTE[1] / 255)
-    axis.set_xlabel(f"{part}, % of the picture")
-    axis.set_ylabel("faces")
-    axis.grid(alpha=0.3)
-    pictures.save_figure(path, figure)
-
-
-def draw_samples(path: Path, faces: list[Face], size: int, part: str) -> None:
+def draw_samples(path: Path, faces: list[FaceFiles], size: int, part: str) -> None:
     """Photos, and below each the same with its mask painted over."""
     samples = [decode(face, size) for face in faces]
     photos = [sample["images"] for sample in samples]
@@ -200,7 +175,6 @@ def main() -> None:
     add("--data", nargs="+", metavar="PATH", help="CelebAMask-HQ folders (default: as in train.py)")
     add("--part", choices=PARTS, default="hair", metavar="PART", help="which mask, as in train.py (hair: the paper's)")
     add("--size", type=cli.number(int, 16), default=SIZE, metavar="N", help="image side, in 8s (256: Sec. II)")
-    add("--seed", type=cli.number(int, 0), default=0, metavar="N", help="of the split that is counted and the samples")
     add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N faces only")
     add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")
     args = parser.parse_args()
@@ -210,15 +184,14 @@ def main() -> None:
     faces = list_faces(folders, args.part)[: args.limit]
     pictures.make_folder(args.out)
 
-    def look(i: int) -> tuple[float, str, bool]:
+    def look(i: int) -> tuple[float, str, list[Path]]:
         share = np.unpackbits(decode(faces[i], args.size)["masks"], axis=-1).mean()
+        black = [] if share else [mask for mask in faces[i].masks.values() if not read_mask(mask).any()]
         with Image.open(faces[i].photo) as photo:
-            size = f"{photo.width} x {photo.height} px"
-        # at `size` a small mask may be lost
-        return share, size, bool(faces[i].mask and not share and not read_mask(faces[i].mask).any())
+            return share, f"{photo.width} x {photo.height} px", black
 
     found, problems = try_all(look, len(faces))
-    without, black = sum(face.mask is None for face in faces), [faces[i] for i in found if found[i][2]]
+    without, black = sum(not face.masks for face in faces), [path for *_, paths in found.values() for path in paths]
     print(f"{source}: {len(faces)} faces, {without} without {args.part} ({without / len(faces):.1%}), "
           f"{len(black)} more whose mask is all black")  # fmt: skip
     ids = {face.id for face in faces}
@@ -231,19 +204,17 @@ def main() -> None:
         quantiles = ", ".join(f"{q:.1%}" for q in np.quantile(shares, [0, 0.1, 0.5, 0.9, 1]))
         print(f"{args.part} covers {shares.mean():.1%} of the pixels; of a picture at least, 10 %, median, 90 %, at "
               f"most: {quantiles}")  # fmt: skip
-        draw_share(args.out / "share.png", shares, args.part)
-        chosen = sorted(np.random.default_rng(args.seed).permutation(list(found))[:8])
-        draw_samples(args.out / "samples.png", [faces[i] for i in chosen], args.size, args.part)
-        print(f"share.png, samples.png -> {args.out}")
-    for face in black:
-        print(f"{face.mask}: all black, so this face counts as one without {args.part}")
+        draw_samples(args.out / "samples.png", [faces[i] for i in list(found)[:8]], args.size, args.part)
+        print(f"samples.png -> {args.out}")
+    for path in black:
+        print(f"{path}: all black, so this face counts as one without {args.part}")
     for problem in problems:
         print(problem)
     if problems:
         raise InputError(f"{source}: {len(problems)} problem(s) in {len(faces)} faces, the lines above name them")
     if len(faces) > 2:
-        train, test = split([face.id for face in faces], args.seed)
-        print(f"--seed {args.seed} splits them into {len(train)} to train and {len(test)} to test")
+        train, test = split([face.id for face in faces], seed=0)
+        print(f"train.py splits them into {len(train)} to train and {len(test)} to test")
     print("every photo and every mask can be read")
 
 

@@ -27,12 +27,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import cli, pictures
+from common.celebamask import FaceFiles
 from common.cli import InputError
 from common.data import check_finite, count_seen, find, in_order, progress
 from common.device import autocast, to_device
 from common.run import Trained, load_checkpoint, result_folders, trained
 from hair_transfer import dataset
-from hair_transfer.dataset import HERE, Face, HairMasks, normalize
+from hair_transfer.dataset import HERE, HairMasks, normalize
 from hair_transfer.model import DeepLabV3
 from hair_transfer.scores import BAND, Tally
 
@@ -100,7 +101,7 @@ def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trai
     return trained(DeepLabV3(output=args["output"], aux=args["aux"] > 0), checkpoint, device, amp)
 
 
-def faces_of(side: str, data: list[str] | None, checkpoint: dict) -> tuple[list[Face], str]:
+def faces_of(side: str, data: list[str] | None, checkpoint: dict) -> tuple[list[FaceFiles], str]:
     """The faces that the checkpoint's run trained or tested on (side: train, test, or all of the folders), and where
     they come from: `data`, or where they were then."""
     folders, source = dataset.locate(data or checkpoint["args"]["data"])
@@ -111,7 +112,7 @@ def faces_of(side: str, data: list[str] | None, checkpoint: dict) -> tuple[list[
     return faces, source
 
 
-def training_faces(data: list[str] | None, checkpoint: dict) -> list[Face]:
+def training_faces(data: list[str] | None, checkpoint: dict) -> list[FaceFiles]:
     """The faces that the checkpoint's run was trained on, from `data` if they are there, else where they were then."""
     if data:
         with contextlib.suppress(InputError):
@@ -244,13 +245,13 @@ def main() -> None:
         if seen := count_seen(who, saved["split"]["train"] + saved["seen"]):
             print(f"{name}: WAS TRAINED ON {seen} OF THESE {len(data)} FACES")
     out = args.out or outs[0]
-    for stale in (out / "errors.png", out / "mean-mask" / "results.json"):  # of other faces perhaps
-        stale.unlink(missing_ok=True)
     if args.mean_mask:
         train = HairMasks(training_faces(args.data, networks[0].checkpoint), first["size"], args.cache)
         model = MeanMask(train).to(networks[0].device)
         mean = {"weights": f"mean mask of the {len(train)} training faces of {args.checkpoints[0]}"}
         candidates[MEAN_MASK] = out / "mean-mask", networks[0]._replace(model=model, amp=False), mean
+    for stale in (out / "errors.png", out / "mean-mask" / "results.json"):  # of other faces perhaps
+        stale.unlink(missing_ok=True)
 
     print(f"{source}, split {args.split}, {len(data)} faces, all in batches of {first['batch_size']}\n")
     results, drawn, chosen = {}, [], choose_faces(len(data), first["seed"])

@@ -214,7 +214,7 @@ def main() -> None:
     add("--out", type=Path, default=Path("recolored"), metavar="DIR", help="default: ./recolored")
     cli.add_machine_arguments(parser)
     args = parser.parse_args()
-    colors = {color.lstrip("#").lower(): parse_color(color) for color in args.color}
+    colors = {color.lower(): parse_color(color) for color in args.color}
     photos = OwnPhotos(args.photos, args.out)
     network = load(args.checkpoint, args.device, args.amp)
     if (part := network.checkpoint["args"]["part"]) != "hair":
@@ -233,11 +233,11 @@ def main() -> None:
             picture = Image.fromarray(result)
             if "alpha" in photo.info:
                 picture.putalpha(photo.info["alpha"])
-            pictures.save_image(args.out / f"{name}_{color}.png", picture)
+            pictures.save_image(args.out / f"{name}_{color.lstrip('#')}.png", picture)
         pictures.save_image(args.out / f"{name}_strip.png", strip({"before": image} | results))
         pictures.save_image(args.out / f"{name}_mask.png", grey(hair))
     if photos.done:
-        kinds = ", ".join(f"*_{kind}.png" for kind in (*colors, "strip", "mask"))
+        kinds = ", ".join(f"*_{kind.lstrip('#')}.png" for kind in (*colors, "strip", "mask"))
         print(f"{photos.done} photo(s) -> {args.out}: {kinds}")
     if without:
         print(f"no hair found, so left as they are: {', '.join(without)}")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from conftest import leave_out_pictures, one_line_error, refused, succeed
 from PIL import Image
 from trainings import make_networks_small
 
-from common.celebamask import DUPLICATES
+from common.celebamask import DUPLICATES, FaceFiles
 from common.faces import write_celebamask
 from common.run import load_checkpoint
 from hair_transfer import dataset, recolor, train
@@ -92,11 +93,11 @@ def test_a_batch_is_what_lies_on_disk(faces, tmp_path):
     bald = folder / "CelebAMask-HQ-mask-anno" / "0" / "00002_hair.png"
     bald.unlink(missing_ok=True)
     found = list_faces([faces, folder])
-    assert [face.id for face in found] == 2 * list(range(12)) and found[14].mask is None
+    assert [face.id for face in found] == 2 * list(range(12)) and not found[14].masks
     images, masks = HairMasks(found, 64, tmp_path / "cache").batch([14, 0])
     assert images.dtype == masks.dtype == torch.uint8 and masks.shape == (2, 1, 64, 64)
     assert (images[1].permute(1, 2, 0).numpy() == np.asarray(Image.open(found[0].photo))).all()
-    true = np.asarray(Image.open(found[0].mask).convert("L")) > 0
+    true = np.asarray(Image.open(found[0].masks["hair"]).convert("L")) > 0
     assert (masks[1, 0].numpy() == true).all() and true.any() and not masks[0].any()
     halved = np.unpackbits(decode(found[0], 32)["masks"], axis=-1)
     assert (halved == true[1::2, 1::2]).mean() > 0.95  # nearest: each pixel is one of the mask's
@@ -107,8 +108,8 @@ def test_a_batch_is_what_lies_on_disk(faces, tmp_path):
     assert "2.jpg: has no mask" in refused(list_faces, [folder])  # not bald, but not annotated
     for path in folder.rglob("*.png"):  # hair masks alone: a face without one is bald
         path.unlink() if not path.name.endswith("_hair.png") else None
-    assert list_faces([folder])[2].mask is None
-    assert all(face.mask.name.endswith("_skin.png") for face in list_faces([faces], "skin"))
+    assert not list_faces([folder])[2].masks
+    assert all(list(face.masks) == ["skin"] for face in list_faces([faces], "skin"))
 
 
 def test_pairs_are_cut_to_the_square_in_the_middle(evaluate, trained, tmp_path):
@@ -131,7 +132,7 @@ def test_pairs_are_cut_to_the_square_in_the_middle(evaluate, trained, tmp_path):
 def test_dataset_describes_folders_draws_their_figures_and_names_every_bad_file(call, faces, tmp_path, real_pictures):
     folder = shutil.copytree(faces, tmp_path / "faces")
     masks = folder / "CelebAMask-HQ-mask-anno" / "0"
-    bald = sum(face.mask is None for face in list_faces([faces]))
+    bald = sum(not face.masks for face in list_faces([faces]))
     (masks / "00000_hair.png").unlink()
     Image.new("RGB", (64, 64)).save(masks / "00001_hair.png")
     dot = Image.new("RGB", (64, 64))
@@ -141,7 +142,7 @@ def test_dataset_describes_folders_draws_their_figures_and_names_every_bad_file(
     out = succeed(call(dataset, "--data", faces, folder, *where))
     assert f"24 faces, {2 * bald + 1} without hair" in out and "1 more whose mask is all black" in out
     assert f"{masks / '00001_hair.png'}: all black" in out and "every photo and every mask can be read" in out
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"share.png", "samples.png"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"samples.png"}
     (folder / "CelebA-HQ-img" / "4.jpg").write_bytes(b"no picture")
     Image.new("RGB", (40, 60)).save(masks / "00005_hair.png")
     result = call(dataset, "--data", folder, *where)
@@ -181,7 +182,7 @@ def test_the_auxiliary_loss_counts_with_its_weight(aux, monkeypatch):
     """One step of plain descent on masks that are all hair: d/dx (sigmoid(x) - 1)^2 at 0 is -2 * 0.5 * 0.25."""
     model, masks = TwoNumbers(aux > 0), np.full((2, 8, 1), 255, np.uint8)
     monkeypatch.setattr(dataset, "open_cache", lambda *_: {"images": np.zeros((2, 8, 8, 3), np.uint8), "masks": masks})
-    data = HairMasks([dataset.Face(i, dataset.Path(f"{i}.jpg"), None) for i in (0, 1)], 8, None)
+    data = HairMasks([FaceFiles(i, Path(f"{i}.jpg"), {}) for i in (0, 1)], 8, None)
     run = SimpleNamespace(args=SimpleNamespace(batch_size=2, seed=0, aux=aux), device=CPU, amp=False)
     scores = train.train_epoch(model, model, data, torch.optim.SGD(model.parameters(), lr=1.0), run, 1)
     assert model.main.item() == pytest.approx(0.25) and model.auxiliary.item() == pytest.approx(0.25 * aux)
@@ -207,8 +208,8 @@ def test_runs_are_named_by_their_weights_and_test_faces_without_hair_are_noted(
     data = shutil.copytree(faces, tmp_path / "GENERATED faces")  # given, so it counts as real
     found = list_faces([data])
     for i in split(range(12), 0)[1]:
-        if found[i].mask:  # all black: no hair either
-            Image.new("L", (64, 64)).save(found[i].mask)
+        for path in found[i].masks.values():
+            Image.new("L", (64, 64)).save(path)  # all black: no hair either
     flags = ("--data", data, "--epochs", 1, "--cache", tmp_path / "cache", *TINY)
     assert "none of the test faces has hair: AUROC is nan" in succeed(call(train, *flags))
     succeed(call(train, *flags, "--part", "skin", "--weights", trained / "best.pt"))
@@ -270,14 +271,16 @@ def test_eval_gives_table_numbers_figure_3_error_maps_and_the_mean_mask(
     # the scores of the best epoch, as train.py logged them: both call the same evaluate()
     best = min(csv.DictReader(open(trained / "log.csv")), key=lambda row: float(row["test_loss"]))
     found = results(out / "two-best")
-    assert all(found[name] == pytest.approx(float(best[f"test_{name}"]), abs=1e-6) for name in SCORES)
-    assert found["n"] == 3 and found["per_class"]["hair"]["iou"] == found["iou"] and found["auroc_error"] < 0.01
+    logged = {name: float(best[f"test_{name}"]) for name in SCORES}
+    assert {name: found[name] for name in SCORES} == pytest.approx(logged, abs=5e-5)  # layouts round apart
+    assert found["n"] == 3 and 0 < found["auroc_error"] < 0.1
 
     masks = [np.unpackbits(decode(face, 32)["masks"], axis=-1) for face in list_faces([faces])]
     trains, tests = (np.stack([masks[i] for i in side]) for side in split(range(12), 0))
     mean, found = trains.mean(0), results(out / "mean-mask")
     assert found["loss"] == pytest.approx(((tests - mean) ** 2).mean(), rel=1e-5)
     assert found["recall"] == pytest.approx((tests * (mean > 0.5)).sum() / tests.sum())
+    assert found["per_class"]["hair"]["iou"] == found["iou"] > 0
     header, *rows = csv.reader(open(out / "table.csv"))
     assert header[1:4] == ["two/best", "two/last", "mean training mask"] and rows[-1][3] == f"{found['loss']:.6f}"
     succeed(evaluate(trained / "best.pt", "--out", out))  # what it does not draw now, it does not leave either

@@ -51,7 +51,7 @@ def hair_head(num_outputs: int, rates: tuple[int, ...]) -> nn.Module:
 
 SMALL = {  # module -> what makes its network small
     "nu_deeplabv3plus.model": {"ASPP": nu_aspp, "Bottleneck": block},
-    "hair_transfer.model": {"BLOCKS": (1, 1, 1, 1), "deeplab_head": hair_head},
+    "hair_transfer.model": {"BLOCKS": (1, 1, 1, 1), "Bottleneck": block, "deeplab_head": hair_head},
     "lrn_headtorso.model": {"CHANNELS": (4, 8, 8, 16, 16)},
     "masked_ssl.model": {"WIDTH": 8, "Bottleneck": block},
     "mut1ny_fairness.resnet": {"BLOCKS": (1, 1, 1, 1), "Bottleneck": block},
