@@ -99,19 +99,18 @@ def what_varies(groups: Groups, by: list[str]) -> dict[str, tuple[list[int], int
     return found
 
 
-def person_weights(
-    person: np.ndarray, columns: list[np.ndarray], tested: np.ndarray, repeats: int, rng: np.random.Generator
-) -> np.ndarray:
+def person_weights(groups: Groups, repeats: int, rng: np.random.Generator) -> np.ndarray:
     """repeats x people: how often each person is drawn, with replacement, among those of the same group.
 
     Only columns that are the same in all images of each person (group, gender) divide the people; one that varies
     (emotion) does not: who is happy and sad is drawn for both at once. Whether one varies is seen from the images
-    that are `tested` (n bool) alone, as in the permutation test, and a person's group is that of such an image.
+    that are `tested` alone, as in the permutation test, and a person's group is that of such an image.
     """
+    person, tested = groups.person, groups.tested
     order = np.lexsort((~tested, person))  # each person's images, the tested ones first
     first = order[np.unique(person[order], return_index=True)[1]]
-    same = [same_within_people(person[tested], column[tested]).all() for column in columns]
-    fixed = [column[first] for column, s in zip(columns, same, strict=True) if s]
+    same = [same_within_people(person[tested], column[tested]).all() for column in groups.columns]
+    fixed = [column[first] for column, s in zip(groups.columns, same, strict=True) if s]
     strata = np.unique(np.stack(fixed), axis=1, return_inverse=True)[1].ravel() if fixed else np.zeros(len(first), int)
     weights = np.zeros((repeats, len(first)))
     for s in range(strata.max() + 1):
@@ -121,25 +120,23 @@ def person_weights(
 
 
 def bootstrap(
-    counts: np.ndarray,
-    person: np.ndarray,
-    group: np.ndarray,
-    G: int,
-    weights: np.ndarray,
-    shared: np.ndarray | slice = slice(None),
+    counts: np.ndarray, groups: Groups, weights: np.ndarray, shared: np.ndarray | slice = slice(None)
 ) -> dict[str, np.ndarray]:
     """The scores of the groups in resamples of the people: repeats x G (class_*: repeats x G x C).
 
-    group: n group numbers; weights: repeats x people. Two models get the same weights, so that their difference can be
-    taken resample by resample.
+    weights: repeats x people, the same for every model, so that differences can be taken resample by resample. One
+    person says nothing about the next: a group of one has nan.
     """
-    members = one_hot(group, G)
+    members = one_hot(groups.of_image, len(groups.names))
     block = max(1, int(BLOCK_BYTES / (8 * members.size)))
     parts = [
-        weighted_scores(counts, weights[start : start + block][:, None, person] * members, shared)
+        weighted_scores(counts, weights[start : start + block][:, None, groups.person] * members, shared)
         for start in range(0, len(weights), block)
     ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for values in scores.values():
+        values[:, np.array(groups.people) < 2] = np.nan
+    return scores
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -217,10 +214,7 @@ def analyse(
     G, ranked, kept = len(groups.names), np.flatnonzero(groups.ranked), groups.tested
     observed = weighted_scores(counts, one_hot(groups.of_image, G), shared)
     rng = np.random.default_rng(seed)  # the same resamples for every model
-    weights = person_weights(groups.person, groups.columns, kept, repeats, rng)
-    resampled = bootstrap(counts, groups.person, groups.of_image, G, weights, shared)
-    for values in resampled.values():
-        values[:, np.array(groups.people) < 2] = np.nan  # one person says nothing about the next
+    resampled = bootstrap(counts, groups, person_weights(groups, repeats, rng), shared)
     scores = {name: with_bounds(observed[name], values) for name, values in resampled.items()}
     result = {"scores": scores, "resampled": resampled, "gaps": {}}
     if len(ranked) < 2 or not shared.any():

@@ -1,20 +1,20 @@
 """mut1ny_fairness: DeepLabV3 against torchvision's, PSPNet against a plain re-computation, weights, batches of one."""
 
-import argparse
-
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import one_line_error, succeed
 from torch import nn
 from torchvision.models import resnet101
 from torchvision.models.segmentation import deeplabv3_resnet101
+from trainings import make_networks_small
 
-from common.cli import InputError
-from mut1ny_fairness import resnet
+from common.run import load_checkpoint
+from mut1ny_fairness import resnet, train
 from mut1ny_fairness.deeplabv3 import DeepLabV3
 from mut1ny_fairness.pspnet import PSPNet, PyramidPooling, pool
-from mut1ny_fairness.resnet import BatchNorm, ResNet101, upsample
-from mut1ny_fairness.train import load_weights
+from mut1ny_fairness.resnet import BatchNorm, ResNet101, encoder_of, upsample
+from mut1ny_fairness.scores import ROWS
 
 
 @pytest.fixture
@@ -23,24 +23,18 @@ def shallow(monkeypatch):
     monkeypatch.setattr(resnet, "BLOCKS", (1, 1, 1, 1))
 
 
-def settle(model: nn.Module) -> nn.Module:
-    """Batch norm with weights of its own and the statistics of a batch, so that outputs are of order 1."""
+@pytest.fixture(scope="module")
+def reference():
+    """torchvision's, its batch norms with the statistics of a batch, so that outputs are of order 1."""
+    torch.manual_seed(0)
+    model = deeplabv3_resnet101(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
     with torch.no_grad():
         for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
-            norm.momentum = None  # the running statistics become the batch's
+            norm.momentum = None
             norm.weight.uniform_(0.5, 1.5)
             norm.bias.normal_(std=0.1)
         model.train()(torch.randn(2, 3, 48, 48))
     return model.eval()
-
-
-@pytest.fixture(scope="module")
-def reference():
-    torch.manual_seed(0)
-    return settle(deeplabv3_resnet101(weights=None, weights_backbone=None, num_classes=21, aux_loss=True))
-
-
-# ---- DeepLabV3 -----------------------------------------------------------------------------------------------------
 
 
 def test_deeplabv3_is_torchvisions_key_for_key_and_number_for_number(reference):
@@ -82,29 +76,20 @@ def test_pooling_is_adaptive_average_pooling(bins, size):
     assert torch.allclose(*gradients, atol=1e-5)
 
 
-def test_pyramid_pooling_against_loops():
+def test_pyramid_pooling_against_plain_means():
     torch.manual_seed(0)
     module = PyramidPooling(8).eval()
     for conv in module.convs:
         conv[1].running_mean.normal_()
         conv[1].running_var.uniform_(0.5, 2)
-    x = torch.randn(1, 8, 5, 7)
+    x, levels = torch.randn(1, 8, 5, 7), []
     with torch.inference_mode():
-        found = module(x)
-    expected = [x[0]]
-    for n, (conv, norm, _) in zip((1, 2, 3, 6), module.convs, strict=True):
-        level = torch.zeros(2, n, n)
-        for r in range(n):
-            for c in range(n):
-                rows = slice(r * 5 // n, -(-(r + 1) * 5 // n))
-                columns = slice(c * 7 // n, -(-(c + 1) * 7 // n))
-                mean = x[0, :, rows, columns].mean((1, 2))
-                y = conv.weight[:, :, 0, 0] @ mean
-                y = (y - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
-                level[:, r, c] = y.clamp(min=0)
-        expected.append(F.interpolate(level[None], size=(5, 7), mode="bilinear", align_corners=False)[0].detach())
-    assert found.shape == (1, 16, 5, 7)
-    assert torch.allclose(found[0], torch.cat(expected), atol=1e-5)
+        for n, (conv, norm, _) in zip((1, 2, 3, 6), module.convs, strict=True):
+            y = torch.einsum("oc,chw->ohw", conv.weight[:, :, 0, 0], F.adaptive_avg_pool2d(x, n)[0])
+            mean, std = norm.running_mean[:, None, None], (norm.running_var + norm.eps).sqrt()[:, None, None]
+            level = ((y - mean) / std * norm.weight[:, None, None] + norm.bias[:, None, None]).clamp(min=0)
+            levels.append(F.interpolate(level[None], size=(5, 7), mode="bilinear", align_corners=False))
+        assert torch.allclose(module(x), torch.cat([x, *levels], dim=1), atol=1e-5)
 
 
 def test_the_auxiliary_head_learns_and_a_cut_encoder_has_none(shallow):
@@ -117,8 +102,6 @@ def test_the_auxiliary_head_learns_and_a_cut_encoder_has_none(shallow):
     cut = PSPNet(aux=False, truncated=True)
     assert cut(torch.randn(2, 3, 16, 16)).shape == (2, 3, 16, 16)
     assert not any("layer3" in name or "layer4" in name for name, _ in cut.named_parameters())
-    with pytest.raises(AssertionError, match="layer3"):
-        PSPNet(aux=True, truncated=True)
 
 
 # ---- A batch of one image ------------------------------------------------------------------------------------------
@@ -146,44 +129,43 @@ def test_batch_norm_of_one_value_uses_the_running_statistics_and_otherwise_is_py
 # ---- Weights -------------------------------------------------------------------------------------------------------
 
 
-def arguments(**changes):
-    return argparse.Namespace(**{"weights": "auto", "model": "deeplabv3"} | changes)
-
-
-def test_the_encoder_takes_coco_and_imagenet_weights_and_a_cut_one_what_it_has(reference, tmp_path, monkeypatch):
-    """Read from torchvision's cache under torchvision's names."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    torch.save(reference.state_dict(), tmp_path / "checkpoints" / "deeplabv3_resnet101_coco-586e9e4e.pth")
+def test_the_encoder_takes_coco_and_imagenet_weights_and_a_cut_one_what_it_has(reference):
     torch.manual_seed(2)
     classifier = resnet101()
-    torch.save(classifier.state_dict(), tmp_path / "checkpoints" / "resnet101-63fe2227.pth")
-
-    holder = nn.Module()
-    holder.backbone = ResNet101()
-    assert "coco" in load_weights(holder, arguments())
-    assert torch.equal(holder.backbone.layer4[2].conv3.weight, reference.backbone.layer4[2].conv3.weight)
-    assert "resnet101-63fe2227.pth" in load_weights(holder, arguments(model="pspnet"))
-    assert torch.equal(holder.backbone.layer3[22].bn2.running_var, classifier.layer3[22].bn2.running_var)
-    assert torch.equal(holder.backbone.conv1.weight, classifier.conv1.weight)
-    holder.backbone = ResNet101(truncated=True)
-    load_weights(holder, arguments(model="pspnet", weights="imagenet"))
-    assert torch.equal(holder.backbone.layer2[3].conv2.weight, classifier.layer2[3].conv2.weight)
-
-    broken = dict(classifier.state_dict())
-    del broken["layer1.0.conv1.weight"]
-    torch.save(broken, tmp_path / "broken.pth")
-    with pytest.raises(InputError, match="not torchvision's ResNet-101"):
-        load_weights(holder, arguments(weights=str(tmp_path / "broken.pth")))
-    for path in tmp_path.rglob("*.pth"):
-        path.unlink()
+    for source, expected in ((reference, reference.backbone), (classifier, classifier)):
+        for truncated in (False, True):
+            encoder = ResNet101(truncated)
+            encoder.load_state_dict(encoder_of(source.state_dict(), truncated), strict=True)
+            theirs = expected.state_dict()
+            assert all(torch.equal(x, theirs[name]) for name, x in encoder.state_dict().items())
 
 
-def test_without_weights_auto_says_random_and_coco_stops(tmp_path, monkeypatch):
+def test_weights_are_the_papers_by_name_or_of_a_file(call, faces, tmp_path, monkeypatch, no_pictures):
+    """From torchvision's cache under torchvision's names; without them auto says RANDOM, and a name is refused."""
+    make_networks_small("mut1ny_fairness", monkeypatch.setattr)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("common.weights._unreachable", lambda url: "no route to host")
-    assert load_weights(None, arguments()).startswith("RANDOM: deeplabv3_resnet101_coco")
-    assert load_weights(None, arguments(model="pspnet")).startswith("RANDOM: resnet101-63fe2227")
-    assert load_weights(None, arguments(weights="none")) == "random (--weights none)"
-    with pytest.raises(InputError, match="--weights none"):
-        load_weights(None, arguments(weights="coco"))
+    monkeypatch.setattr(train, "evaluate", lambda *args: dict.fromkeys(ROWS, 0.5))
+    get = "torchvision.models._api.WeightsEnum.get_state_dict"
+    monkeypatch.setattr(get, lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no route")))
+    coco = tmp_path / "checkpoints" / "deeplabv3_resnet101_coco-586e9e4e.pth"
+    coco.parent.mkdir()
+    common = ("--data", faces, "--limit", 5, "--size", 16, "--epochs", 1, "--device", "cpu", "--lr", 1e-30)
+
+    def start(run, *args):
+        small = ("--model", "pspnet", "--truncated", "--cache", tmp_path / "cache", "--out", tmp_path / run)
+        return call(train, *common, *small, *args)
+
+    out = succeed(start("random"))
+    assert "weights    RANDOM: resnet101-63fe2227.pth is not available (no route)" in out
+    assert f"{coco.name} is not available" in one_line_error(start("coco", "--weights", "coco"))
+    weights = load_checkpoint(tmp_path / "random" / "last.pt", "mut1ny_fairness")["model"]
+    weights = {name: x for name, x in weights.items() if name.startswith("backbone.")}
+    torch.save(weights, coco)
+    out = succeed(start("coco", "--weights", "coco"))
+    assert f"weights    encoder of {coco.name}" in out and ", new heads" in out
+    succeed(start("file", "--weights", tmp_path / "random" / "last.pt"))
+    for run in ("coco", "file"):
+        found = load_checkpoint(tmp_path / run / "last.pt", "mut1ny_fairness")["model"]
+        assert torch.equal(found["backbone.conv1.weight"], weights["backbone.conv1.weight"])
+    torch.save(dict(list(weights.items())[1:]), coco)
+    assert "not torchvision's ResNet-101" in one_line_error(start("broken", "--weights", "coco"))
