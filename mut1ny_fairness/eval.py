@@ -92,6 +92,8 @@ def title_of(args: dict) -> str:
 
 def load_all(paths: list[Path], device: str, amp: str | None) -> dict[str, Trained]:
     """The networks of several checkpoints by the run in words, with the file where two would be called the same."""
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise InputError(f"{twice[0]}: is given twice; leave one out")
     networks = [load(path, device, amp) for path in paths]
     titles = [title_of(network.checkpoint["args"]) for network in networks]
     for more in ([f", {path.resolve().parent.name}/{path.stem}" for path in paths], [f", {path}" for path in paths]):
@@ -233,8 +235,8 @@ def main() -> None:
                 "it; evaluate them apart, or both with --data and --split all on images that neither was trained on"
             )
     results, shown, readings = {}, {}, (False, True) if args.bgr else (False,)
-    chosen = np.random.default_rng(next(iter(networks.values())).checkpoint["args"]["seed"])
-    chosen = chosen.permutation(len(selected[0][1]))[:5]
+    seed = next(iter(networks.values())).checkpoint["args"]["seed"]
+    chosen = np.random.default_rng(seed).permutation(len(selected[0][1]))[:5]
     for path, folder, (title, network), (faces, who, source) in zip(
         args.checkpoints, outs, networks.items(), selected, strict=True
     ):

@@ -149,8 +149,6 @@ def report(out: Path, groups: Groups, results: dict, classes: list[int], shown: 
     columns = [*range(4), 4 + SCORES.index("iou_image"), 4 + SCORES.index("iou_pooled")]
     columns += [*range(4 + len(SCORES), 4 + len(SCORES) + len(classes)), -1]
     pictures.print_table([[row[c] for c in columns] for row in table], left=2)
-    for name in (name for name in groups.names if shown[name] != name):
-        print(f"{name} is {shown[name]} in the pictures, whose font lacks it")
     print()
     pictures.write_csv(out / "gaps.csv", gap_table(results))
     if groups.ranked.sum() < 2:
@@ -217,7 +215,7 @@ def main() -> None:
     if args.simulate:
         return simulate(args)
     photos, columns = read_groups(args.groups, args.by)
-    scored_classes(args.classes)
+    scored_classes(args.classes)  # what it refuses, it refuses before a network is loaded
     if "person" not in columns:
         print("note: no column person, so every photo counts as another person's; where it is not, p is too small")
     if args.columns and args.columns not in columns:
@@ -242,6 +240,9 @@ def main() -> None:
     for name in OF_LABELS:  # of an earlier run: not every run writes all of them
         (out / name).unlink(missing_ok=True)
     shown = group_pictures.names_to_show([*grid.columns, *(" / ".join(group_of(photo, args.by)) for photo in photos)])
+    for name, short in shown.items():
+        if name != short:
+            print(f"{name} is {short} in the pictures, whose font lacks it")
     group_pictures.draw_grid(out / "grid.png", grid, drawn, lambda image: cropped(image, args.crop), shown)
     if compared:
         groups, results, classes, left_out = compared

@@ -95,12 +95,11 @@ def read_pairs(root: Path) -> tuple[list[Pair], list[str]]:
     named, problem = pairs_of_xml(xml) if xml.is_file() else ([], f"there is no {xml.name}")
     named = [tuple(inside(root, name, str(xml)) for name in pair) for pair in named]
     found = [pair for pair in named if pair[0].is_file() and pair[1].is_file()]
-    if named and not found:
-        problem = f"not one of the {len(named)} pairs of {xml.name} is there, such as {named[0][0]}"
-    elif len(found) < len(named):
+    if len(found) < len(named):
         lost = next(path for pair in named for path in pair if not path.is_file())
-        notes.append(f"{len(named) - len(found)} of the pairs lack a file, first {lost}: left out")
-    if not found:
+        problem = f"{len(named) - len(found)} of {len(named)} pairs of {xml.name} lack a file, first {lost}"
+        notes += [f"{problem}: left out"] if 2 * len(found) >= len(named) else []
+    if not found or 2 * len(found) < len(named):  # its paths have other letter case, or one folder too many
         found, lonely = pairs_of_folders(root)
         first = f" (first {lonely[0]})" if lonely else ""
         notes.append(f"{problem}: {len(found)} pairs matched by folder and name, {len(lonely)} images without a "

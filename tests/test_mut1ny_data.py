@@ -160,8 +160,10 @@ DAMAGES = {
     "is not well-formed": lambda xml: xml.replace("</dataset>", "<oops>").replace("/>", ">", 3),
     "names no pairs": lambda xml: "<dataset/>",
     "there is no training.xml": None,
-    "not one of the 38 pairs": lambda xml: xml.replace("samples", "Samples"),  # where letter case counts
-    "such as": lambda xml: xml.replace('name="', 'name="Mut1ny\\'),
+    "38 of 38 pairs of training.xml lack a file": lambda xml: xml.replace(
+        "samples", "Samples"
+    ),  # where letter case counts
+    "data/Mut1ny/samples": lambda xml: xml.replace('name="', 'name="Mut1ny\\'),
 }
 
 
@@ -228,7 +230,7 @@ def test_pairs_that_lack_a_file_and_unknown_folders_are_left_out_and_counted(cop
     xml = copied / "training.xml"
     xml.write_text(xml.read_text().replace("</dataset>", more))
     pairs, notes = read_pairs(copied)
-    assert len(pairs) == 37 and "1 of the pairs lack a file" in notes[0] and "thumbs" in notes[1]
+    assert len(pairs) == 37 and "1 of 39 pairs of training.xml lack a file" in notes[0] and "thumbs" in notes[1]
     shutil.rmtree(copied / "samples")
     assert "found no pair" in refused(read_pairs, copied)
 

@@ -360,6 +360,7 @@ def test_the_simulation_runs_alone_and_in_seconds(call, tmp_path, monkeypatch):
         ("", "give checkpoints and --groups FILE, or --simulate"),
         ("{best}", "give checkpoints and --groups"),
         ("{best} --groups lost.csv", "lost.csv: No such file"),
+        ("{best} {best} --groups {groups}", "best.pt: is given twice"),
         ("{best} --groups {groups} --by skin", "has no column skin"),
         ("{best} --groups {groups} --by group group", "two different ones"),
         ("{best} --groups {groups} --columns mood", "--columns mood"),
