@@ -1,0 +1,123 @@
+"""The tables of mut1ny_fairness/README.md and NOTES.md: each takes the results by name and gives rows of cells."""
+
+from report import Results, Rows
+
+from mut1ny_fairness import eval as mut1ny
+from mut1ny_fairness.group_stats import HEADLINE
+from mut1ny_fairness.group_tables import with_interval
+from mut1ny_fairness.palette import CLASSES
+from mut1ny_fairness.scores import FINAL, positives, share_in_labels
+
+RUNS = ("deeplabv3-rgb", "pspnet-rgb", "deeplabv3-labels", "pspnet-labels")
+BY = ("fairness-gender", "fairness-group", "fairness-group-gender")
+
+
+def try_it(results: Results) -> Rows:
+    """What the short training on generated pictures should give."""
+    run = results["generated/try"]
+    last = "test F1 {test_f1:.2f}, IoU of the 11 classes {test_class_iou:.2f}".format(**run["log"][-1])
+    return [[f"after epoch {run['epochs']}", "minutes", "on"], [last, f"{run['minutes']:.0f}", run["device"]]]
+
+
+def scores(results: Results) -> Rows:
+    """F1 by the paper's count beside the paper's, and the mean IoU of the classes."""
+    rows = [["score", *(f"paper, {model}" for model in FINAL), *(f"`{name}`" for name in RUNS)]]
+    found = [results[name]["results"] for name in RUNS]
+    paper = [f"{final['f1']:.3f}" for final in FINAL.values()]
+    rows.append(["F1 of the colour channels", *paper, *(f"{run['f1']:.3f}" for run in found)])
+    rows.append(["mean IoU of the classes", "", "", *(f"{run['class_iou']:.3f}" for run in found)])
+    return rows
+
+
+def all_scores(results: Results) -> Rows:
+    """The final scores of both networks and targets, beside the paper's; what F1 is without a network."""
+    runs = [results[name]["results"] for name in RUNS]
+    support = [scores["support"] for scores in runs[0]["per_class"].values()]
+    return mut1ny.final_table({run["title"]: run | positives(share_in_labels(support)) for run in runs})
+
+
+def classes(results: Results) -> Rows:
+    """IoU of each class, and how many pixels of the test set it has."""
+    rows = [["class", *(results[name]["results"]["title"] for name in RUNS), "share of the pixels"]]
+    by_class = [results[name]["results"]["per_class"] for name in RUNS]
+    pixels = sum(scores["support"] for scores in by_class[0].values())
+    for name, scores in by_class[0].items():
+        share = f"{100 * scores['support'] / pixels:.2f} %"
+        rows.append([name, *("absent" if c[name]["iou"] is None else f"{c[name]['iou']:.3f}" for c in by_class), share])
+    return rows
+
+
+def turquoise(results: Results) -> Rows:
+    """What the hair's pixels are taken for when the outputs are read in either order of the channels."""
+    rows = [["run", "read as RGB: hair", "ears", "read as BGR: hair", "ears"]]
+    for name in RUNS:
+        row = [f"`{name}`"]
+        for found in (results[name]["results"], results[name]["results_bgr"]):
+            hair_as = found["confusion"][CLASSES.index("hair")]
+            row += [f"{100 * hair_as[CLASSES.index(c)] / sum(hair_as):.0f} %" for c in ("hair", "ears")]
+        rows.append(row)
+    return rows
+
+
+def groups(results: Results) -> Rows:
+    """Mean IoU per image of each group, with the interval over people."""
+    rows = []
+    for name in BY:
+        found = results[name]["results"]
+        rows = rows or [["by", "group", "people", *found["models"], ""]]
+        for g, group in enumerate(found["groups"]):
+            scores = [model["scores"][HEADLINE] for model in found["models"].values()]
+            cells = [with_interval(*(_nan(s[key][g]) for key in ("value", "low", "high"))) for s in scores]
+            rows.append([" and ".join(found["by"]), group["name"], str(group["people"]), *cells, group["note"]])
+    return rows
+
+
+def gaps(results: Results) -> Rows:
+    """The gap between best and worst ranked group, and how large it is by chance."""
+    rows = [["by", "model", "best", "worst", "gap", "p", "by chance (median)"]]
+    for name in BY:
+        found = results[name]["results"]
+        for title, model in found["models"].items():
+            gap = model["gaps"][HEADLINE]
+            size = with_interval(gap["gap"], gap["gap_low"], gap["gap_high"])
+            numbers = size, f"{gap['p']:.3f}", f"{gap['null_median']:.3f}"
+            rows.append([" and ".join(found["by"]), title, gap["best"], gap["worst"], *numbers])
+    return rows
+
+
+def power(results: Results) -> Rows:
+    """What `fairness.py --simulate` found, for some of its gaps."""
+    header, *lines = results["simulate"]["results"]
+    shown = [0, 1, *(header.index(f"finds {gap}") for gap in ("0.02", "0.06", "0.10", "0.20"))]
+    rows = [[cell.replace("finds", "finds a gap of") for cell in header], *lines]
+    return [[row[i].replace("%", " %") for i in shown] for row in rows]
+
+
+def runs(results: Results) -> Rows:
+    """All runs on real photos: which epoch was scored, its losses and scores, and the time."""
+    rows = [["run", "best epoch", "loss, test", "training", "class IoU, test", "training", "s per epoch", "min"]]
+    for name in RUNS:
+        run = results[name]
+        scores, best = run["results"], run["log"][run["results"]["epoch"] - 1]
+        losses = f"{scores['loss']:.4f}", f"{best['loss']:.4f}"
+        ious = f"{scores['class_iou']:.3f}", f"{best['class_iou']:.3f}"
+        times = f"{run['seconds_per_epoch_median']:.0f}", f"{run['minutes']:.0f}"
+        rows.append([f"`{name}`", f"{scores['epoch']} of {run['epochs']}", *losses, *ious, *times])
+    return rows
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+TABLES = {
+    "try it": try_it,
+    "scores": scores,
+    "all scores": all_scores,
+    "classes": classes,
+    "turquoise": turquoise,
+    "groups": groups,
+    "gaps": gaps,
+    "power": power,
+    "runs": runs,
+}
