@@ -114,7 +114,8 @@ def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trai
 def method(checkpoint: Checkpoint) -> str:
     """The run's name in table 1, such as LRN-VGG; what the paper did not do is added in words."""
     args, start = checkpoint["args"], checkpoint["start"]
-    name = ("LRN" if args["model"] == "lrn" else "UNET") + ("-VGG" if start == "imagenet" else "")
+    vgg = start != "random" and not checkpoint["seen"]  # a run's encoder has seen pictures of ours, a VGG-16's file not
+    name = ("LRN" if args["model"] == "lrn" else "UNET") + ("-VGG" if vgg else "")
     extras = [f"encoder of {start}"] if start not in ("random", "imagenet") else []
     frozen = checkpoint["log"] and checkpoint["log"][-1]["phase"] == FROZEN
     extras += ["frozen encoder"] if frozen else []

@@ -28,7 +28,7 @@ from common.cli import InputError, number
 from common.data import CHECK_EVERY, check_finite, count_seen, identity, progress, shuffled
 from common.device import adam, autocast, first_process_first, memory_format, parallel, start, sum_over_processes, world
 from common.images import list_photos
-from common.run import Checkpoint, Run, arguments
+from common.run import FORMAT, Checkpoint, Run, arguments
 from common.weights import fill, load_weights
 from lrn_headtorso import dataset
 from lrn_headtorso.dataset import HERE, PERSON_FROM, HeadTorso, normalize
@@ -138,6 +138,10 @@ def load_encoder(model: LRN | UNet, choice: str, test: list[Pair]) -> tuple[str,
     if not checkpoint:
         path = Path(choice)
         return "imagenet" if choice in ("imagenet", "auto") or path.name == IMAGENET_FILE else path.name, words, []
+    if checkpoint.get("format") != FORMAT:  # its split names pictures otherwise: none would count as seen
+        raise InputError(
+            f"--weights {choice}: was written by another version of this code; train again, or use that version"
+        )
     seen = [*checkpoint["split"]["train"], *checkpoint.get("seen", [])]
     words = f"encoder of {choice}: {checkpoint['args'].get('model')}, epoch {checkpoint['epoch']}"
     if known := count_seen([pair.identity for pair in test], seen):
@@ -145,9 +149,9 @@ def load_encoder(model: LRN | UNet, choice: str, test: list[Pair]) -> tuple[str,
     return Path(choice).resolve().parent.name, words, seen
 
 
-def run_name(args: Namespace, source: str, generated: bool) -> str:
+def run_name(args: Namespace, source: str, own: bool, generated: bool) -> str:
     """The folder in runs/: lrn, unet, lrn-vgg, ... and what else differs from the paper's recipe."""
-    parts = [args.model, {"random": "", "imagenet": "vgg"}.get(source, "own"), "plain" * (args.augment == "none")]
+    parts = [args.model, "" if source == "random" else "own" if own else "vgg", "plain" * (args.augment == "none")]
     parts += ["reduced" * args.channel_reduction, "backgrounds" * bool(args.backgrounds)]
     parts += [str(args.size) * (args.size != dataset.SIZE), "generated" * generated]
     return "-".join(part for part in parts if part)
@@ -231,10 +235,11 @@ def main() -> None:
     if args.backgrounds:
         split["backgrounds"] = [identity(photo) for photo in list_photos(Path(args.backgrounds))]
     counts = f"{len(train)} train, {len(val)} val, {len(test)} test, --augment {args.augment}"
-    lone = f", {len(alone)} file(s) without a partner (dataset.py names them)" if alone else ""
+    first = ", ".join(path.name for path in alone[:3])
+    lone = f", {len(alone)} file(s) without a partner, such as {first} (see dataset.py)" if alone else ""
     run = Run(
         args, saved, HERE, device, amp,
-        name=run_name(args, origin, generated),
+        name=run_name(args, origin, bool(seen), generated),
         parts={"model": model, "optimizer": optimizer},
         split=split,
         facts={

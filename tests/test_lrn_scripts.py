@@ -110,7 +110,7 @@ def test_both_phases_and_a_resumed_one_are_the_same_bit_for_bit(call, people, tr
 
 
 @pytest.mark.parametrize(("kind", "given"), [("lrn", "imagenet"), ("unet", "vgg16-397923af.pth"), ("lrn", "other.bin")])
-def test_imagenets_weights_give_the_papers_names_and_others_their_own(
+def test_weights_of_a_vgg_16_give_the_papers_names_and_where_they_came_from(
     kind, given, call, people, trained, tmp_path, monkeypatch
 ):
     """From torchvision's cache, or a file. Nothing gets better, so best.pt is of the first phase, last.pt not."""
@@ -124,14 +124,27 @@ def test_imagenets_weights_give_the_papers_names_and_others_their_own(
     args = ("--model", kind, "--weights", given if given == "imagenet" else hub / given, "--patience", 1, *TINY)
     args += ("--lr", 1e-20, "--lr-unfrozen", 1e-20, "--epochs", 3, "--data", people, "--cache", trained / "cache")
     assert "best       epoch 1, frozen encoder\n" in succeed(call(train, *args))
-    run = tmp_path / "lrn_headtorso" / "runs" / f"{kind}-{'own' if given == 'other.bin' else 'vgg'}-32"
+    run = tmp_path / "lrn_headtorso" / "runs" / f"{kind}-vgg-32"
     succeed(call(eval, run / "best.pt", run / "last.pt", "--cache", trained / "cache", "--out", "both"))
     methods = [row["method"] for row in csv.DictReader(open("both/table1.csv"))][4:]
     name = f"{kind.upper()}-VGG"
-    expected = [f"{name} (frozen encoder)", name] if given != "other.bin" else [
-        "LRN (encoder of other.bin, frozen encoder)", "LRN (encoder of other.bin)"
-    ]  # fmt: skip
-    assert methods == expected and (given == "other.bin" or name in eval.TABLE_1)
+    source = ["encoder of other.bin"] * (given == "other.bin")
+    expected = [[*source, "frozen encoder"], source]
+    assert methods == [f"{name} ({', '.join(extras)})" if extras else name for extras in expected]
+    assert name in eval.TABLE_1
+
+
+def test_an_encoder_of_a_run_is_named_and_one_of_old_code_refused(call, people, trained, tmp_path, monkeypatch):
+    """An old checkpoint's split names pictures otherwise: those that it was trained on would not be counted."""
+    monkeypatch.setattr(train, "HERE", tmp_path / "lrn_headtorso")
+    args = ("--data", people, "--cache", trained / "cache", "--epochs", 1, *TINY)
+    succeed(call(train, *args, "--weights", trained / "lrn" / "best.pt"))
+    run = tmp_path / "lrn_headtorso" / "runs" / "lrn-own-32"
+    assert eval.method(read(run / "best.pt")).startswith("LRN (encoder of lrn, frozen encoder")
+    old = read(trained / "lrn" / "best.pt")
+    del old["format"]
+    torch.save(old, "old.pt")
+    assert "another version of this code" in one_line_error(call(train, *args, "--weights", "old.pt", "--out", "x"))
 
 
 def test_an_encoder_that_was_never_unfrozen_is_not_passed_over(call, people, trained):
