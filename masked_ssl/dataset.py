@@ -173,8 +173,7 @@ def draw_samples(path: Path, faces: list[Face], size: int, classes: tuple[str, .
 
 
 def share_table(pixels: np.ndarray, classes: tuple[str, ...]) -> list[list[str]]:
-    """Faces x classes, pixels -> a header and one row per class: faces that have it, share of the pixels, the paper's.
-    """
+    """Pixels, faces x classes -> a header and one row per class: faces that have it, share of pixels, the paper's."""
     with_paper = classes == LAYOUTS["celebamask"]
     rows = [["class", "faces", "pixels, %"] + (["paper, %"] if with_paper else [])]
     share = 100 * pixels.sum(0) / pixels.sum()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from common import cli, pictures
 from common.cli import InputError
-from common.data import count_seen, find, in_order, progress
+from common.data import find, in_order, progress
 from common.device import autocast, sum_over_processes, to_device
 from common.metrics import confusion_matrix, counts_from_confusion, mean_of_present, scores_from_counts
 from common.run import Checkpoint, Trained, load_checkpoint, result_folders, trained
@@ -31,6 +31,7 @@ from masked_ssl import dataset
 from masked_ssl.classes import LAYOUTS, legend, palette
 from masked_ssl.dataset import HERE, IGNORED, FaceLabels, normalize
 from masked_ssl.model import Network
+from masked_ssl.splits import among
 
 # Abstract: mIoU on LaPa's test set with 0.2 % of the labels; the baseline is 5.02 lower
 PAPER_HEADLINE = {
@@ -145,8 +146,8 @@ def select(args: Namespace, checkpoint: Checkpoint) -> Selected:
     if args.split in ("val", "test") and not args.data:
         kept = find(checkpoint["split"][args.split], who, str(data.folder))
         faces, who = [faces[i] for i in kept], [who[i] for i in kept]
-    labelled = [one for one in who if count_seen([one], checkpoint["split"]["train"])]
-    unlabelled = [one for one in who if one not in labelled and count_seen([one], checkpoint["pool"])]
+    labelled = among(who, checkpoint["split"]["train"])
+    unlabelled = among(sorted(set(who) - set(labelled)), checkpoint["pool"])
     for known, forbidden, words in (
         (labelled, ("val", "test"), "was trained on"),
         (unlabelled, ("test",), "saw in step 1"),

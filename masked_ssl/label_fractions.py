@@ -15,6 +15,7 @@ seed, labels and order. Several --pretrained, made with other flags, are compare
 """
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -30,11 +31,14 @@ import numpy as np
 from common import cli, pictures
 from common.cli import InputError, number
 from masked_ssl import dataset
+from masked_ssl.classes import LAYOUTS
 from masked_ssl.dataset import HERE, Data
 from masked_ssl.recipe import load_pretraining, newest_pretraining
 from masked_ssl.splits import PAPER_FRACTIONS
 
 GENERATED_FRACTIONS = (0.05, 0.25, 1.0)  # ours: of 160 painted faces
+THRIFT = ("--checkpointing", "--no-checkpointing")  # may differ from start to start: the numbers do not
+VARIES = ("fraction", "seed", "weights", "device", "checkpointing")  # of train.py's arguments, from run to run
 OURS = ("--fraction", "--seed", "--weights", "--out", "--resume")  # train.py's flags that are set here
 SCORES = {  # results.json's name -> the table's
     "miou": "mIoU",
@@ -61,7 +65,7 @@ def parse_args() -> tuple[Namespace, list[str]]:
     add("--out", type=Path, default=HERE / "runs" / "fractions", metavar="DIR", help="default: runs/fractions here")
     add = parser.add_argument_group("of every run, as in train.py").add_argument
     add("--data", type=cli.path, metavar="PATH", help="LaPa's or CelebAMask-HQ's folder")
-    add("--layout", default="celebamask", help="of the painted faces, where there is no data")
+    add("--layout", choices=sorted(LAYOUTS), default="celebamask", help="of the painted faces, where there is no data")
     add("--limit", type=number(int, 1), metavar="N", help="use only the first N images of each of train, val and test")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     add("--device", default="auto", help="auto, cuda, mps or cpu")
@@ -96,10 +100,8 @@ def find_methods(args: Namespace, data: Data) -> tuple[dict[str, str], dict[str,
     if args.baseline == "same" and len(starts) > 1:
         raise InputError(f"--pretrained: they started from {' and '.join(sorted(starts))}; give --baseline")
     start = starts.pop() if args.baseline == "same" else args.baseline
-    weights = {"random": "none", "none": "none", "imagenet": "imagenet"}.get(start)
-    if weights is None:
-        raise InputError(f"--pretrained: it started from {start}; give --baseline imagenet or none")
-    start = "imagenet" if weights == "imagenet" else "random"
+    weights = "none" if start == "random" else start
+    start = "random" if start == "none" else Path(start).stem
     if start in methods:
         raise InputError(f"--pretrained: a run folder is named {start}, as the baseline is; rename it")
     return {start: weights, **methods}, marks
@@ -116,7 +118,7 @@ def read_json(path: Path) -> dict:
 def check_settings(out: Path, settings: dict, marks: dict[str, str]) -> None:
     """Raise InputError if the runs in `out` have other flags, data or another pretraining: numbers would be mixed."""
     path, known = out / "settings.json", {}
-    if path.is_file():
+    if path.is_file() and any(out.glob("*-seed*")):  # no run: train.py has refused the flags
         before = read_json(path)
         known = before["pretrained"]
         for name, value in settings.items():
@@ -139,19 +141,19 @@ def start(script: str, *flags: str) -> None:
         sys.exit(code)
 
 
-def run_one(folder: Path, flags: list[str], machine: list[str], data: list[str], keep: bool) -> dict:
+def run_one(folder: Path, flags: list[str], machine: list[str], anew: list[str], keep: bool) -> dict:
     """results.json of one run, which is made, or gone on with, if it is not there; and what its log says.
 
-    flags: of train.py; machine: --device and --cache; data: --data, for a resumed run may find it elsewhere.
+    flags: of train.py; machine: --device and --cache; anew: what a resumed run may be given anew, --data among it.
     """
     results = folder / "last-test" / "results.json"
     if not results.is_file():
         if (folder / "last.pt").is_file():
-            start("train.py", "--resume", str(folder / "last.pt"), *data, *machine)
+            start("train.py", "--resume", str(folder / "last.pt"), *anew, *machine)
         else:
             for name in ("log.csv", "best.pt"):  # of a run whose results.json was damaged and removed
                 (folder / name).unlink(missing_ok=True)
-            start("train.py", *flags, *data, *machine, "--out", str(folder))
+            start("train.py", *flags, *anew, *machine, "--out", str(folder))
         start("eval.py", str(folder / "last.pt"), *machine)
     for name in () if keep else ("last.pt", "best.pt"):
         (folder / name).unlink(missing_ok=True)
@@ -245,10 +247,13 @@ def main() -> None:
     fractions = sorted(set(args.fractions or (GENERATED_FRACTIONS if data.generated else PAPER_FRACTIONS)))
     seeds = sorted(set(args.seeds))
     out = pictures.make_folder(args.out)
-    faces = {part: len(found) for part, found in data.parts.items()}
-    check_settings(out, {"flags": " ".join(rest), "layout": data.layout, "faces": faces}, marks)
+    who = [face.identity for faces in data.parts.values() for face in faces]
+    mark = f"{len(who)} faces, {hashlib.sha256(' '.join(who).encode()).hexdigest()[:12]}"
+    thrift, rest = [word for word in rest if word in THRIFT], [word for word in rest if word not in THRIFT]
+    check_settings(out, {"flags": " ".join(rest), "layout": data.layout, "data": mark}, marks)
     print("where this is stopped, the same command goes on", flush=True)
-    machine, place = ["--device", args.device, "--cache", str(args.cache)], ["--data", args.data] if args.data else []
+    machine = ["--device", args.device, "--cache", str(args.cache)]
+    anew = [*thrift, *(["--data", args.data] if args.data else [])]
     shared = [*rest, "--layout", args.layout, *(["--limit", str(args.limit)] if args.limit else [])]
     runs, total = {}, len(methods) * len(fractions) * len(seeds)
     for fraction in fractions:
@@ -258,7 +263,7 @@ def main() -> None:
                 keep = args.keep == "all" or (args.keep == "first" and seed == seeds[0])
                 print(f"\n== {len(runs) + 1} of {total}: {folder}", flush=True)
                 flags = [*shared, "--fraction", str(fraction), "--seed", str(seed), "--weights", weights]
-                runs[method, fraction, seed] = run_one(folder, flags, machine, place, keep)
+                runs[method, fraction, seed] = run_one(folder, flags, machine, anew, keep)
                 print(f"test mIoU {runs[method, fraction, seed]['miou']:.2f}", flush=True)
     rows = table(runs, list(methods), fractions, seeds)
     print()
@@ -266,8 +271,10 @@ def main() -> None:
     pictures.write_csv(out / "table.csv", rows)
     kept = ("labels", *SCORES, "miou_at_best_val", "weights", "data", "per_class", "log")
     found = [{"method": m, "fraction": f, "seed": s} | {k: run[k] for k in kept} for (m, f, s), run in runs.items()]
-    settings = {"methods": methods, "seeds": seeds, "flags": rest, "pretrained": marks}
-    pictures.write_json(out / "results.json", {**settings, "runs": found})
+    arguments = read_json(folder / "run.json")["arguments"]  # what was not typed is recorded too
+    settings = {name: value for name, value in arguments.items() if name not in VARIES} | {"data": mark}
+    whole = {"methods": methods, "seeds": seeds, "settings": settings, "pretrained": marks, "runs": found}
+    pictures.write_json(out / "results.json", whole)
     draw_fractions(out / "fractions.png", runs, list(methods), fractions, seeds)
     draw_figure_3(out / "figure3.png", runs, list(methods), fractions, seeds)
     print(f"results.json, table.csv, fractions.png, figure3.png -> {out}")

@@ -16,7 +16,7 @@ from masked_ssl.model import Network
 
 
 def load_backbone(network: Network, choice: str) -> tuple[str, str]:
-    """Fill the ResNet-50 as --weights says -> "random", "imagenet" or the file's name, and the same in words.
+    """Fill the ResNet-50 as --weights says -> "random", "imagenet" or the file, and the same in words.
 
     Everything else keeps its random weights, as in the paper's baseline (Fine-Tuning Process). Raises InputError if
     what is asked for is not available.
@@ -28,7 +28,8 @@ def load_backbone(network: Network, choice: str) -> tuple[str, str]:
         raise InputError(f"--weights {choice}: a checkpoint of {checkpoint['paper']}; give torchvision's ResNet-50")
     backbone = network.encoder.backbone
     fill(backbone, backbone.trunk_of(state_dict), "torchvision's ResNet-50", choice)
-    return "imagenet" if choice in ("auto", "imagenet") else Path(choice).name, f"ResNet-50 of {words}, the rest random"
+    start = "imagenet" if choice in ("auto", "imagenet") else str(Path(choice).resolve())
+    return start, f"ResNet-50 of {words}, the rest random"
 
 
 def load_pretraining(path: Path) -> Checkpoint:

@@ -1,6 +1,7 @@
 """Who is trained on, validated on and tested on, and whose labels are used: official splits and label fractions."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +85,12 @@ def official_sides(mapping: Path, partition: Path | None, ids: list[int]) -> tup
         if side.get(rows[id][1]) not in ("0", "1", "2"):
             raise InputError(f"{partition}: has no line with 0, 1 or 2 for {rows[id][1]} ({id}.jpg); get it again")
     return {id: int(side[rows[id][1]]) for id in ids}, f"official, {partition.name}"
+
+
+def among(identities: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Those of the identities whose photos are among the known ones, whatever their masks were then."""
+    photos = {one.rsplit(":", 2)[0] for one in known}
+    return [one for one in identities if one.rsplit(":", 2)[0] in photos]
 
 
 def take_fraction(faces: list[Face], fraction: float, seed: int) -> list[Face]:

@@ -30,7 +30,7 @@ from torch.optim import Optimizer
 
 from common import cli, pictures
 from common.cli import InputError, number
-from common.data import CHECK_EVERY, check_finite, count_seen, progress, shuffled
+from common.data import CHECK_EVERY, check_finite, progress, shuffled
 from common.device import (
     autocast,
     copy_from_first,
@@ -107,7 +107,7 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
 
 
 def start_from(network: Network, choice: str, data: Data) -> tuple[str, str, list[str]]:
-    """Fill the network as --weights says -> "random", "imagenet", "pretrained" or a file's name; where its weights come
+    """Fill the network as --weights says -> "random", "imagenet", "pretrained" or the file; where its weights come
     from, in words; and the identities of the photos that step 1 has seen.
 
     Raises InputError for an encoder that has seen test photos in step 1: its scores would not count.
@@ -124,11 +124,11 @@ def start_from(network: Network, choice: str, data: Data) -> tuple[str, str, lis
         return *[part + skipped * k for k, part in enumerate(load_backbone(network, choice))], []
     saved = load_pretraining(path)
     pool = saved["split"]["pool"]
-    tested = [face.photo.name for face in data.parts["test"] if count_seen([face.identity], pool)]
+    tested = splits.among([face.identity for face in data.parts["test"]], pool)
     if tested:
         raise InputError(
             f"--weights {path}: was pretrained on {len(tested)} of the test photos of {data.folder}, such as "
-            f"{tested[0]}; pretrain with --data, which keeps them out"
+            f"{tested[0].split(':')[0]}; pretrain with --data, which keeps them out"
         )
     return "pretrained", load_encoder(network, saved), pool
 
@@ -230,7 +230,7 @@ def main() -> None:
 
     run = Run(
         args, saved, HERE, device, amp,
-        name=kind + "-generated" * data.generated,
+        name=Path(kind).stem + "-generated" * data.generated,
         parts={"model": network, "optimizer": optimizer},
         split={part: [face.identity for face in faces] for part, faces in {**data.parts, "train": chosen}.items()},
         facts={

@@ -182,7 +182,7 @@ def test_torchvisions_file_under_any_name_fills_the_resnet_in_both_steps(tmp_pat
             patch.setattr(ssl_model, "Bottleneck", BOTTLENECK)
             network = ssl_model.Network(3)
         kind, words = fill(network, str(file))
-        assert kind == file.name and words == f"ResNet-50 of {file}, the rest random"
+        assert kind == str(file) and words == f"ResNet-50 of {file}, the rest random"
         filled = network.encoder.backbone.state_dict()
         assert all(torch.equal(filled[name], x) for name, x in state.items() if not name.startswith("fc."))
     del state["layer4.2.conv3.weight"]
@@ -331,15 +331,16 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
         stop_in(2, train, patch)
         assert call(label_fractions, *arguments).returncode == 130
     assert load(out / "random-1-seed0" / "last.pt")["epoch"] == 1
-    text = succeed(call(label_fractions, *arguments))
+    text = succeed(call(label_fractions, *arguments, "--checkpointing"))
     saved = load(out / "random-1-seed0" / "last.pt")  # the one that was stopped
-    assert saved["epoch"] == 2 and len(saved["starts"]) == 2
+    assert saved["epoch"] == 2 and len(saved["starts"]) == 2 and saved["args"]["checkpointing"]
     assert "gain, pretrain" in text and "+-" in text
     names = {"settings.json", "results.json", "table.csv", "fractions.png", "figure3.png"}
     assert {p.name for p in out.iterdir() if p.is_file()} == names
     results = json.loads((out / "results.json").read_text())
     found = {(r["method"], r["fraction"], r["seed"]): r for r in results["runs"]}
     assert len(found) == 4 and {r["labels"] for r in results["runs"]} == {10}
+    assert results["settings"]["encoder_lr"] == pytest.approx(0.0003)  # what was not typed is recorded too
     rows = list(csv.reader(open(out / "table.csv")))
     row = next(row for row in rows if row[:3] == ["1", "10", "mIoU"])
     gains = [found["pretrain", 1.0, s]["miou"] - found["random", 1.0, s]["miou"] for s in (0, 1)]
@@ -353,26 +354,30 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
     assert again.split("\nfraction ")[1] == text.split("\nfraction ")[1] and not in_process
     assert not list(out.glob("*/*.pt"))
     assert "its runs have flags" in one_line_error(call(label_fractions, *arguments, "--lr", 0.1))
+    other = shutil.copytree(faces, tmp_path / "other")
+    next(other.glob("CelebAMask-HQ-mask-anno/0/*_nose.png")).unlink()
+    assert "its runs have data 12 faces" in one_line_error(call(label_fractions, *arguments, "--data", other))
 
 
 @pytest.fixture
-def two_pretrained(pretrained, tmp_path):
-    """Copies of it in the folders a and b, which say that they started from random weights and from ImageNet's."""
+def three_pretrained(pretrained, tmp_path):
+    """Copies of it in the folders a, b and c, which say that they started from random weights, ImageNet's, a file."""
     paths = []
-    for name, origin in (("a", "random"), ("b", "imagenet")):
+    for name, origin in (("a", "random"), ("b", "imagenet"), ("c", "/weights/mine.pth")):
         (tmp_path / name).mkdir()
         paths.append(tmp_path / name / "pretrain.pt")
         torch.save(load(pretrained / "pretrain.pt") | {"start": origin}, paths[-1])
     return paths
 
 
-def test_what_is_compared_with_which_baseline(two_pretrained, faces):
-    data, (a, b) = dataset.locate(faces), two_pretrained
+def test_what_is_compared_with_which_baseline(three_pretrained, faces):
+    data, (a, b, c) = dataset.locate(faces), three_pretrained
 
     def methods(*paths, baseline="same"):
         return label_fractions.find_methods(Namespace(pretrained=list(map(str, paths)), baseline=baseline), data)[0]
 
     assert methods(a) == {"random": "none", "a": str(a)} and methods(b) == {"imagenet": "imagenet", "b": str(b)}
+    assert methods(c) == {"mine": "/weights/mine.pth", "c": str(c)}
     assert list(methods(a, b, baseline="imagenet")) == ["imagenet", "a", "b"]
     assert "they started from imagenet and random; give --baseline" in refused(methods, a, b)
     assert "there is another run folder named a" in refused(methods, a, a)
@@ -380,6 +385,13 @@ def test_what_is_compared_with_which_baseline(two_pretrained, faces):
     assert "a run folder is named random, as the" in refused(methods, random)
     torch.save(load(a) | {"log": []}, a)
     assert "has not finished an epoch yet" in refused(methods, a)
+
+
+def test_a_flag_that_train_refuses_leaves_the_folder_free_for_the_right_one(call, faces, pretrained, tmp_path):
+    data = ("--pretrained", pretrained / "pretrain.pt", "--data", faces, "--fractions", 1)
+    result = call(label_fractions, *data, "--out", tmp_path / "out", "--epoch", 3)  # train.py in a process of its own
+    assert result.returncode == 2 and (tmp_path / "out" / "settings.json").is_file()
+    label_fractions.check_settings(tmp_path / "out", {"flags": "--epochs 3"}, {})
 
 
 # ---- The data, bad input -------------------------------------------------------------------------------------------
@@ -422,6 +434,7 @@ def test_dataset_describes_both_layouts_and_names_what_is_wrong(call, faces, tmp
             "lost.pt: no such file; python masked",
         ),
         (label_fractions, ("--fraction", "0.5"), "--fraction is set by this script"),
+        (label_fractions, ("--layout", "lap"), "argument --layout"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(module, args, named, call, faces, pretrained, trained, tmp_path, monkeypatch):
