@@ -44,8 +44,9 @@ def paint(folder: str, number: int, size: int) -> Picture:
 
 
 def paint_face(seed: int, size: int, person: int | None) -> Picture:
-    """One face of a person, or of anybody, on a square."""
-    face = generate_face(seed, size, person=person)
+    """One face of a person, or of anybody, on a square; near or farther, so that no two pictures are almost alike."""
+    zoom = np.random.default_rng([seed, 2]).uniform(0.75, 1)
+    face = generate_face(seed, size, person=person, zoom=zoom)
     label = celebamask_to_mut1ny(dict(zip(ALL_PARTS, face.masks, strict=True)), face.masks.shape[1:])
     return Image.fromarray(face.image), Image.fromarray(PALETTE[label])
 
@@ -78,4 +79,4 @@ def write_mut1ny(folder: Path, size: int = SIZE) -> Path:
                 lines.append(f'  <{tag} name="{name_in_xml}"/>')
         (draft / "training.xml").write_text("\n".join(['<?xml version="1.0"?>', "<dataset>", *lines, "</dataset>", ""]))
 
-    return write_once(folder, {"size": size, "version": [VERSION, 1]}, write)
+    return write_once(folder, {"size": size, "version": [VERSION, 2]}, write)

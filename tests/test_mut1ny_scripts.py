@@ -36,7 +36,7 @@ def small():
 def shipped(tmp_path_factory):
     """Generated pictures of 48 px in Mut1ny's layout, prepared: 30 in the manifest."""
     folder = generate.write_mut1ny(tmp_path_factory.mktemp("data") / "mut1ny", size=48)
-    prepare.prepare(folder, folder / "manifest.csv", distance=6)
+    prepare.prepare(folder, folder / "manifest.csv", distance=3)
     return folder
 
 
@@ -413,7 +413,7 @@ def test_dataset_and_prepare_describe_a_folder(call, shipped, faces, tmp_path, m
     assert files_in(tmp_path / "figures") == {"samples.png"}
     assert "12 images of 0 known people" in succeed(call(dataset, "--data", faces, "--size", 32, "--out", tmp_path))
     manifest = tmp_path / "new" / "list.csv"
-    out = succeed(call(prepare, "--data", shipped, "--distance", 6, "--manifest", manifest, "--out", tmp_path / "p"))
+    out = succeed(call(prepare, "--data", shipped, "--distance", 3, "--manifest", manifest, "--out", tmp_path / "p"))
     assert "subsample" in out and manifest.read_text() == (shipped / "manifest.csv").read_text()
     assert out.endswith(f"counts.csv, dropped.csv, dropped.png -> {tmp_path / 'p'}\n")
     assert "needs no preparing" in one_line_error(call(prepare, "--data", faces))
