@@ -135,8 +135,10 @@ def test_the_commands_of_a_page_are_ones_that_the_scripts_take(page, monkeypatch
     for command in found:
         words = shlex.split(command)
         script = next(i for i, word in enumerate(words) if word.endswith(".py"))
+        if re.search(r"\$|\.\.\.|FOLDER", command):
+            continue
         assert (ROOT / words[script]).is_file(), command
-        if words[script].startswith("tests/") or re.search(r"\$|\.\.\.", command):
+        if words[script].startswith("tests/"):
             continue
         module = importlib.import_module(words[script].removesuffix(".py").replace("/", "."))
         monkeypatch.setattr(sys, "argv", words[script:])

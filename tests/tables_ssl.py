@@ -1,0 +1,95 @@
+"""The tables of masked_ssl/README.md and NOTES.md: each takes the results by name and gives rows of cells."""
+
+import statistics
+
+from report import Results, Rows
+
+from masked_ssl import label_fractions as ssl
+
+
+def runs_of(found: dict) -> dict[tuple[str, float, int], dict]:
+    return {(run["method"], run["fraction"], run["seed"]): run for run in found["runs"]}
+
+
+def try_it(results: Results) -> Rows:
+    """What the bare commands on generated faces should give."""
+    first, second = results["generated/pretrain"], results["generated/train"]
+    rows = [["step", "at the end", "minutes", "on"]]
+    for name, run, words in (
+        ("1", first, "error where hidden {hidden_error:.2f}"),
+        ("2", second, "test mIoU {test_miou:.0f} %"),
+    ):
+        rows.append([name, words.format(**run["log"][-1]), f"{run['minutes']:.0f}", run["device"]])
+    return rows
+
+
+def gain(results: Results) -> Rows:
+    """mIoU without and with step 1 for each fraction of the labels, mean +- standard deviation over the seeds."""
+    found = results["fractions"]["results"]
+    runs, methods = runs_of(found), list(found["methods"])
+    rows = [["", "labels", "without step 1", "with", "gain, points"]]
+    rows.append(["paper, LaPa", "36 (0.2 %)", "69.4", "74.4", "+5.0"])
+    for fraction in sorted({fraction for _, fraction, _ in runs}):
+        values = [[runs[method, fraction, seed]["miou"] for seed in found["seeds"]] for method in methods]
+        gains = [after - before for before, after in zip(*values, strict=True)]
+        cells = [f"{statistics.mean(x):{sign}.1f} ± {statistics.stdev(x):.1f}"
+                 for x, sign in zip([*values, gains], ["", "", "+"], strict=True)]  # fmt: skip
+        labels = runs[methods[0], fraction, found["seeds"][0]]["labels"]
+        rows.append(["ours", f"{labels} ({100 * fraction:g} %)", *cells])
+    return rows
+
+
+def fractions(results: Results) -> Rows:
+    """All scores of all fractions, as label_fractions.py prints them."""
+    found = results["fractions"]["results"]
+    runs = runs_of(found)
+    rows = ssl.table(runs, list(found["methods"]), sorted({fraction for _, fraction, _ in runs}), found["seeds"])
+    return [[cell.replace("+-", "±") for cell in row] for row in rows]
+
+
+def pretraining(results: Results) -> Rows:
+    """Step 1: what the reconstruction came to."""
+    log = results["pretrain"]["log"]
+    lines = [[str(row["epoch"]), f"{row['loss']:.3f}", f"{row['hidden_error']:.3f}"] for row in log]
+    return [["epoch", "loss", "error where hidden"], *lines]
+
+
+def rates(results: Results) -> Rows:
+    """Test mIoU with 32 labels and seed 0, without and with step 1, at several learning rates; and another region."""
+    rows = [["learning rate, FP decoder", "encoder", "without step 1", "with", "with, `--region whole`, 4 epochs"]]
+    whole = results["train-whole"]["log"][-1]["test_miou"]
+    for name, decoder, encoder in (
+        ("rates-1e-4", "1e-4", "1e-4"),
+        ("rates-1e-3", "1e-3", "1e-3"),
+        ("fractions", "1e-2", "1e-3"),
+    ):
+        found = results[name]["results"]
+        scores = [f"{runs_of(found)[method, 0.05, 0]['miou']:.1f}" for method in found["methods"]]
+        rows.append([decoder, encoder, *scores, f"{whole:.1f}" if name == "fractions" else ""])
+    return rows
+
+
+def classes(results: Results) -> Rows:
+    """F1 of each class without and with the pretraining, for each fraction of the labels: means over the seeds."""
+    found = results["fractions"]["results"]
+    runs, methods, seeds = runs_of(found), list(found["methods"])[:2], found["seeds"]
+    shares = sorted({fraction for _, fraction, _ in runs})
+    support = {name: row["support"] for name, row in found["runs"][0]["per_class"].items()}
+    rows = [["class", "pixels", *(f"{100 * fraction:g} % of the labels" for fraction in shares)]]
+    for name, pixels in support.items():
+        cells = []
+        for fraction in shares:
+            means = (statistics.mean(ssl.score(runs[m, fraction, seed], name) for seed in seeds) for m in methods)
+            cells.append(" / ".join(f"{mean:.1f}" for mean in means))
+        rows.append([name, f"{100 * pixels / sum(support.values()):.2f} %", *cells])
+    return rows
+
+
+TABLES = {
+    "try it": try_it,
+    "gain": gain,
+    "fractions": fractions,
+    "classes": classes,
+    "rates": rates,
+    "pretraining": pretraining,
+}
