@@ -1,17 +1,13 @@
 """common/device.py and common/weights.py: what the machine can do, and where weights come from."""
 
-import ctypes
 import hashlib
-import os
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from conftest import ROOT, refused
+from conftest import refused
 from test_run import Malice
 from torchvision.models import ResNet50_Weights, ResNet101_Weights, VGG16_Weights
 from torchvision.models.segmentation import DeepLabV3_ResNet101_Weights
@@ -92,28 +88,6 @@ def test_a_start_seeds_and_needs_no_torchrun(monkeypatch):
         drawn.append(torch.rand(1).item())
     assert drawn[0] == drawn[1] and not torch.distributed.is_initialized()
     assert "--batch-size 3 over 1 process(es)" in refused(start, args, 4)
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None) if sys.platform == "linux" else None, "mallopt"), reason="no glibc")
-def test_freed_memory_is_kept_for_the_next_step():
-    """Touching 64 MB that were freed before faults no page, once keep_freed_memory() has been called.
-
-    Not at once: aligned blocks leave crumbs behind them that glibc joins to the rest after the seventh.
-    """
-    code = (
-        "import resource, torch; from common.device import keep_freed_memory\n"
-        "def faults():\n"
-        "    for _ in range(20): torch.ones(2**24)\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    torch.ones(2**24)\n"
-        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "before = faults(); keep_freed_memory(); print(before, faults())\n"
-    )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True,
-                          check=False)  # fmt: skip
-    before, after = map(int, done.stdout.split())
-    assert before > 20 and after == 0  # a page may be 4 kB or 2 MB
 
 
 # ---- Pretrained weights --------------------------------------------------------------------------------------------

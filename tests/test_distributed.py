@@ -1,18 +1,24 @@
-"""Two processes of torchrun compute what one process computes. torchrun_worker.py holds what is computed."""
+"""Two processes compute what one process computes. torchrun_worker.py holds what is computed.
 
+The processes are forked, with the environment that torchrun gives, which spares them PyTorch's import; torchrun itself
+starts a training in test_scripts.py.
+"""
+
+import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
 import torchrun_worker
 from conftest import refused
 
+from common import cli
 from common.device import parallel, start
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
 @pytest.fixture(scope="module")
@@ -20,23 +26,35 @@ def one(tmp_path_factory):
     return torchrun_worker.everything(tmp_path_factory.mktemp("single"))
 
 
-def two_processes(argument) -> subprocess.CompletedProcess:
+def work(rank: int, port: int, argument: str, errors: str) -> None:
+    """One of two processes."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sys.argv = [torchrun_worker.__file__, argument]
+    sys.stderr = open(errors, "w")
+    cli.run(torchrun_worker.main)
+
+
+def two_processes(argument: str, folder) -> tuple[list[int], list[str]]:
+    """Their exit codes, and what they said on stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}",
-         str(Path(torchrun_worker.__file__)), str(argument)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    errors = [folder / f"{rank}.txt" for rank in range(2)]
+    fork = multiprocessing.get_context("fork").Process
+    processes = [fork(target=work, args=(rank, port, argument, str(errors[rank]))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes], [path.read_text() for path in errors]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("torchrun")
-    result = two_processes(folder)
-    assert result.returncode == 0, result.stderr
+    codes, said = two_processes(str(folder), folder)
+    assert codes == [0, 0], said
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -91,11 +109,9 @@ def test_several_processes_on_an_apple_gpu_are_refused(monkeypatch):
     assert "--device cpu" in refused(start, args)
 
 
-def test_a_process_that_dies_ends_the_job_with_a_clear_line():
+def test_a_process_that_dies_ends_the_job_with_a_clear_line(tmp_path):
     """Killed as by a machine that runs out of memory; the other process waits for it in a collective."""
-    result = two_processes("--lose")
-    assert result.returncode != 0
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("torchrun_worker.py: ")]
-    # what the other hears first: that its partner is gone, or torchrun's SIGTERM
-    assert "another process of this job has died" in line or "stopped" in line
-    assert "go on with" in line and "--resume run/last.pt" in line
+    codes, said = two_processes("--lose", tmp_path)
+    assert codes == [1, -9]
+    (line,) = said[0].splitlines()
+    assert "another process of this job has died" in line and "go on with" in line and "--resume run/last.pt" in line

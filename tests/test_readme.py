@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -181,14 +182,24 @@ for script in scripts:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_every_script_starts_from_any_folder(tmp_path):
-    """By its path from elsewhere; of the slow packages --help imports torch alone."""
-    scripts = walk.scripts(ROOT)
-    assert {ROOT / paper / f"{name}.py" for paper in walk.PAPERS for name in ("dataset", "train", "eval")} <= {*scripts}
+def test_every_script_starts_beside_common_alone_from_any_folder(tmp_path):
+    """A folder copied into a course assignment, by its path from elsewhere; of the slow packages --help imports torch
+    alone."""
+    scripts = []
+    for script in walk.scripts(ROOT):
+        root = tmp_path / script.parent.name
+        for name in (script.parent.name, "common"):
+            if not (root / name).exists():
+                shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("runs", "data", "__pycache__"))
+        scripts.append(root / script.relative_to(ROOT))
+    assert {(path, name) for path in walk.PAPERS for name in ("dataset.py", "train.py", "eval.py")} <= {
+        (script.parent.name, script.name) for script in scripts
+    }
+    (tmp_path / "elsewhere").mkdir()
     command = [sys.executable, "-c", START_ALL, *scripts]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False)
     assert done.returncode == 0 and not done.stderr, done.stderr
     for script in scripts:
         assert f"usage: {script.name}" in done.stdout
         assert f"{script} ends with 0, imported []\n" in done.stdout, done.stdout
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -1,8 +1,7 @@
-"""What test_distributed.py runs twice: in its own process, and in two processes of torchrun.
+"""What test_distributed.py runs twice: in its own process, and in two processes of one job.
 
-    python -m torch.distributed.run --nproc_per_node=2 tests/torchrun_worker.py FOLDER
-
-Each process writes FOLDER/RANK.pt. With --lose instead of FOLDER the second process is killed at its second step.
+Each of the two writes FOLDER/RANK.pt; FOLDER is the argument. With --lose in its place the second one is killed at its
+second step.
 """
 
 import os
@@ -12,8 +11,6 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -144,7 +141,3 @@ def main() -> None:
     folder = Path(sys.argv[1])
     torch.save({"world_size": world()[1], **everything(folder)}, folder / f"{world()[0]}.pt")
     leave()
-
-
-if __name__ == "__main__":
-    cli.run(main)
