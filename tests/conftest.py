@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from two_cores import pytest_runtestloop  # noqa: F401 (a hook)
 
 from common import cli, pictures
 from common.cli import InputError
