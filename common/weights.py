@@ -1,5 +1,6 @@
 """Pretrained weights by torchvision's names, through torchvision's own cache, or from a file."""
 
+import re
 import socket
 from pathlib import Path
 
@@ -47,8 +48,10 @@ def load_weights(choice: str, weights: str, name: str = "imagenet") -> tuple[dic
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """The state dict in a file of any name, without the prefixes of DataParallel and torch.compile, and the checkpoint
-    of ours that it is the "model" of ({}: of none). Raises InputError for anything else; nothing pickled runs."""
+    """The state dict in a file of any name, and the checkpoint of ours that it is the "model" of ({}: of none).
+
+    Without the prefixes of DataParallel and torch.compile. Raises InputError for anything else; nothing pickled runs.
+    """
     if not path.is_file():
         what = "is a folder; give a file in it" if path.is_dir() else "no such file; give none, auto, a name or a file"
         raise InputError(f"--weights {path}: {what}")
@@ -68,7 +71,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict]:
     for name, x in state_dict.items():
         if x.is_floating_point() and not x.isfinite().all():
             raise InputError(f"--weights {path}: its {name} holds nan or inf; give another file")
-    return {name.removeprefix("_orig_mod.").removeprefix("module."): x for name, x in state_dict.items()}, checkpoint
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", name): x for name, x in state_dict.items()}, checkpoint
 
 
 def fill(module: nn.Module, state_dict: dict[str, Tensor], what: str, source: str) -> None:

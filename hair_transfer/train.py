@@ -4,10 +4,7 @@
 
     python hair_transfer/train.py --data CelebAMask-HQ --weights coco    the paper's better model: 15 epochs
     python hair_transfer/train.py --data CelebAMask-HQ --weights none    its other one: 6 epochs
-    python hair_transfer/train.py                        the latter; where no data is, on 52 generated faces, to
-                                                         see that it runs: AUROC .57; three quarters of an hour on
-                                                         two CPU cores, beside other work
-    python hair_transfer/train.py --epochs 1 --size 64                      a try in seconds
+    python hair_transfer/train.py                        a try on 200 generated faces of 64 px; MINUTES
     python hair_transfer/train.py --resume hair_transfer/runs/random/last.pt    goes on with a stopped run
     torchrun --nproc_per_node=2 hair_transfer/train.py --batch-size 6       two processes, 3 images each
 """
@@ -47,6 +44,7 @@ from hair_transfer.model import ACTIVATIONS, DeepLabV3, backbone_of
 from hair_transfer.scores import Tally
 
 RECIPES = {"coco": (1e-4, 15), "none": (1e-2, 6)}  # learning rate and epochs (Sec. II); a FILE's are coco's
+GENERATED = {"size": 64, "lr": 1e-3, "epochs": 8}  # ours: on generated faces, to end within minutes on a CPU
 RUNS = {"coco": "coco", "none": "random"}  # names of their folders
 LOGGED = ("loss", "f1_01", "f1_05", "iou", "auroc", "batch_auroc")  # of training and, with test_ before it, of test
 CURVES = {ROWS[name]: {name: "training", f"test_{name}": "test"} for name in LOGGED}  # figures 4 and 5
@@ -65,8 +63,8 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         help="CelebAMask-HQ folders (default: data/CelebAMask-HQ here, else generated faces)")
     add("--part", choices=PARTS, default="hair", metavar="PART",
         help="hair: Sec. II; another part makes a network to transfer from with --weights FILE (ours)")
-    add("--size", type=number(int, 16), default=dataset.SIZE, metavar="N",
-        help="image side, a multiple of 8 (256: Sec. II)")
+    add("--size", type=number(int, 16), metavar="N",
+        help=f"image side, a multiple of 8 ({dataset.SIZE}: Sec. II; on generated faces {GENERATED['size']})")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     add = parser.add_argument_group("model (Sec. II)").add_argument
     add("--weights", default="none", metavar="W",
@@ -77,21 +75,27 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     add("--aux", type=number(float, 0), default=0.0, metavar="X",
         help="weight of an auxiliary head's loss (0, none: ours, the paper speaks of none; torchvision's is 0.5)")
     add = parser.add_argument_group("training (Sec. II)").add_argument
-    add("--epochs", type=number(int, 1), metavar="N", help="default 15, with --weights none 6: Sec. II")
+    add("--epochs", type=number(int, 1), metavar="N",
+        help=f"default 15, with --weights none 6: Sec. II; on generated faces {GENERATED['epochs']}")
     add("--batch-size", type=number(int, 2), default=6, metavar="N",
         help="6: Sec. II; under torchrun of all processes together")
     add("--lr", type=number(float, 0, above=True), metavar="X",
-        help="of Adam (default 0.0001, with --weights none 0.01: Sec. II)")
+        help=f"of Adam (default 0.0001, with --weights none 0.01: Sec. II; on generated faces {GENERATED['lr']})")
     args, saved = arguments(parser, HERE.name, free=("data",),
                             limit_help=", of which 2,000 train and 600 test at most (Sec. II)")
-    if args.size % 8:
+    if args.size and args.size % 8:
         parser.error(f"--size {args.size} must be a multiple of 8, such as {args.size + -args.size % 8}")
     if args.weights == "auto":
         parser.error("--weights auto: the two starts have rates and lengths of their own here; give coco or none")
-    lr, epochs = RECIPES.get(args.weights, RECIPES["coco"])
-    args.lr, args.epochs = args.lr or lr, args.epochs or epochs
     return args, saved
 # fmt: on
+
+
+def fill_in(args: Namespace, generated: bool) -> None:
+    """Set what was not typed: the recipe that the paper has for these weights, on generated faces ours."""
+    lr, epochs = RECIPES.get(args.weights, RECIPES["coco"])
+    for name, value in (GENERATED if generated else {"size": dataset.SIZE, "lr": lr, "epochs": epochs}).items():
+        setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
 
 
 def build_model(args: Namespace, test: list[str]) -> tuple[DeepLabV3, str, list[str]]:
@@ -161,6 +165,8 @@ def main() -> None:
     # data (Sec. II)
     with first_process_first():
         folders, source = dataset.locate(args.data)
+        generated = not args.data and "GENERATED" in source
+        fill_in(args, generated)
         faces = dataset.list_faces(folders, args.part)[: args.limit]
         sides = [[faces[i] for i in side] for side in dataset.split([face.id for face in faces], args.seed)]
         train_set, test_set = (HairMasks(side, args.size, args.cache) for side in sides)
@@ -181,10 +187,9 @@ def main() -> None:
     if not test_set.arrays["masks"].any():
         facts["note"] = f"none of the test faces has {args.part}: AUROC is nan, IoU and F1 are nan or 0"
     facts["model"] = f"DeepLabV3-ResNet101, {sum(p.numel() for p in model.parameters()):,} parameters"
-    part, generated = f"{args.part}-" * (args.part != "hair"), "-generated" * (not args.data and "GENERATED" in source)
     run = Run(
         args, saved, HERE, device, amp,
-        name=part + RUNS.get(args.weights, "from-file") + generated,
+        name=f"{args.part}-" * (args.part != "hair") + RUNS.get(args.weights, "from-file") + "-generated" * generated,
         parts={"model": model, "optimizer": optimizer},
         split=split,
         facts=facts | {"weights": weights},

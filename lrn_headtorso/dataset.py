@@ -177,7 +177,8 @@ def warp(stack: Tensor, affine: Tensor) -> Tensor:
 
 def normalize(images: Tensor) -> Tensor:
     """B x 3 x H x W uint8 -> float32 as VGG-16 knows them: [0, 1], less the mean, by the deviation."""
-    return (images.contiguous().float() / 255 - MEAN.to(images.device)) / STD.to(images.device)
+    mean, std = to_device(MEAN, images.device), to_device(STD, images.device)
+    return (images.contiguous().float() / 255 - mean) / std
 
 
 class HeadTorso:

@@ -148,7 +148,7 @@ class FaceLabels:
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:
     """B x 3 x H x W uint8 -> float32 on the device, with ImageNet's mean and standard deviation."""
-    return (to_device(images, device).contiguous().float() / 255 - MEAN.to(device)) / STD.to(device)
+    return (to_device(images, device).contiguous().float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 
 def denormalize(images: Tensor) -> np.ndarray:

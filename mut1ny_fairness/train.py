@@ -5,8 +5,7 @@ backgrounds?", Frankfurt University of Applied Sciences, 2024 (course project).
 
     python mut1ny_fairness/train.py --data Mut1ny                        the paper's DeepLabV3: 25 epochs
     python mut1ny_fairness/train.py --data Mut1ny --model pspnet         its PSPNet
-    python mut1ny_fairness/train.py                      DeepLabV3 on 24 generated pictures; 90 minutes, test F1 .77
-    python mut1ny_fairness/train.py --epochs 1 --size 64                 a try in seconds
+    python mut1ny_fairness/train.py                      DeepLabV3 on 24 generated pictures of 64 px; MINUTES
     python mut1ny_fairness/train.py --target labels                      11 classes and cross-entropy instead
     python mut1ny_fairness/train.py --resume mut1ny_fairness/runs/deeplabv3-rgb/last.pt
     torchrun --nproc_per_node=2 mut1ny_fairness/train.py --data Mut1ny   two processes, 2 images each
@@ -44,6 +43,8 @@ from mut1ny_fairness.palette import CLASSES
 from mut1ny_fairness.resnet import encoder_of
 from mut1ny_fairness.scores import ROWS, Tally
 
+GENERATED = {"size": 64, "lr": 1e-3}  # ours: on generated pictures, to end within minutes on a CPU
+DEFAULTS = {"size": dataset.SIZE, "lr": 1e-4}
 AUX = {"deeplabv3": 0.0, "pspnet": 0.4}  # weight of the auxiliary loss; 0: no such head
 WEIGHTS = {"coco": "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1", "imagenet": "ResNet101_Weights.IMAGENET1K_V1"}
 PANELS = {  # figures 4 and 5, in their order
@@ -64,7 +65,8 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     add("--data", type=cli.path, metavar="PATH",
         help="Mut1ny's or CelebAMask-HQ's folder (default: data/mut1ny or data/CelebAMask-HQ here, else generated)")
     add("--manifest", type=cli.path, metavar="FILE", help="of prepare.py (default: manifest.csv in the data folder)")
-    add("--size", type=number(int, 16), default=dataset.SIZE, metavar="N", help="image side (256: Sec. III-D)")
+    add("--size", type=number(int, 16), metavar="N",
+        help=f"image side ({dataset.SIZE}: Sec. III-D; on generated pictures {GENERATED['size']})")
     add("--split", choices=["images", "person"], default="images",
         help="images: 80/20 at random (Sec. III-D, ratio ours); person: no person on both sides (ours)")
     add("--target", choices=["rgb", "labels"], default="rgb",
@@ -85,10 +87,11 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     add("--epochs", type=number(int, 1), default=25, metavar="N", help="25: Sec. III-D")
     add("--batch-size", type=number(int, 1), default=4, metavar="N",
         help="4: ours (the public template's; the paper says \"a specific batch size\"); of all processes together")
-    add("--lr", type=number(float, 0, above=True), default=1e-4, metavar="X",
-        help="of Adam, 0.0001: ours (the public template's; the paper names no optimiser)")
+    add("--lr", type=number(float, 0, above=True), metavar="X",
+        help="of Adam, 0.0001: ours (the public template's; the paper names no optimiser); on generated pictures "
+        f"{GENERATED['lr']}")
     args, saved = arguments(parser, HERE.name, free=("data", "manifest"), seed=100, seed_help=", the public template's")
-    if args.size % 8:
+    if args.size and args.size % 8:
         parser.error(f"--size {args.size} must be a multiple of 8, such as {args.size + -args.size % 8}")
     if args.truncated and args.model != "pspnet":
         parser.error("--truncated is for --model pspnet; DeepLabV3 needs its whole encoder")
@@ -153,6 +156,9 @@ def main() -> None:
     # data (Sec. III-B to III-D)
     with first_process_first():
         samples, source = dataset.list_samples(args.data, args.manifest)
+        generated = not args.data and "GENERATED" in source
+        for name, value in (GENERATED if generated else DEFAULTS).items():
+            setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
         samples = samples[: args.limit]
         train, test = dataset.split(samples, args.split, args.seed)
         arrays = dataset.load(samples, args.size, args.cache)
@@ -174,10 +180,9 @@ def main() -> None:
 
     # optimiser (Sec. III-D)
     optimizer, title = adam(model, args.lr), title_of(vars(args))
-    generated = "-generated" * (not args.data and "GENERATED" in source)
     run = Run(
         args, saved, HERE, device, amp,
-        name=f"{args.model}{'-truncated' * args.truncated}-{args.target}{'-bgr' * args.bgr}{generated}",
+        name=f"{args.model}{'-truncated' * args.truncated}-{args.target}{'-bgr' * args.bgr}{'-generated' * generated}",
         parts={"model": model, "optimizer": optimizer},
         split=split,
         facts={

@@ -121,7 +121,7 @@ def test_weights_by_name(hub):
     assert "imagnet: no such file" in refused(load_weights, "imagnet", WEIGHTS)  # a slip of the pen
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
 def test_weights_from_a_file_of_any_name(prefix, hub, tmp_path):
     path = tmp_path / "mine.bin"
     torch.save({f"{prefix}conv1.weight": torch.ones(2)}, path)

@@ -157,11 +157,13 @@ def test_dataset_describes_folders_draws_their_figures_and_names_every_bad_file(
 def test_the_defaults_are_the_papers_recipes(weights, lr, epochs, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", *(["--weights", weights] if weights else [])])
     args, _ = train.parse_args()
+    train.fill_in(args, generated=False)
     assert (args.weights, args.lr, args.epochs) == (weights or "none", lr, epochs)
     assert (args.batch_size, args.size, args.part, args.output, args.aux) == (6, 256, "hair", "sigmoid", 0)
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--lr", "0.5", "--epochs", "2"])
     args, _ = train.parse_args()
-    assert (args.lr, args.epochs) == (0.5, 2)
+    train.fill_in(args, generated=True)
+    assert (args.lr, args.epochs, args.size) == (0.5, 2, 64)
 
 
 class TwoNumbers(torch.nn.Module):
