@@ -34,20 +34,6 @@ def faces(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def script(tmp_path):
-    """script("folder/train.py", "--flag", value) runs it from another working directory -> CompletedProcess."""
-
-    def run(name: str, *args, cwd: Path = tmp_path, root: Path = ROOT, launcher: tuple[str, ...] = ()):
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_HOME": str(tmp_path / "torch-home")}
-        command = [sys.executable, *launcher, str(root / name), *map(str, args)]
-        return subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-
-    return run
-
-
-@pytest.fixture
 def call(capsys, monkeypatch):
     """call(module, "--flag", value) runs module.main() as its script would, in this process and so in far less time."""
 
@@ -102,3 +88,13 @@ def one_line_error(result: subprocess.CompletedProcess) -> str:
     assert result.returncode == 2, result.stderr + result.stdout
     assert len(lines) == 1 and "error:" in lines[0], result.stderr
     return lines[0]
+
+
+class Malice:
+    """Pickled, it would make the folder `marker` when it is read."""
+
+    def __init__(self, marker: Path):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)

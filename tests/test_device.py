@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from conftest import refused
-from test_run import Malice
+from conftest import Malice, refused
 from torchvision.models import ResNet50_Weights, ResNet101_Weights, VGG16_Weights
 from torchvision.models.segmentation import DeepLabV3_ResNet101_Weights
 

@@ -33,6 +33,7 @@ TRAININGS = {
         "mut1ny_fairness", "train", ("--size", "32", "--weights", "none", "--model", "pspnet", "--truncated")
     ),
 }
+FOLDERS = [name for name in TRAININGS if "/" not in name]
 
 
 def nu_aspp(in_channels: int, out_channels: int, rates: tuple[int, ...]) -> nn.Module:
