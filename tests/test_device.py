@@ -1,5 +1,6 @@
 """common/device.py and common/weights.py: what the machine can do, and where weights come from."""
 
+import functools
 import hashlib
 from argparse import Namespace
 from pathlib import Path
@@ -30,23 +31,20 @@ def test_a_device_that_is_not_there_is_refused():
 
 
 def test_auto_prefers_cuda_and_takes_the_gpu_of_the_local_rank(monkeypatch):
-    chosen = []
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert pick_device("auto").type == "mps"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert pick_device("auto") == torch.device("cuda", 0)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert pick_device("cuda") == torch.device("cuda", 1) and chosen == [0, 1]
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert pick_device("auto") == torch.device("cuda", int(rank))
     monkeypatch.setenv("LOCAL_RANK", "2")
     assert "give --nproc_per_node=2" in refused(pick_device, "cuda")
 
 
 @pytest.mark.parametrize(
-    ("flags", "native"),
-    [("sse avx512_bf16", True), ("sse amx_bf16", True), ("sse avx512f", False), ("not_amx_bf16", False), (None, False)],
+    ("flags", "native"), [("sse avx512_bf16", True), ("sse amx_bf16", True), ("sse avx512f", False), (None, False)]
 )
 def test_amp_auto_follows_the_processor(flags, native, monkeypatch, tmp_path):
     cpuinfo = tmp_path / "cpuinfo"
@@ -120,15 +118,15 @@ def test_weights_by_name(hub):
     assert "imagnet: no such file" in refused(load_weights, "imagnet", WEIGHTS)  # a slip of the pen
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
-def test_weights_from_a_file_of_any_name(prefix, hub, tmp_path):
+def test_weights_from_a_file_of_any_name(hub, tmp_path):
     path = tmp_path / "mine.bin"
-    torch.save({f"{prefix}conv1.weight": torch.ones(2)}, path)
-    state_dict, words, checkpoint = load_weights(str(path), WEIGHTS)
-    assert state_dict["conv1.weight"].tolist() == [1, 1] and words == str(path) and checkpoint == {}
-    torch.save({"paper": "hair_transfer", "epoch": 3, "model": {f"{prefix}conv1.weight": torch.ones(2)}}, path)
-    state_dict, checkpoint = read_state_dict(path)
-    assert set(state_dict) == {"conv1.weight"} and checkpoint["paper"] == "hair_transfer"
+    for prefix in ("", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."):
+        torch.save({f"{prefix}conv1.weight": torch.ones(2)}, path)
+        state_dict, words, checkpoint = load_weights(str(path), WEIGHTS)
+        assert state_dict["conv1.weight"].tolist() == [1, 1] and words == str(path) and checkpoint == {}
+        torch.save({"paper": "hair_transfer", "epoch": 3, "model": {f"{prefix}conv1.weight": torch.ones(2)}}, path)
+        state_dict, checkpoint = read_state_dict(path)
+        assert set(state_dict) == {"conv1.weight"} and checkpoint["paper"] == "hair_transfer"
 
 
 def test_what_is_no_state_dict_is_refused(tmp_path):
@@ -138,15 +136,13 @@ def test_what_is_no_state_dict_is_refused(tmp_path):
     for content in ({"paper": "x", "epoch": 1}, [torch.zeros(1)], torch.zeros(1), {}):
         torch.save(content, path)
         assert f"{path}: not a state dict of tensors" in refused(read_state_dict, path)
-    for wrong in (torch.nan, torch.inf):
-        torch.save({"a": torch.zeros(2), "b": torch.tensor([1.0, wrong])}, path)
-        assert f"{path}: its b holds nan or inf" in refused(read_state_dict, path)
+    torch.save({"a": torch.zeros(2), "b": torch.tensor([1.0, torch.inf])}, path)
+    assert f"{path}: its b holds nan or inf" in refused(read_state_dict, path)
     for pickled in (torch.nn.Linear(2, 2), Malice(marker)):
         torch.save(pickled, path)
         assert "save model.state_dict() instead" in refused(read_state_dict, path) and not marker.exists()
-    for data in (b"", b"not weights", b"\x80\x02."):
-        path.write_bytes(data)
-        assert str(path) in refused(read_state_dict, path)
+    path.write_bytes(b"not weights")
+    assert f"{path}: cannot be loaded" in refused(read_state_dict, path)
 
 
 def test_weights_of_another_network_are_named():
@@ -162,17 +158,11 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(changed, tmp_path,
     """From a file: URL in the server's place, through torchvision's own download."""
     source = tmp_path / "source"
     torch.save({"fc.bias": torch.arange(3.0)}, source)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
-    named = source.rename(tmp_path / f"net-{'0' * 8 if changed else digest}.pth")
-
-    class Weights:
-        url = named.as_uri()
-
-        def get_state_dict(self, **options):
-            return torch.hub.load_state_dict_from_url(self.url, **options)
-
+    digest = "0" * 8 if changed else hashlib.sha256(source.read_bytes()).hexdigest()[:8]
+    url = source.rename(tmp_path / f"net-{digest}.pth").as_uri()
+    weights = Namespace(url=url, get_state_dict=functools.partial(torch.hub.load_state_dict_from_url, url))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(torchvision.models, "get_weight", lambda name: Weights())
+    monkeypatch.setattr(torchvision.models, "get_weight", lambda name: weights)
     state_dict, words, _ = load_weights("auto", "Any_Weights.V1")
     kept = list((tmp_path / "hub").rglob("*.pth"))
     if changed:

@@ -1,76 +1,189 @@
-"""Two processes compute what one process computes. torchrun_worker.py holds what is computed.
+"""Two processes compute what one process computes.
 
-The processes are forked, with the environment that torchrun gives, which spares them PyTorch's import; torchrun itself
-starts a training in test_scripts.py.
+They are forked, with the environment that torchrun gives, which spares them PyTorch's import; torchrun itself starts a
+training in test_scripts.py.
 """
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
+import time
 from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import torchrun_worker
+import torch.nn.functional as F
 from conftest import refused
+from torch import Tensor, nn
 
 from common import cli
-from common.device import parallel, start
+from common.data import shuffled
+from common.device import (
+    copy_from_first,
+    first_process_first,
+    leave,
+    parallel,
+    seed_epoch,
+    start,
+    sum_over_processes,
+    world,
+)
+from common.losses import dice_loss
+from lrn_headtorso.losses import summed_bce
+from masked_ssl.dataset import IGNORED
+from masked_ssl.masking import reconstruction_loss
+from masked_ssl.train import parsing_loss
+from mut1ny_fairness.losses import loss_of
+from nu_deeplabv3plus.dataset import FaceParts
+from nu_deeplabv3plus.eval import evaluate, scale
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+CPU, SIZE = torch.device("cpu"), 16
+SETS = (11, 8, 3)  # pictures; of the last a process has no batch at all
+
+# ---- What is computed ----------------------------------------------------------------------------------------------
+
+
+def a_dataset(n: int) -> FaceParts:
+    """n noisy pictures with 18 random masks; the masks of some parts are rare, of one absent."""
+    rng = np.random.default_rng(0)
+    masks = rng.random((n, 18, SIZE, SIZE)) < np.linspace(0, 0.5, 18)[:, None, None]
+    images = rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
+    arrays = {"images": images, "masks": np.packbits(masks, axis=-1)}
+    return FaceParts(arrays, list(range(n)), [f"{i}.jpg" for i in range(n)])
+
+
+def a_model() -> nn.Module:
+    """Convolutions without batch norm, whose statistics would be each process' own."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 18, 3, padding=1))
+
+
+def labels_of(masks: Tensor) -> Tensor:
+    """The masks as one map of classes, IGNORED where there is none."""
+    return torch.where(masks.bool().any(1), masks.byte().argmax(1), IGNORED)
+
+
+LOSSES = {  # of each folder's training: 18 logits, images in 0..1, 18 masks -> scalar
+    "nu_deeplabv3plus": lambda x, images, masks: dice_loss(x, masks, over_processes=True),
+    "hair_transfer": lambda x, images, masks: F.mse_loss(torch.sigmoid(x[:, 0]), masks[:, 0].float()),
+    "lrn_headtorso": lambda x, images, masks: summed_bce([torch.sigmoid(x[:, :1])], 255 * masks[:, :1]).mean(),
+    "mut1ny_fairness rgb": lambda x, images, masks: loss_of(x[:, :3], labels_of(masks) % 11, "rgb"),
+    "mut1ny_fairness labels": lambda x, images, masks: loss_of(x[:, :11], labels_of(masks) % 11, "labels"),
+    "masked_ssl step 1": lambda x, images, masks: reconstruction_loss(
+        x[:, :3], images, masks[:, -1:].bool(), (2, 14), on="masked"
+    ),
+    "masked_ssl step 2": lambda x, images, masks: sum(parsing_loss(x, labels_of(masks))),
+}
+
+
+def gradients(loss_of_batch: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[tuple[int, float, list[Tensor]]]:
+    """Train for two epochs; of each step its images, the loss as a mean over the processes, and the gradient."""
+    model, data, steps = a_model(), a_dataset(12), []
+    network = parallel(model, CPU)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for epoch in range(2):
+        for batch in shuffled(len(data), 6, seed=0, epoch=epoch):
+            images, masks = data.batch(batch)
+            images = scale(images, CPU)
+            loss = loss_of_batch(network(images), images, masks)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            mean = sum_over_processes(loss.detach()) / world()[1]
+            steps.append((len(images), mean.item(), [p.grad.clone() for p in model.parameters()]))
+    return steps
+
+
+def collectives(folder: Path) -> dict:
+    """What the smaller functions of common/device.py do between processes."""
+    rank, _ = world()
+    mine, norm = torch.tensor([1.0 + rank]), nn.BatchNorm1d(2)
+    total = sum_over_processes(mine)
+    norm.running_mean += rank + 1
+    copy_from_first(norm)
+    with first_process_first():
+        found = (folder / "done").exists()
+        if rank == 0:
+            time.sleep(0.3)  # the others would be here by now
+        (folder / "done").touch()
+    seed_epoch(0, 1)
+    dropped = torch.rand(1)
+    return {"mine": mine, "total": total, "mean": norm.running_mean, "found": found, "dropped": dropped}
+
+
+def everything(folder: Path) -> dict:
+    return {
+        "gradients": {name: gradients(loss) for name, loss in LOSSES.items()},
+        "evaluation": {n: evaluate(a_model(), a_dataset(n), 4, CPU, amp=False) for n in SETS},
+        "collectives": collectives(folder),
+    }
+
+
+# ---- In two processes ----------------------------------------------------------------------------------------------
+
+
+def two_processes(work: Callable[[int], None], folder: Path) -> tuple[list[int], list[str]]:
+    """work(rank) in each of them -> their exit codes, and what they said on stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def process(rank: int) -> None:
+        def main() -> None:
+            start(Namespace(device="cpu", amp="off", batch_size=2, seed=0))
+            work(rank)
+
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        sys.stderr = open(folder / f"{rank}.txt", "w")
+        cli.run(main)
+
+    processes = [multiprocessing.get_context("fork").Process(target=process, args=(rank,)) for rank in range(2)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join(120)
+    return [one.exitcode for one in processes], [(folder / f"{rank}.txt").read_text() for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    return torchrun_worker.everything(tmp_path_factory.mktemp("single"))
-
-
-def work(rank: int, port: int, argument: str, errors: str) -> None:
-    """One of two processes."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    sys.argv = [torchrun_worker.__file__, argument]
-    sys.stderr = open(errors, "w")
-    cli.run(torchrun_worker.main)
-
-
-def two_processes(argument: str, folder) -> tuple[list[int], list[str]]:
-    """Their exit codes, and what they said on stderr."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    errors = [folder / f"{rank}.txt" for rank in range(2)]
-    fork = multiprocessing.get_context("fork").Process
-    processes = [fork(target=work, args=(rank, port, argument, str(errors[rank]))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    return [process.exitcode for process in processes], [path.read_text() for path in errors]
+    return everything(tmp_path_factory.mktemp("single"))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("torchrun")
-    codes, said = two_processes(str(folder), folder)
+    folder = tmp_path_factory.mktemp("two")
+
+    def work(rank: int) -> None:
+        torch.save({"world_size": world()[1], **everything(folder)}, folder / f"{rank}.pt")
+        leave()
+
+    codes, said = two_processes(work, folder)
     assert codes == [0, 0], said
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("folder", torchrun_worker.LOSSES)
-def test_two_processes_have_the_loss_and_the_gradient_of_the_whole_batch(one, two, folder):
-    expected = one["gradients"][folder]
-    assert expected["sizes"] == [6] * 4 and len(set(expected["losses"])) == 4
-    for found in (result["gradients"][folder] for result in two):
-        assert found["sizes"] == [3] * 4
-        assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
-        for step, whole in zip(found["gradients"], expected["gradients"], strict=True):
-            assert max(b.abs().max() for b in whole) > 1e-4
-            torch.testing.assert_close(step, whole, atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize("name", LOSSES)
+def test_two_processes_have_the_loss_and_the_gradient_of_the_whole_batch(one, two, name):
+    expected = one["gradients"][name]
+    assert len({loss for _, loss, _ in expected}) == len(expected) == 4
+    for result in two:
+        for (size, loss, found), (whole_size, whole_loss, whole) in zip(
+            result["gradients"][name], expected, strict=True
+        ):
+            assert (size, whole_size) == (3, 6) and loss == pytest.approx(whole_loss, rel=1e-5)
+            assert max(gradient.abs().max() for gradient in whole) > 1e-4
+            torch.testing.assert_close(found, whole, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("n", [torchrun_worker.N, 8, 3])
+@pytest.mark.parametrize("n", SETS)
 def test_two_processes_evaluate_like_one(one, two, n):
     expected = one["evaluation"][n]
     for result in two:
@@ -78,7 +191,7 @@ def test_two_processes_evaluate_like_one(one, two, n):
         assert torch.equal(found["counts"], expected["counts"])
         for name in ("loss", "iou", "f1"):
             assert found[name] == pytest.approx(expected[name], abs=1e-6), name
-    assert expected["counts"].sum(1).tolist() == [n * torchrun_worker.SIZE**2] * 18  # every pixel once
+    assert expected["counts"].sum(1).tolist() == [n * SIZE**2] * 18  # every pixel once
     assert 0 < expected["iou"] < expected["f1"] < 1
 
 
@@ -93,25 +206,35 @@ def test_sums_copies_and_seeds_between_processes(one, two):
     assert dropped[0] == dropped[1] != dropped[2]  # dropout of its own in the second process
 
 
+def test_a_process_that_dies_ends_the_job_with_a_clear_line(tmp_path):
+    """Killed as by a machine that runs out of memory; the other process waits for it in a collective."""
+
+    def work(rank: int) -> None:
+        cli.Stop.hint = "; go on with: python train.py --resume run/last.pt"
+        network = parallel(a_model(), CPU)
+        for step in range(1000):
+            if rank == 1 and step == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            network(torch.zeros(1, 3, SIZE, SIZE)).sum().backward()
+
+    codes, said = two_processes(work, tmp_path)
+    assert codes == [1, -9]
+    (line,) = said[0].splitlines()
+    assert "another process of this job has died" in line and "go on with" in line and "--resume run/last.pt" in line
+
+
+# ---- In one --------------------------------------------------------------------------------------------------------
+
+
 def test_a_compiled_network_trains_the_model_that_is_saved(monkeypatch):
     model = torch.nn.Linear(2, 2)
-    assert parallel(model, torchrun_worker.CPU) is model
+    assert parallel(model, CPU) is model
     monkeypatch.setattr(torch, "compile", lambda network: torch.nn.Sequential(network))  # the real one takes a minute
-    network = parallel(model, torchrun_worker.CPU, compiled=True)
+    network = parallel(model, CPU, compiled=True)
     assert network is not model and next(network.parameters()) is model.weight
-    assert list(model.state_dict()) == ["weight", "bias"]
 
 
 def test_several_processes_on_an_apple_gpu_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    args = Namespace(device="mps", amp="off", batch_size=2, seed=0)
-    assert "--device cpu" in refused(start, args)
-
-
-def test_a_process_that_dies_ends_the_job_with_a_clear_line(tmp_path):
-    """Killed as by a machine that runs out of memory; the other process waits for it in a collective."""
-    codes, said = two_processes("--lose", tmp_path)
-    assert codes == [1, -9]
-    (line,) = said[0].splitlines()
-    assert "another process of this job has died" in line and "go on with" in line and "--resume run/last.pt" in line
+    assert "--device cpu" in refused(start, Namespace(device="mps", amp="off", batch_size=2, seed=0))
