@@ -13,6 +13,7 @@ import sys
 
 import pytest
 import torch
+import walk
 from conftest import ROOT, one_line_error, succeed
 from torch import nn
 from trainings import TRAININGS, make_networks_small, write_small_script
@@ -20,13 +21,7 @@ from trainings import TRAININGS, make_networks_small, write_small_script
 from common.run import Run, load_checkpoint
 
 each_training = pytest.mark.parametrize("name", TRAININGS)
-FOLDERS = sorted({training.folder for training in TRAININGS.values()})
-SCRIPTS = sorted(
-    path.relative_to(ROOT).as_posix()
-    for folder in FOLDERS
-    for path in (ROOT / folder).glob("*.py")
-    if "cli.run(main)" in path.read_text()
-)
+SCRIPTS = [path.relative_to(ROOT).as_posix() for path in walk.scripts(ROOT)]
 
 
 @pytest.fixture
@@ -93,10 +88,10 @@ def test_a_run_that_was_stopped_and_killed_equals_a_whole_one(name, training, fa
     number, code = (signal.SIGTERM, 143) if list(TRAININGS).index(name) % 2 else (signal.SIGINT, 130)
     with monkeypatch.context() as patch:
         at_backward(patch, lambda: os.kill(os.getpid(), number), len(steps) // 3 + 1)
-        result = call(training.module, *arguments(training, faces, tmp_path, "stopped", "--epochs", 3))
+        result = call(training.module, *arguments(training, faces, tmp_path, "my run", "--epochs", 3))
     said = [line for line in result.stderr.splitlines() if line]
     assert result.returncode == code and len(said) == 1 and "stopped; go on with: " in said[0]
-    last = tmp_path / "stopped" / "last.pt"
+    last = tmp_path / "my run" / "last.pt"
     assert load_checkpoint(last, training.folder)["epoch"] == 1
     _, script, *command = shlex.split(said[0].split("go on with: ")[1])
     assert script == training.module.__file__ and command == ["--resume", str(last)]
@@ -120,7 +115,7 @@ def test_a_run_that_was_stopped_and_killed_equals_a_whole_one(name, training, fa
         process.join(120)
         assert process.exitcode == -signal.SIGKILL and load_checkpoint(last, training.folder)["epoch"] == 2
     succeed(call(training.module, *command, "--cache", tmp_path / "cache"))
-    assert differences(tmp_path / "stopped", tmp_path / "whole", training) == []
+    assert differences(tmp_path / "my run", tmp_path / "whole", training) == []
     assert len(load_checkpoint(last, training.folder)["starts"]) == 3
 
 

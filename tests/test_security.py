@@ -12,6 +12,7 @@ SOURCES = [path for path in sorted(ROOT.glob("*/*.py")) if path.parent.name != "
 CODE_FROM_DATA = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "code"}
 RUNS_CODE = {"eval", "exec", "compile", "__import__"}
 SHELL = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "torch.hub.load"}
+DOWNLOADS = ("load_state_dict_from_url", "download_url_to_file", "urlretrieve", "urlopen")
 XML = "mut1ny_fairness/prepare.py"  # refuses a document type before it parses
 
 
@@ -22,48 +23,37 @@ def dotted(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def says(call: ast.Call, keyword: str, value) -> bool:
-    given = [k.value for k in call.keywords if k.arg == keyword]
-    return len(given) == 1 and isinstance(given[0], ast.Constant) and given[0].value is value
+def problems_of_import(node: ast.Import | ast.ImportFrom, file: str) -> list[str]:
+    modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+    found = [m for m in modules if m.split(".")[0] in CODE_FROM_DATA or m in ("torch.hub", "requests", "urllib3")]
+    found += [m for m in modules if m.split(".")[0] in ("xml", "lxml", "expat") and file != XML]
+    if isinstance(node, ast.ImportFrom):  # from torch import load would hide what is called
+        names = {f"{node.module}.{alias.name}" for alias in node.names}
+        found += names & (SHELL | {"torch.load", "subprocess.run", "subprocess.Popen"})
+    return found
 
 
-def findings(source: str, name: str = "file.py") -> list[str]:
+def problems_of_call(node: ast.Call) -> list[str]:
+    called, given = dotted(node.func), {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+    safe, checked = given.get("weights_only") is True, given.get("check_hash") is True
+    found = {
+        "torch.load without weights_only=True": called == "torch.load" and not safe,
+        "runs code": called in RUNS_CODE | SHELL or called.startswith(("os.exec", "os.spawn")) or "shell" in given,
+        "np.load with allow_pickle": called in ("np.load", "numpy.load") and "allow_pickle" in given,
+        "weights without a checked hash": called.endswith("get_state_dict") and not (safe and checked),
+        "downloads": called.endswith(DOWNLOADS),
+    }
+    return [problem for problem, is_one in found.items() if is_one]
+
+
+def findings(source: str, file: str = "file.py") -> list[str]:
     """What in a source could run code from a file or a shell, or download unchecked; one line each."""
     found = []
-
-    def note(node: ast.AST, problem: str) -> None:
-        found.append(f"{name}:{node.lineno}: {problem}")
-
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            for module in names:
-                if module.split(".")[0] in CODE_FROM_DATA or module in ("torch.hub", "requests", "urllib3"):
-                    note(node, f"imports {module}")
-                if module.split(".")[0] in ("xml", "lxml", "expat") and name != XML:
-                    note(node, f"reads XML with {module}")
-            if isinstance(node, ast.ImportFrom) and node.module in ("os", "subprocess", "torch", "builtins"):
-                for alias in node.names:  # from torch import load would hide what follows
-                    if f"{node.module}.{alias.name}" in SHELL | {"torch.load"} or alias.name in ("run", "Popen"):
-                        note(node, f"imports {alias.name} from {node.module}")
-        if not isinstance(node, ast.Call):
-            continue
-        called = dotted(node.func)
-        if called == "torch.load" and not says(node, "weights_only", True):
-            note(node, "torch.load without weights_only=True")
-        if called in RUNS_CODE or called in SHELL or called.startswith(("os.exec", "os.spawn")):
-            note(node, f"calls {called}")
-        if called in ("np.load", "numpy.load") and any(k.arg == "allow_pickle" for k in node.keywords):
-            note(node, "np.load with allow_pickle")
-        if any(k.arg == "shell" for k in node.keywords):
-            note(node, "gives a command to a shell")
-        checked = says(node, "check_hash", True) and says(node, "weights_only", True)
-        if called.endswith("get_state_dict") and not checked:
-            note(node, "downloads weights without check_hash=True and weights_only=True")
-        if called.endswith(("load_state_dict_from_url", "download_url_to_file", "urlretrieve")):
-            note(node, f"downloads with {called}")
-        if called.endswith("urlopen"):
-            note(node, "reads from the network")
+        imports = isinstance(node, ast.Import | ast.ImportFrom)
+        problems = problems_of_import(node, file) if imports else []
+        problems += problems_of_call(node) if isinstance(node, ast.Call) else []
+        found += [f"{file}:{node.lineno}: {problem}" for problem in problems]
     return found
 
 
@@ -72,32 +62,32 @@ def test_a_source_runs_no_code_but_its_own(path):
     assert findings(path.read_text(), path.relative_to(ROOT).as_posix()) == []
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "torch.load(path)",
-        "torch.load(path, weights_only=False)",
-        "torch.load(path, weights_only=safe)",
-        "from torch import load",
-        "import pickle",
-        "from joblib import load",
-        "np.load(path, allow_pickle=True)",
-        "eval(text)",
-        "exec(text)",
-        "os.system('rm')",
-        "os.execv('rm', [])",
-        "from os import system",
-        "subprocess.run('rm', shell=True)",
-        "from subprocess import run",
-        "weights.get_state_dict(progress=True)",
-        "weights.get_state_dict(check_hash=True)",
-        "torch.hub.load('a/b', 'c')",
-        "torch.hub.load_state_dict_from_url(url)",
-        "urllib.request.urlretrieve(url, path)",
-        "urllib.request.urlopen(url)",
-        "import xml.etree.ElementTree",
-    ],
-)
+UNSAFE = """
+torch.load(path)
+torch.load(path, weights_only=False)
+torch.load(path, weights_only=safe)
+from torch import load
+import pickle
+from joblib import load
+np.load(path, allow_pickle=True)
+eval(text)
+exec(text)
+os.system('rm')
+os.execv('rm', [])
+from os import system
+subprocess.run('rm', shell=True)
+from subprocess import run
+weights.get_state_dict(progress=True)
+weights.get_state_dict(check_hash=True)
+torch.hub.load('a/b', 'c')
+torch.hub.load_state_dict_from_url(url)
+urllib.request.urlretrieve(url, path)
+urllib.request.urlopen(url)
+import xml.etree.ElementTree
+"""
+
+
+@pytest.mark.parametrize("source", UNSAFE.strip().splitlines())
 def test_the_search_finds_what_it_looks_for(source):
     assert len(findings(source)) == 1
 
