@@ -65,7 +65,7 @@ class Sample(NamedTuple):
 def list_samples(data: str | None, manifest: str | None = None) -> tuple[list[Sample], str]:
     """The samples that --data and --manifest name, and a line that says where they come from.
 
-    Raises InputError for what cannot be used. A Mut1ny folder without a manifest is prepared first, and it is said.
+    A Mut1ny folder without a manifest is prepared first, and it is said. Raises InputError for what cannot be used.
     """
     root, source = locate(data)
     if is_celebamask(root):
@@ -211,32 +211,27 @@ def main() -> None:
     samples = samples[: args.limit]
     pictures.make_folder(args.out)
 
-    def look(i: int) -> tuple[np.ndarray, int, str]:
+    def look(i: int) -> tuple[np.ndarray, int]:
         decoded = decode(samples[i], args.size)
-        with Image.open(samples[i].photo) as photo:
-            share = np.bincount(decoded["labels"].ravel(), minlength=len(CLASSES)) / args.size**2
-            return share, int(decoded["off"]), f"{photo.width} x {photo.height} px"
+        return np.bincount(decoded["labels"].ravel(), minlength=len(CLASSES)) / args.size**2, int(decoded["off"])
 
     found, problems = try_all(look, len(samples))
     categories, people = Counter(sample.category for sample in samples), {sample.person for sample in samples} - {""}
     print(f"{source}: {len(samples)} images of {len(people)} known people")
     print(", ".join(f"{count} {category}" for category, count in sorted(categories.items())))
     if found:
-        shares, off, sizes = zip(*found.values(), strict=True)
-        print(", ".join(f"{count} of {size}" for size, count in Counter(sizes).most_common(6)))
-        print(f"{sum(off):,} label pixels in none of the 11 colours, taken as the nearest, in {np.count_nonzero(off)} "
-              "images")  # fmt: skip
+        shares, off = (np.array(of_all) for of_all in zip(*found.values(), strict=True))  # n 11, n
+        print(f"{off.sum():,} label pixels in none of the 11 colours, taken as the nearest: {(off > 0).sum()} images")
         rows = [["class", "images", "pixels", "where present"]]
-        for name, share in zip(CLASSES, np.array(shares).T, strict=True):
+        for name, share in zip(CLASSES, shares.T, strict=True):
             there = share[share > 0].mean() if share.any() else 0
             rows.append([name, str((share > 0).sum()), f"{share.mean():.2%}", f"{there:.2%}"])
         pictures.print_table(rows)
-        chosen = sorted(np.random.default_rng(args.seed).permutation(list(found))[:8].tolist())
-        decoded = [decode(samples[i], args.size) for i in chosen]
+        chosen = [samples[i] for i in np.random.default_rng(args.seed).permutation(list(found))[:8]]
+        decoded = [decode(sample, args.size) for sample in chosen]
         rows = [[one["images"] for one in decoded], [PALETTE[one["labels"]] for one in decoded]]
-        titles = [f"{samples[i].person or samples[i].category}\n{Path(samples[i].name).name}" for i in chosen]
-        names = {"row_titles": ["image", "label"], "column_titles": titles}
-        pictures.save_grid(args.out / "samples.png", rows, **names, legend=LEGEND)
+        titles = [f"{sample.person or sample.category}\n{sample.photo.name}" for sample in chosen]
+        pictures.save_grid(args.out / "samples.png", rows, column_titles=titles, legend=LEGEND)
         print(f"samples.png -> {args.out}")
     for problem in problems:
         print(problem)

@@ -1,12 +1,12 @@
-"""The final scores of both models side by side, beside the paper's; scores per class; what is taken for what.
+"""The final scores of both models side by side, beside the paper's; scores per class.
 
     python mut1ny_fairness/eval.py mut1ny_fairness/runs/deeplabv3-rgb/best.pt mut1ny_fairness/runs/pspnet-rgb/best.pt
     python mut1ny_fairness/eval.py best.pt --data OTHER_FACES --split all     on other faces
     python mut1ny_fairness/eval.py best.pt --bgr                              why the paper's hair may be turquoise
 
-Writes results.json (with --bgr also results-bgr.json) to best-test/ beside each checkpoint (with --data FOLDER --split
-all to best-all-FOLDER/) and final.csv, per_class.csv, confusion.png, samples.png (with --bgr also turquoise.png) to the
-first one's, or all below --out. Pixels are pooled: counted over the whole set, divided once.
+Writes results.json, which holds the confusion matrix too (with --bgr also results-bgr.json), to best-test/ beside each
+checkpoint (with --data FOLDER --split all to best-all-FOLDER/) and final.csv, per_class.csv, samples.png (with --bgr
+also turquoise.png) to the first one's, or all below --out. Pixels are pooled: counted over the whole set, divided once.
 """
 
 import math
@@ -37,24 +37,18 @@ from mut1ny_fairness.scores import FINAL, POSITIVES, ROWS, Tally, implied_share,
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
-    faces: LabelledFaces,
-    batch_size: int,
-    device: torch.device,
-    amp: bool,
-    target: str,
-    bgr: bool = False,
-    read_bgr: bool = False,
+    model: nn.Module, faces: LabelledFaces, args: dict, device: torch.device, amp: bool, read_bgr: bool = False
 ) -> dict[str, float | Tensor]:
-    """The scores of `model` over a set (see Tally); under torchrun each image is seen by one process, once."""
+    """The scores (see Tally) over a set of a network that was trained with `args`; under torchrun each image is seen
+    by one process, once."""
     model.eval()
-    tally, batches = Tally(device, target, bgr, read_bgr), in_order(len(faces), batch_size)
+    tally, batches = Tally(device, args["target"], args["bgr"], read_bgr), in_order(len(faces), args["batch_size"])
     for batch in progress(batches, "evaluating"):
         images, labels = faces.batch(batch)
         labels = to_device(labels, device)
         with autocast(device, amp):
             output = model(normalize(images, device))
-        tally.add(output, labels, loss_of(output, labels, target, bgr))
+        tally.add(output, labels, loss_of(output, labels, args["target"], args["bgr"]))
     check_finite(tally.losses, batches, faces.names, "evaluation")
     return tally.scores()
 
@@ -96,10 +90,15 @@ def load_all(paths: list[Path], device: str, amp: str | None) -> dict[str, Train
         raise InputError(f"{twice[0]}: is given twice; leave one out")
     networks = [load(path, device, amp) for path in paths]
     titles = [title_of(network.checkpoint["args"]) for network in networks]
-    for more in ([f", {path.resolve().parent.name}/{path.stem}" for path in paths], [f", {path}" for path in paths]):
-        if len(set(titles)) < len(titles):
-            titles = [title_of(n.checkpoint["args"]) + text for n, text in zip(networks, more, strict=True)]
-    return dict(zip(titles, networks, strict=True))
+    named = zip(titles, paths, networks, strict=True)
+    return {f"{title}, {path}" if titles.count(title) > 1 else title: network for title, path, network in named}
+
+
+def describe(title: str, network: Trained) -> str:
+    """A line on a checkpoint: `PSPNet, rgb: runs/pspnet-rgb/best.pt, epoch 25, 256 px, weights ...`."""
+    checkpoint = network.checkpoint
+    size = checkpoint["args"]["size"]
+    return f"{title}: {checkpoint.path}, epoch {checkpoint['epoch']}, {size} px, weights {checkpoint['weights']}"
 
 
 def select(args: Namespace, checkpoint: dict) -> tuple[LabelledFaces, list[str], str]:
@@ -133,11 +132,8 @@ def final_table(results: dict[str, dict]) -> list[list[str]]:
 def per_class(confusion: Tensor) -> dict[str, dict]:
     """11 x 11 -> class -> iou, f1, precision, recall (nan if absent) and support."""
     scores = scores_from_counts(counts_from_confusion(confusion))
-    return {
-        name: {m: float(scores[m][c]) for m in ("iou", "f1", "precision", "recall")}
-        | {"support": int(scores["support"][c])}
-        for c, name in enumerate(CLASSES)
-    }
+    names = ("iou", "f1", "precision", "recall", "support")
+    return {of: {name: scores[name][c].item() for name in names} for c, of in enumerate(CLASSES)}
 
 
 def class_table(results: dict[str, dict]) -> list[list[str]]:
@@ -148,31 +144,6 @@ def class_table(results: dict[str, dict]) -> list[list[str]]:
         numbers = ["absent" if math.isnan(c[m]) else f"{c[m]:.4f}" for m in ("iou", "f1") for c in of_class]
         rows.append([name, *numbers, str(of_class[0]["support"])])
     return rows
-
-
-# ---- Pictures ------------------------------------------------------------------------------------------------------
-
-
-def draw_confusion(path: Path, confusions: dict[str, Tensor]) -> None:
-    """One panel a run: of the pixels of each true class (row), the percentage that is taken for each class."""
-    columns, rows = min(2, len(confusions)), -(-len(confusions) // 2)
-    figure, axes = pictures.subplots(rows, columns, figsize=(5.4 * columns + 0.4, 5.2 * rows), squeeze=False)
-    for axis in axes.flat[len(confusions) :]:
-        axis.axis("off")
-    for axis, (title, confusion) in zip(axes.flat, confusions.items(), strict=False):
-        total = confusion.sum(1, keepdim=True)
-        share = (100 * confusion / total.clamp(min=1)).numpy()
-        axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
-        for r, c in np.argwhere(share >= 0.5):
-            axis.text(c, r, f"{share[r, c]:.0f}", ha="center", va="center", fontsize=7,
-                      color="white" if share[r, c] > 55 else "black")  # fmt: skip
-        names = [name if n > 0 else f"{name} (absent)" for name, n in zip(CLASSES, total[:, 0], strict=True)]
-        axis.set_xticks(range(len(CLASSES)), CLASSES, rotation=60, ha="right", fontsize=8)
-        axis.set_yticks(range(len(CLASSES)), names, fontsize=8)
-        axis.set_title(pictures.plain(title), fontsize=9)
-        axis.set_xlabel("predicted", fontsize=8)
-        axis.set_ylabel("true, % of its pixels", fontsize=8)
-    pictures.save_figure(path, figure, dpi=110)
 
 
 def draw_samples(
@@ -222,6 +193,14 @@ def parse_args() -> Namespace:
 # fmt: on
 
 
+def print_hair(results: dict[str, dict]) -> None:
+    """The turquoise hair: turquoise are the ears, and yellow hair read in the other order."""
+    for title, result in results.items():
+        hair = result["confusion"][CLASSES.index("hair")].double()
+        as_hair, as_ears = (float(hair[CLASSES.index(c)] / hair.sum().clamp(min=1)) for c in ("hair", "ears"))
+        print(f"of the hair's pixels, {as_hair:.1%} are taken for hair and {as_ears:.1%} for ears: {title}")
+
+
 def main() -> None:
     args = parse_args()
     name = f"all-{Path(args.data).resolve().name}" if args.data and args.split == "all" else args.split
@@ -234,27 +213,25 @@ def main() -> None:
                 f"{path}: has other {args.split} images or labels than {args.checkpoints[0]}, and cannot stand beside "
                 "it; evaluate them apart, or both with --data and --split all on images that neither was trained on"
             )
-    results, shown, readings = {}, {}, (False, True) if args.bgr else (False,)
+    results, shown = {}, {}
     seed = next(iter(networks.values())).checkpoint["args"]["seed"]
     chosen = np.random.default_rng(seed).permutation(len(selected[0][1]))[:5]
-    for path, folder, (title, network), (faces, who, source) in zip(
-        args.checkpoints, outs, networks.items(), selected, strict=True
-    ):
+    for folder, (title, network), (faces, who, source) in zip(outs, networks.items(), selected, strict=True):
         model, checkpoint, device, amp = network
         saved = checkpoint["args"]
         pictures.make_folder(folder)
         (folder / "results-bgr.json").unlink(missing_ok=True)  # of an earlier evaluation
-        facts = {"checkpoint": str(path), "title": title, "epoch": checkpoint["epoch"]}
+        facts = {"checkpoint": str(checkpoint.path), "title": title, "epoch": checkpoint["epoch"]}
         facts |= {"weights": checkpoint["weights"], "data": source, "split": args.split, "n": len(faces)}
-        for bgr in readings:
-            scores = evaluate(model, faces, saved["batch_size"], device, amp, saved["target"], saved["bgr"], bgr)
+        for bgr in (False, True) if args.bgr else (False,):
+            scores = evaluate(model, faces, saved, device, amp, bgr)
             if bgr:  # the channel-pixels were counted of the outputs as they are
                 scores = {k: v for k, v in scores.items() if k.startswith("class_") or k == "confusion"}
             result = facts | {"read_bgr": bgr} | scores | {"per_class": per_class(scores["confusion"])}
             results[f"{title}, as BGR" if bgr else title] = result
             written = result | {"confusion": scores["confusion"].tolist()}
             pictures.write_json(folder / f"results{'-bgr' * bgr}.json", written)
-        print(f"{title}: {path}, epoch {checkpoint['epoch']}, {saved['size']} px, weights {checkpoint['weights']}")
+        print(describe(title, network))
         if seen := count_seen(who, checkpoint["split"]["train"]):
             print(f"{title}: WAS TRAINED ON {seen} OF THESE {len(faces)} IMAGES")
         images, labels = faces.batch(chosen)
@@ -267,17 +244,13 @@ def main() -> None:
     (out / "turquoise.png").unlink(missing_ok=True)  # of an earlier evaluation
     if args.bgr:
         print()
-        for title, result in results.items():
-            hair = result["confusion"][CLASSES.index("hair")].double()
-            as_hair, as_ears = (float(hair[CLASSES.index(c)] / hair.sum().clamp(min=1)) for c in ("hair", "ears"))
-            print(f"of the hair's pixels, {as_hair:.1%} are taken for hair and {as_ears:.1%} for ears: {title}")
+        print_hair(results)
         draw_samples(out / "turquoise.png", images, labels, shown, both_orders=True)
     pictures.write_csv(out / "final.csv", final_table(results))
     pictures.write_csv(out / "per_class.csv", class_table(results))
-    draw_confusion(out / "confusion.png", {title: result["confusion"] for title, result in results.items()})
     draw_samples(out / "samples.png", images, labels, shown)
     print(f"\nresults.json{', results-bgr.json' * args.bgr} -> {', '.join(map(str, outs))}")
-    print(f"final.csv, per_class.csv, confusion.png, samples.png{', turquoise.png' * args.bgr} -> {out}")
+    print(f"final.csv, per_class.csv, samples.png{', turquoise.png' * args.bgr} -> {out}")
 
 
 if __name__ == "__main__":

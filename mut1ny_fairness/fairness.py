@@ -14,7 +14,7 @@ with --simulate power.csv and power.png.
 """
 
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,19 +22,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from common import cli, pictures
 from common.cli import InputError, number
+from common.data import progress
 from common.images import read_photo
 from common.metrics import confusion_matrix, counts_from_confusion
 from common.run import Trained
 from mut1ny_fairness import group_pictures, group_stats
 from mut1ny_fairness.dataset import HERE, read_label
-from mut1ny_fairness.eval import load_all, outputs
-from mut1ny_fairness.group_stats import HEADLINE, SCORES
+from mut1ny_fairness.eval import describe, load_all, outputs
+from mut1ny_fairness.group_stats import HEADLINE
 from mut1ny_fairness.group_tables import all_numbers, difference_table, gap_table, score_table
-from mut1ny_fairness.groups import MIN_RANKED, Groups, Photo, find_groups, group_of, read_groups
+from mut1ny_fairness.groups import MIN_RANKED, Groups, Photo, cropped, find_groups, read_groups
 from mut1ny_fairness.losses import predicted_classes
 from mut1ny_fairness.palette import CLASSES
 
@@ -45,12 +45,6 @@ OF_LABELS = ("scores.csv", "gaps.csv", "differences.csv", "scores.png", "null.pn
 
 
 # ---- From photos to counts -----------------------------------------------------------------------------------------
-
-
-def cropped(image: Image.Image, crop: list[float]) -> Image.Image:
-    """The part of an image that --crop keeps: left, top, right, bottom as fractions of its width and height."""
-    W, H = image.size
-    return image.crop([round(part * side) for part, side in zip(crop, (W, H, W, H), strict=True)])
 
 
 def read_pair(photo: Photo, crop: list[float], size: int) -> tuple[np.ndarray, np.ndarray | None, int]:
@@ -71,13 +65,12 @@ def predict_photos(
     label files that are in none of the colours."""
     model, checkpoint, device, amp = network
     predicted, true, off, args = [], [], 0, checkpoint["args"]
-    for start in tqdm(range(0, len(photos), BATCH), "predicting", disable=None, unit="batch"):
-        pairs = [read_pair(photo, crop, args["size"]) for photo in photos[start : start + BATCH]]
-        images = torch.from_numpy(np.stack([image for image, *_ in pairs])).permute(0, 3, 1, 2)
-        output = outputs(model, images, device, amp)
+    for batch in progress([photos[start : start + BATCH] for start in range(0, len(photos), BATCH)], "predicting"):
+        images, labels, n = zip(*(read_pair(photo, crop, args["size"]) for photo in batch), strict=True)
+        output = outputs(model, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), device, amp)
         predicted += [*predicted_classes(output, args["target"]).byte().cpu().numpy()]
-        true += [label for _, label, _ in pairs]
-        off += sum(n for *_, n in pairs)
+        true += labels
+        off += sum(n)
     return predicted, true, off
 
 
@@ -87,12 +80,12 @@ def count(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     return counts_from_confusion(matrix)[:, :3].double().numpy()
 
 
-def scored_classes(text: str | None) -> list[int]:
-    """--classes -> class numbers; without it all but the background. Raises InputError for names that are no class."""
-    names = [name.strip() for name in text.split(",")] if text else list(CLASSES[1:])
-    unknown = [name for name in names if name not in CLASSES]
-    if unknown:
-        raise InputError(f"--classes {text}: no class {unknown[0]!r}; they are {', '.join(CLASSES)}")
+def class_numbers(text: str) -> list[int]:
+    """An argparse type: names of classes with commas between them -> their numbers."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in CLASSES:
+            raise ArgumentTypeError(f"no class {name!r}; they are {', '.join(CLASSES)}")
     return sorted({CLASSES.index(name) for name in names})
 
 
@@ -120,7 +113,7 @@ def compare(
     """n labelled photos, counts: model -> n x 11 x 3 -> the groups, analyse()'s result of each model, the classes that
     are scored and the names of those left out of means. Prints what is to be known of them."""
     in_truth = np.stack([c[:, :, 0] + c[:, :, 2] > 0 for c in counts.values()])  # models n 11, at each model's size
-    wanted = scored_classes(args.classes)
+    wanted = args.classes or list(range(1, len(CLASSES)))
     classes = [c for c in wanted if in_truth[:, :, c].any()]
     if not classes or (args.classes and len(classes) < len(wanted)):
         absent = ", ".join(CLASSES[c] for c in wanted if c not in classes)
@@ -141,13 +134,12 @@ def compare(
     return groups, results, classes, left_out
 
 
-def report(out: Path, groups: Groups, results: dict, classes: list[int], shown: dict[str, str]) -> None:
-    """Print and write the tables, draw the pictures. shown: a name -> what pictures call it."""
+def report(out: Path, groups: Groups, results: dict, classes: list[int]) -> None:
+    """Print and write the tables, draw the pictures."""
     table = score_table(groups, results, classes)
     pictures.write_csv(out / "scores.csv", table)
-    # of four columns, SCORES and the classes' scores: IoU per image and pooled, and of each class IoU per image
-    columns = [*range(4), 4 + SCORES.index("iou_image"), 4 + SCORES.index("iou_pooled")]
-    columns += [*range(4 + len(SCORES), 4 + len(SCORES) + len(classes)), -1]
+    # printed without F1, and of a class only the IoU per image
+    columns = [c for c, name in enumerate(table[0]) if "F1" not in name and not name.startswith("IoU, pooled")]
     pictures.print_table([[row[c] for c in columns] for row in table], left=2)
     print()
     pictures.write_csv(out / "gaps.csv", gap_table(results))
@@ -160,13 +152,13 @@ def report(out: Path, groups: Groups, results: dict, classes: list[int], shown: 
             if (found := result["gaps"][HEADLINE]["overall"]) < TOO_LOW:
                 print(f"note: {title} finds almost nothing (mean IoU {found:.3f}), so its p say little")
         pictures.print_table(gap_table(results), left=4)
-        group_pictures.draw_nulls(out / "null.png", results, shown)
+        group_pictures.draw_nulls(out / "null.png", results)
     if len(results) > 1:
         table = difference_table(groups, results)
         pictures.write_csv(out / "differences.csv", table)
         print()
         pictures.print_table([row[:6] + row[-1:] for row in table], left=3)
-    group_pictures.draw_scores(out / "scores.png", groups, results, classes, shown)
+    group_pictures.draw_scores(out / "scores.png", groups, results, classes)
 
 
 # fmt: off
@@ -180,7 +172,8 @@ def parse_args() -> Namespace:
         help="one or two columns (default group: Sec. V)")
     add("--columns", type=str.lower, metavar="COLUMN",
         help="of the grid (default: emotion if there is one: Sec. V, table II)")
-    add("--classes", metavar="A,B", help="score only these (default: all in the labels but the background; "
+    add("--classes", type=class_numbers, metavar="A,B",
+        help="score only these (default: all in the labels but the background; "
         f"means leave out what is not in the labels of {MIN_RANKED} people of every ranked group)")
     add("--crop", nargs=4, type=number(float, 0, 1), default=[0.0, 0.0, 1.0, 1.0], metavar=("L", "T", "R", "B"),
         help="the part of every photo to use, in fractions of its sides: frame the faces as the training photos do "
@@ -215,7 +208,6 @@ def main() -> None:
     if args.simulate:
         return simulate(args)
     photos, columns = read_groups(args.groups, args.by)
-    scored_classes(args.classes)  # what it refuses, it refuses before a network is loaded
     if "person" not in columns:
         print("note: no column person, so every photo counts as another person's; where it is not, p is too small")
     if args.columns and args.columns not in columns:
@@ -223,13 +215,11 @@ def main() -> None:
     across = args.columns or ("emotion" if "emotion" in columns else None)
     grid = group_pictures.choose_grid(photos, args.by, across, args.seed)
     labelled = [photo for photo in photos if photo.label is not None]
-    needed = labelled + [photo for row in grid.cells for photo in row if photo is not None and photo.label is None]
+    needed = labelled + [p for cells in grid.values() for p in cells.values() if p is not None and p.label is None]
     networks = load_all(args.checkpoints, args.device, args.amp)
     counts, drawn = {}, {}
-    for path, (title, network) in zip(args.checkpoints, networks.items(), strict=True):
-        checkpoint = network.checkpoint
-        print(f"{title}: {path}, epoch {checkpoint['epoch']}, {checkpoint['args']['size']} px, weights "
-              f"{checkpoint['weights']}")  # fmt: skip
+    for title, network in networks.items():
+        print(describe(title, network))
         predicted, true, off = predict_photos(network, needed, args.crop)
         drawn[title] = dict(zip((photo.image for photo in needed), predicted, strict=True))
         counts[title] = np.array([count(p, t) for p, t in zip(predicted, true, strict=True) if t is not None])
@@ -239,16 +229,12 @@ def main() -> None:
     out = pictures.make_folder(args.out or args.checkpoints[0].parent / f"fairness-{'-'.join(args.by)}")
     for name in OF_LABELS:  # of an earlier run: not every run writes all of them
         (out / name).unlink(missing_ok=True)
-    shown = group_pictures.names_to_show([*grid.columns, *(" / ".join(group_of(photo, args.by)) for photo in photos)])
-    for name, short in shown.items():
-        if name != short:
-            print(f"{name} is {short} in the pictures, whose font lacks it")
-    group_pictures.draw_grid(out / "grid.png", grid, drawn, lambda image: cropped(image, args.crop), shown)
+    group_pictures.draw_grid(out / "grid.png", grid, drawn, args.crop)
     if compared:
         groups, results, classes, left_out = compared
         print(f"{args.groups}: {len(labelled)} photos with a label, of {groups.person.max() + 1} people; scored: "
               f"{', '.join(CLASSES[c] for c in classes)}\n")  # fmt: skip
-        report(out, groups, results, classes, shown)
+        report(out, groups, results, classes)
         print(f"\n[95 % interval: {args.bootstrap} resamples of people]; p: {args.permutations} permutations of the "
               "groups")  # fmt: skip
         facts = {"checkpoints": list(map(str, args.checkpoints)), "by": args.by}

@@ -1,8 +1,6 @@
 """The pictures of fairness.py: the paper's grid, scores with intervals, the null of a gap, what few photos can find."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -10,90 +8,75 @@ from PIL import Image
 from common import pictures
 from common.images import read_photo
 from mut1ny_fairness.group_stats import HEADLINE
-from mut1ny_fairness.groups import NOT_GIVEN, Groups, Photo, group_of
+from mut1ny_fairness.groups import NOT_GIVEN, Groups, Photo, cropped, group_of
 from mut1ny_fairness.palette import CLASSES, LEGEND, PALETTE
 
 SIDE = 256  # of a photo in the grid, at most
 MAX_ROWS, MAX_COLUMNS = 12, 4
+Grid = dict[str, dict[str, Photo | None]]  # row -> column -> photo; None: no such photo
 
 
-def names_to_show(names: list[str]) -> dict[str, str]:
-    """Each name -> itself, or a number where the pictures' font lacks a character of it."""
+def shown(name: str) -> str:
+    r"""A name for a picture: a letter that the pictures' font lacks by its number, as \u6bdb."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     known = get_font(findfont(FontProperties())).get_charmap()
-    lacking = [name for name in sorted(set(names)) if not all(ord(letter) in known for letter in name)]
-    return {name: f"no. {lacking.index(name) + 1}" if name in lacking else name for name in names}
-
-
-class Grid(NamedTuple):
-    """The photos of a grid, with the names of its rows and columns; None: no such photo."""
-
-    rows: list[str]
-    columns: list[str]
-    cells: list[list[Photo | None]]  # None where no photo fits
+    return "".join(c if ord(c) in known or c == "\n" else c.encode("ascii", "backslashreplace").decode() for c in name)
 
 
 def choose_grid(photos: list[Photo], by: list[str], column: str | None, seed: int) -> Grid:
     """Rows are groups, columns are emotions (Sec. V, table II): in each cell a photo at random, in a row of different
     people as long as there are some."""
     rng = np.random.default_rng(seed)
-    keys = [" / ".join(group_of(photo, by)) for photo in photos]
-    values = [photo.row.get(column) or NOT_GIVEN if column else "" for photo in photos]
-    rows, columns = sorted(set(keys))[:MAX_ROWS], sorted(set(values))[:MAX_COLUMNS]
-    if len(set(keys)) > MAX_ROWS or len(set(values)) > MAX_COLUMNS:
+    cells: dict[tuple[str, str], list[Photo]] = {}
+    for photo in photos:
+        value = photo.row.get(column) or NOT_GIVEN if column else ""
+        cells.setdefault((" / ".join(group_of(photo, by)), value), []).append(photo)
+    rows, columns = (sorted(set(names)) for names in zip(*cells, strict=True))
+    if len(rows) > MAX_ROWS or len(columns) > MAX_COLUMNS:
+        rows, columns = rows[:MAX_ROWS], columns[:MAX_COLUMNS]
         print(f"grid.png shows the first {len(rows)} groups and {len(columns)} columns of more")
-    cells = []
+    grid: Grid = {}
     for row in rows:
-        used, line = set(), []
+        used, grid[row] = set(), {}
         for value in columns:
-            fitting = [p for p, k, v in zip(photos, keys, values, strict=True) if (k, v) == (row, value)]
-            fitting = [p for p in fitting if p.person not in used] or fitting
-            line.append(fitting[rng.integers(len(fitting))] if fitting else None)
-            used |= {line[-1].person} if fitting else set()
-        cells.append(line)
-    return Grid(rows, columns, cells)
+            fitting = cells.get((row, value), [])
+            fitting = [photo for photo in fitting if photo.person not in used] or fitting
+            grid[row][value] = fitting[rng.integers(len(fitting))] if fitting else None
+            used |= {grid[row][value].person} if fitting else set()
+    return grid
 
 
-def draw_grid(
-    path: Path,
-    grid: Grid,
-    drawn: dict[str, dict[Path, np.ndarray]],
-    crop: Callable[[Image.Image], Image.Image],
-    shown: dict[str, str],
-) -> None:
-    """Each cell: the photo and every model's segmentation of it.
+def draw_grid(path: Path, grid: Grid, drawn: dict[str, dict[Path, np.ndarray]], crop: list[float]) -> None:
+    """Tables II to IV: in each cell the photo and every model's segmentation of it.
 
-    drawn: model -> photo -> H x W classes; crop: makes the photo what the model saw; shown: as names_to_show() gives.
+    drawn: model -> photo -> H x W classes; crop: as --crop.
     """
-    titles = [f"{shown[value]}\n{what}" for value in grid.columns for what in ("photo", *drawn)]
-    pictures_of = []
-    for line in grid.cells:
+    rows = []
+    for cells in grid.values():
         row = []
-        for photo in line:
+        for photo in cells.values():
             if photo is None:
                 row += [None] * (1 + len(drawn))
                 continue
-            image = crop(read_photo(photo.image))
+            image = cropped(read_photo(photo.image), crop)
             image.thumbnail((SIDE, SIDE))
-            row.append(np.asarray(image))
-            for predicted in drawn.values():
-                label = Image.fromarray(predicted[photo.image]).resize(image.size, Image.Resampling.NEAREST)
-                row.append(PALETTE[np.asarray(label)])
-        pictures_of.append(row)
-    row_titles = [shown[name].replace(" / ", "\n") for name in grid.rows]
-    pictures.save_grid(path, pictures_of, column_titles=titles, row_titles=row_titles, legend=LEGEND, cell=1.7)
+            labels = (Image.fromarray(predicted[photo.image]) for predicted in drawn.values())
+            labels = (np.asarray(label.resize(image.size, Image.Resampling.NEAREST)) for label in labels)
+            row += [np.asarray(image), *(PALETTE[label] for label in labels)]
+        rows.append(row)
+    columns = [f"{shown(value)}\n{what}" for value in next(iter(grid.values())) for what in ("photo", *drawn)]
+    names = [shown(name).replace(" / ", "\n") for name in grid]
+    pictures.save_grid(path, rows, column_titles=columns, row_titles=names, legend=LEGEND, cell=1.7)
 
 
-def draw_scores(
-    path: Path, groups: Groups, results: dict[str, dict], classes: list[int], shown: dict[str, str]
-) -> None:
+def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: list[int]) -> None:
     """One panel for the mean, one for each class: a point and its interval for every group and model.
 
     Hollow points are groups that are not ranked.
     """
     panels = [("mean IoU per image", HEADLINE, None)]
-    panels += [(f"IoU per image, {CLASSES[c]}", "class_iou_image", k) for k, c in enumerate(classes)]
+    panels += [(f"IoU per image, {CLASSES[c]}", f"class_{HEADLINE}", k) for k, c in enumerate(classes)]
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     size = (2.6 * columns + 1.6, rows * (0.34 * len(groups.names) + 0.9) + 0.6)
@@ -111,7 +94,7 @@ def draw_scores(
         axis.set_title(title, fontsize=9)
         axis.grid(axis="x", alpha=0.3)
         axis.tick_params(labelsize=8)
-    names = [f"{shown[name]} ({people})" for name, people in zip(groups.names, groups.people, strict=True)]
+    names = [f"{shown(name)} ({people})" for name, people in zip(groups.names, groups.people, strict=True)]
     axes[0, 0].set_yticks(y, names, parse_math=False)  # a $ in a group's name is no formula
     axes[0, 0].set_ylim(len(y) - 0.5, -0.5)
     figure.legend(lines, map(pictures.plain, results), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
@@ -119,19 +102,16 @@ def draw_scores(
     pictures.save_figure(path, figure, dpi=130)
 
 
-def draw_nulls(path: Path, results: dict[str, dict], shown: dict[str, str]) -> None:
+def draw_nulls(path: Path, results: dict[str, dict]) -> None:
     """Of each model the gaps that arise by chance, and the one that was observed."""
     figure, axes = pictures.subplots(1, len(results), figsize=(4.4 * len(results), 3.2), squeeze=False, sharex=True)
-    every = [result["gaps"][HEADLINE] for result in results.values()]
-    widest = 1.05 * max(max(g["gap"], g["null"].max()) for g in every) or 1
-    for axis, (title, result) in zip(axes[0], results.items(), strict=True):
-        g = result["gaps"][HEADLINE]
+    found = {title: result["gaps"][HEADLINE] for title, result in results.items()}
+    widest = 1.05 * max(max(g["gap"], g["null"].max()) for g in found.values()) or 1
+    for axis, (title, g) in zip(axes[0], found.items(), strict=True):
         axis.hist(g["null"], bins=np.linspace(0, widest, 61), color="0.75")
         axis.axvline(g["gap"], color="C3")
-        found = "no gap"
-        if g["best"]:
-            found = f"best {shown[g['best']]}, worst {shown[g['worst']]}: gap {g['gap']:.3f}, p = {g['p']:.4f}"
-        axis.set_title(pictures.plain(f"{title}\n{found}"), fontsize=8)
+        seen = f"best {g['best']}, worst {g['worst']}: gap {g['gap']:.3f}, p = {g['p']:.4f}" if g["best"] else "no gap"
+        axis.set_title(shown(f"{title}\n{seen}"), fontsize=8, parse_math=False)
         axis.set_xlabel("gap in mean IoU if groups meant nothing (line: observed)", fontsize=8)
         axis.set_ylabel("permutations", fontsize=8)
         axis.tick_params(labelsize=8)
@@ -151,12 +131,9 @@ def draw_power(
         left.plot(gaps, 100 * found, marker=".", label=label)
         right.hist(seen, bins=np.linspace(0, 4 * sd, 61), histtype="step", density=True, label=label)
     left.axhline(5, color="0.5", linewidth=0.8, linestyle="--", label="5 %: what chance alone finds")
-    left.set_xlabel("true gap: one group's mean is lower by")
-    left.set_ylabel("% of studies that find it (p <= 0.05)")
+    left.set(xlabel="true gap: one group's mean is lower by", ylabel="% of studies that find it (p <= 0.05)")
     left.set_ylim(0, 102)
-    right.set_xlabel("gap seen between best and worst group where there is none")
-    right.set_yticks([])
-    right.set_ylabel("how often")
+    right.set(xlabel="gap seen between best and worst group where there is none", ylabel="how often", yticks=[])
     for axis in (left, right):
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)

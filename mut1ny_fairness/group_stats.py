@@ -5,6 +5,8 @@ group is a function of the images' weights (how often each counts), so that the 
 which only change weights, are matrix products.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from mut1ny_fairness.groups import MIN_RANKED, Groups
@@ -12,7 +14,6 @@ from mut1ny_fairness.groups import MIN_RANKED, Groups
 SCORES = ("iou_image", "f1_image", "iou_pooled", "f1_pooled")
 HEADLINE = "iou_image"  # the score that is drawn; all are in the CSV files
 CLASS_SCORES = tuple(f"class_{name}" for name in SCORES)
-BLOCK_BYTES = 64e6
 ALIKE = 1e-9  # a smaller gap is one of rounding
 
 
@@ -76,6 +77,12 @@ def one_hot(group: np.ndarray, G: int) -> np.ndarray:
     return (group[..., None, :] == np.arange(G)[:, None]).astype(np.float64)
 
 
+def stacked(scores: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The scores of each resample or permutation -> one array of each score, with one axis more in front."""
+    scores = list(scores)
+    return {name: np.array([one[name] for one in scores]) for name in scores[0]}
+
+
 # ---- Bootstrap over people -----------------------------------------------------------------------------------------
 
 
@@ -90,11 +97,13 @@ def what_varies(groups: Groups, by: list[str]) -> dict[str, tuple[list[int], int
 
     Nothing if there is no test, because fewer than two groups are ranked.
     """
-    kept, found = groups.tested, {}
-    people = np.unique(groups.person[kept])
+    if groups.ranked.sum() < 2:
+        return {}
+    person, found = groups.person[groups.tested], {}
+    people = np.unique(person)
     for name, column in zip(by, groups.columns, strict=True):
-        varied = people[~same_within_people(groups.person[kept], column[kept])].tolist()
-        if varied and groups.ranked.sum() > 1:
+        varied = people[~same_within_people(person, column[groups.tested])].tolist()
+        if varied:
             found[name] = varied, len(people)
     return found
 
@@ -128,12 +137,7 @@ def bootstrap(
     person says nothing about the next: a group of one has nan.
     """
     members = one_hot(groups.of_image, len(groups.names))
-    block = max(1, int(BLOCK_BYTES / (8 * members.size)))
-    parts = [
-        weighted_scores(counts, weights[start : start + block][:, None, groups.person] * members, shared)
-        for start in range(0, len(weights), block)
-    ]
-    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    scores = stacked(weighted_scores(counts, drawn[groups.person] * members, shared) for drawn in weights)
     for values in scores.values():
         values[:, np.array(groups.people) < 2] = np.nan
     return scores
@@ -186,21 +190,13 @@ def gap(values: np.ndarray) -> np.ndarray:
 
 def permutation_null(counts: np.ndarray, groups: np.ndarray, G: int) -> dict[str, np.ndarray]:
     """repeats x n groups of the null -> the gap of each of SCORES, repeats."""
-    block = max(1, int(BLOCK_BYTES / (8 * G * groups.shape[1])))
-    parts = [
-        weighted_scores(counts, one_hot(groups[start : start + block], G)) for start in range(0, len(groups), block)
-    ]
-    return {name: np.concatenate([gap(part[name]) for part in parts]) for name in SCORES}
+    scores = stacked(weighted_scores(counts, one_hot(group, G)) for group in groups)
+    return {name: gap(scores[name]) for name in SCORES}
 
 
 def p_value(null: np.ndarray, observed: float) -> float:
     """Share of the null that is at least as large, the observed arrangement being one of them."""
     return float((1 + (null >= observed - 1e-12).sum()) / (1 + len(null)))
-
-
-def equity_scaled(overall: float, groups: np.ndarray) -> float:
-    """The overall score over 1 + the sum of the groups' distances from it (Tian et al., FairSeg, ICLR 2024)."""
-    return float(overall / (1 + np.abs(groups - overall).sum()))
 
 
 # ---- All of it, for one model --------------------------------------------------------------------------------------
@@ -242,7 +238,8 @@ def analyse(
             "p": p_value(nulls[score], size),
             "null_median": float(np.median(nulls[score])),
             "overall": together,
-            "equity_scaled": equity_scaled(together, values),
+            # Tian et al., FairSeg, ICLR 2024: less the farther the groups are from the overall score
+            "equity_scaled": float(together / (1 + np.abs(values - together).sum())),
             "null": nulls[score],
         }
     return result
@@ -250,14 +247,15 @@ def analyse(
 
 def first_minus(results: dict[str, dict]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """The first model's scores minus each other's, on the same resamples: other -> score -> value, low, high (G)."""
-    (_, a), *others = results.items()
-    found = {}
-    for other, b in others:
-        found[other] = {}
-        for score in SCORES:
-            value = a["scores"][score]["value"] - b["scores"][score]["value"]
-            found[other][score] = with_bounds(value, a["resampled"][score] - b["resampled"][score])
-    return found
+
+    def minus(a: dict, b: dict) -> dict[str, dict[str, np.ndarray]]:
+        return {
+            s: with_bounds(a["scores"][s]["value"] - b["scores"][s]["value"], a["resampled"][s] - b["resampled"][s])
+            for s in SCORES
+        }
+
+    first, *others = results
+    return {other: minus(results[first], results[other]) for other in others}
 
 
 # ---- What nine photos can show -------------------------------------------------------------------------------------

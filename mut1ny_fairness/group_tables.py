@@ -57,20 +57,13 @@ def difference_table(groups: Groups, results: dict[str, dict]) -> list[list[str]
 
 
 def all_numbers(groups: Groups, results: dict[str, dict]) -> dict:
-    """What fairness.json holds of them."""
+    """What fairness.json holds of them: all but the resamples and the nulls."""
 
-    def as_lists(of: dict[str, dict[str, np.ndarray]]) -> dict:
-        return {score: {k: values.tolist() for k, values in row.items()} for score, row in of.items()}
+    def as_lists(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: as_lists(inner) for key, inner in value.items() if key not in ("resampled", "null")}
+        return value.tolist() if isinstance(value, np.ndarray) else value
 
-    listing = zip(groups.names, groups.people, groups.images, groups.ranked.tolist(), strict=True)
-    rows = [{"name": n, "people": p, "images": i, "ranked": r, "note": groups.note(g)}
-            for g, (n, p, i, r) in enumerate(listing)]  # fmt: skip
-    models = {
-        title: {
-            "scores": as_lists(result["scores"]),
-            "gaps": {s: {k: v for k, v in g.items() if k != "null"} for s, g in result["gaps"].items()},
-        }
-        for title, result in results.items()
-    }
-    minus = {other: as_lists(of) for other, of in first_minus(results).items()}
-    return {"groups": rows, "models": models, "first_minus": minus}
+    listing = enumerate(zip(groups.names, groups.people, groups.images, groups.ranked.tolist(), strict=True))
+    rows = [{"name": n, "people": p, "images": i, "ranked": r, "note": groups.note(g)} for g, (n, p, i, r) in listing]
+    return {"groups": rows, "models": as_lists(results), "first_minus": as_lists(first_minus(results))}

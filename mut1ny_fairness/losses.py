@@ -3,7 +3,7 @@
     --target rgb       the paper: 3 outputs, mean squared error with label / 255; a pixel's class is its nearest colour
     --target labels    11 outputs, cross-entropy (ours)
 
-bgr: label files read as OpenCV reads them, in the wrong channel order (README, "the turquoise hair").
+bgr: label files read as OpenCV reads them, in the wrong channel order (NOTES.md, "The turquoise hair").
 """
 
 import torch

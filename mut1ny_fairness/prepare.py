@@ -244,21 +244,18 @@ def prepare(root: Path, manifest: Path, seed: int = 0, distance: int = 0, out: P
 
 
 def draw_dropped(path: Path, root: Path, dropped: list[tuple[Pair, Pair, int]], seed: int) -> None:
-    """Up to 18 dropped images, each beside the one that was kept: the most different first, then at random."""
+    """A dozen dropped images, each below the one that was kept: the most different ones, and among equals at random."""
     path.unlink(missing_ok=True)  # of an earlier run
     order = [dropped[i] for i in np.random.default_rng(seed).permutation(len(dropped))]
-    shown = sorted(order, key=lambda drop: -drop[2])[:6]
-    shown += [drop for drop in order if drop not in shown][:12]
-    cells, titles = [], []
-    for copy, kept, bits in shown:
-        for pair, what in ((kept, "kept"), (copy, f"dropped, {bits} bits")):
+    rows, titles = [[], []], [[], []]
+    for copy, kept, bits in sorted(order, key=lambda drop: -drop[2])[:12]:
+        for r, (pair, what) in enumerate(((kept, "kept"), (copy, f"dropped, {bits} bits"))):
             photo = read_photo(root / pair.image)
             photo.thumbnail((200, 200))
-            cells.append(np.asarray(photo))
-            titles.append(f"{what}\n{pair.folder}/{Path(pair.image).name}")
-    rows = [slice(start, start + 6) for start in range(0, len(cells), 6)]
-    if rows:
-        pictures.save_grid(path, [cells[r] for r in rows], titles=[titles[r] for r in rows], cell=1.7)
+            rows[r].append(np.asarray(photo))
+            titles[r].append(f"{what}\n{pair.folder}/{Path(pair.image).name}")
+    if dropped:
+        pictures.save_grid(path, rows, titles=titles, cell=1.7)
 
 
 def main() -> None:

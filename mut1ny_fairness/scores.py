@@ -11,7 +11,7 @@ from common.metrics import confusion_matrix, counts_from_confusion, multilabel_c
 from mut1ny_fairness.losses import predicted_channels, predicted_classes, true_channels
 from mut1ny_fairness.palette import CLASSES, PALETTE
 
-TRUE_ABOVE, PREDICTED_ABOVE = 0.0, 0.1  # the public template's thresholds on a channel's value (README)
+TRUE_ABOVE, PREDICTED_ABOVE = 0.0, 0.1  # the public template's thresholds on a channel's value (NOTES.md)
 ROWS = {  # results.json's name -> the table's
     "loss": "loss",
     "accuracy": "accuracy, channel-pixels",
@@ -55,7 +55,7 @@ class Tally:
     """What training and evaluation count, batch by batch, on the device and without waiting for it.
 
     The public template's thresholds: every channel of every pixel is a case of its own, true where the label's colour
-    is above 0, predicted where the output is above 0.1. Pooled, where the template averages over batches (README).
+    is above 0, predicted where the output is above 0.1. Pooled, where the template averages over batches (NOTES.md).
     Beside it the 11 classes' confusion matrix. bgr: the labels were read in the wrong channel order; read_bgr: the
     outputs are.
     """

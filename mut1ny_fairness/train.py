@@ -47,9 +47,9 @@ GENERATED = {"size": 64, "lr": 1e-3}  # ours: on generated pictures, to end with
 DEFAULTS = {"size": dataset.SIZE, "lr": 1e-4}
 AUX = {"deeplabv3": 0.0, "pspnet": 0.4}  # weight of the auxiliary loss; 0: no such head
 WEIGHTS = {"coco": "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1", "imagenet": "ResNet101_Weights.IMAGENET1K_V1"}
-PANELS = {  # figures 4 and 5, in their order
-    "(a) accuracy": "accuracy", "(b) F1": "f1", "(c) IoU": "iou", "(d) loss": "loss", "(e) precision": "precision",
-    "(f) recall": "recall",
+PANELS = {  # figures 4 and 5 in their order, and beside them what the 11 classes have (ours)
+    "(a) accuracy": "accuracy", "(b) F1": "f1", "(c) IoU": "iou", "accuracy, 11 classes": "class_accuracy",
+    "(d) loss": "loss", "(e) precision": "precision", "(f) recall": "recall", "mean IoU, 11 classes": "class_iou",
 }  # fmt: skip
 LINE = (
     "epoch {epoch:3d}  loss {loss:.4f}  F1 {f1:.4f}  IoU of 11 classes {class_iou:.4f}  test loss {test_loss:.4f}  "
@@ -129,24 +129,10 @@ def train_epoch(
     return tally.scores()
 
 
-def draw_curves(path: Path, log: list[dict], title: str) -> None:
-    """Figure 4 or 5: six panels of training and test; dotted, the pooled scores of the 11 classes."""
-    figure, axes = pictures.subplots(2, 3, figsize=(12, 6.4))
-    epochs, marker = [row["epoch"] for row in log], "." if len(log) < 10 else None
-    for axis, (name, column) in zip(axes.flat, PANELS.items(), strict=True):
-        for prefix, label in (("", "training"), ("test_", "test")):
-            look = {"color": pictures.COLOURS[label], "marker": marker}
-            axis.plot(epochs, [row[prefix + column] for row in log], **look, label=label)
-            if f"class_{column}" in log[0]:
-                scores = [row[f"{prefix}class_{column}"] for row in log]
-                axis.plot(epochs, scores, ":", **look, label=f"{label}, 11 classes")
-        axis.set_title(name)
-        axis.set_xlabel("epoch")
-        axis.grid(alpha=0.3)
-        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        axis.legend(fontsize=8)
-    figure.suptitle(pictures.plain(title))
-    pictures.save_figure(path, figure)
+def draw_curves(path: Path, log: list[dict]) -> None:
+    """Figure 4 or 5: six panels of training and test, and two of the classes."""
+    panels = {title: {name: "training", f"test_{name}": "test"} for title, name in PANELS.items()}
+    pictures.save_curves(path, log, panels, columns=4)
 
 
 def main() -> None:
@@ -193,7 +179,7 @@ def main() -> None:
         },
         keep={"weights": weights, "classes": list(CLASSES)},
         line=LINE,
-        curves=lambda path, log: draw_curves(path, log, title),
+        curves=draw_curves,
         samples=lambda path: draw_samples(
             path, first_images, first_labels, {"output": (outputs(model, first_images, device, amp), args.target)}
         ),
@@ -204,7 +190,7 @@ def main() -> None:
     for epoch in run.epochs():
         trained = train_epoch(network, train_set, optimizer, run, epoch)
         copy_from_first(model)
-        tested = evaluate(model, test_set, args.batch_size, device, amp, args.target, args.bgr)
+        tested = evaluate(model, test_set, vars(args), device, amp)
         better = tested["loss"] < min((row["test_loss"] for row in run.log), default=float("inf"))
         scores = {name: trained[name] for name in ROWS} | {f"test_{name}": tested[name] for name in ROWS}
         run.end_epoch(scores, better)

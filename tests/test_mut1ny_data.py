@@ -1,7 +1,6 @@
 """mut1ny_fairness: colours and classes, Mut1ny's folder and its XML, duplicates, the subsample, splits, decoding."""
 
 import csv
-import io
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch
 from conftest import refused
 from PIL import Image
 
-from common.faces import generate_face
 from mut1ny_fairness import dataset, generate, prepare
 from mut1ny_fairness.dataset import Sample
 from mut1ny_fairness.losses import loss_of, nearest_class, predicted_channels, predicted_classes, true_channels
@@ -39,24 +37,21 @@ def copied(shipped, tmp_path):
 # ---- Colours and scores --------------------------------------------------------------------------------------------
 
 
-def test_the_palette_is_the_vendors_and_comes_back():
+def test_the_palette_is_the_vendors_and_other_colours_go_to_the_nearest_and_are_counted():
     colour = {name: tuple(PALETTE[i].tolist()) for i, name in enumerate(CLASSES)}
     assert colour["ears"] == (0, 255, 255) and colour["eyebrows"] == (255, 0, 255)
     assert colour["teeth"] == (255, 255, 255) and colour["hair"] == (255, 255, 0) and len(set(colour.values())) == 11
-    label = np.random.default_rng(0).integers(0, 11, (30, 40)).astype(np.uint8)
+    label = np.arange(11, dtype=np.uint8)[None]
     back, off = to_classes(PALETTE[label])
-    assert (back == label).all() and off == 0 and back.dtype == np.uint8
-    output = torch.from_numpy(PALETTE[label]).permute(2, 0, 1)[None].float() / 255
-    assert (nearest_class(output)[0].numpy() == label).all()
-
-
-def test_colours_off_the_palette_go_to_the_nearest_and_are_counted():
+    assert (back == label).all() and off == 0
     rgb = np.array([[(250, 5, 3), (255, 0, 0), (120, 130, 128), (10, 250, 240), (0, 128, 0)]], np.uint8)
     label, off = to_classes(rgb)
     assert [CLASSES[c] for c in label[0]] == ["lips", "lips", "face", "ears", "eyes"] and off == 4
     noise = np.random.default_rng(1).integers(0, 256, (50, 50, 3), dtype=np.uint8)
     distance = ((noise[:, :, None].astype(int) - PALETTE.astype(int)) ** 2).sum(-1)  # H W 11
     assert (distance.argmin(-1) == to_classes(noise)[0]).all()
+    output = torch.from_numpy(noise).permute(2, 0, 1)[None].float() / 255  # of a network, read in the same way
+    assert (nearest_class(output)[0].numpy() == distance.argmin(-1)).mean() > 0.999  # but for ties
 
 
 def test_celebamask_parts_are_painted_in_mut1nys_classes():
@@ -81,7 +76,6 @@ def test_losses_and_channels_of_both_targets():
 def test_the_wrong_channel_order_makes_hair_ears():
     label = torch.from_numpy(np.random.default_rng(2).integers(0, 11, (1, 6, 6)))
     wrong = true_channels(label, bgr=True)
-    assert torch.equal(wrong.flip(1), true_channels(label))
     hair, ears, nose, lips = (CLASSES.index(name) for name in ("hair", "ears", "nose", "lips"))
     read = nearest_class(wrong)
     assert (read[label == hair] == ears).all() and (read[label == ears] == hair).all()
@@ -89,9 +83,8 @@ def test_the_wrong_channel_order_makes_hair_ears():
     # a network that had learnt the wrong order perfectly: no error to be seen in the paper's loss
     assert loss_of(wrong, label, "rgb", bgr=True) == 0 and loss_of(wrong, label, "rgb") > 0.05
     assert torch.equal(predicted_classes(wrong, "rgb", bgr=True), label)
-    logits = torch.nn.functional.one_hot(nearest_class(wrong), 11).permute(0, 3, 1, 2).float() * 50
+    logits = torch.nn.functional.one_hot(read, 11).permute(0, 3, 1, 2).float() * 50
     assert loss_of(logits, label, "labels", bgr=True) < 1e-6
-    assert torch.equal(predicted_classes(logits, "labels", bgr=True), nearest_class(true_channels(read, bgr=True)))
 
 
 def test_no_score_of_the_paper_can_tell_the_channel_order():
@@ -160,10 +153,7 @@ DAMAGES = {
     "is not well-formed": lambda xml: xml.replace("</dataset>", "<oops>").replace("/>", ">", 3),
     "names no pairs": lambda xml: "<dataset/>",
     "there is no training.xml": None,
-    "38 of 38 pairs of training.xml lack a file": lambda xml: xml.replace(
-        "samples", "Samples"
-    ),  # where letter case counts
-    "data/Mut1ny/samples": lambda xml: xml.replace('name="', 'name="Mut1ny\\'),
+    "38 of 38 pairs of training.xml lack a file": lambda xml: xml.replace('name="', 'name="Mut1ny\\'),
 }
 
 
@@ -204,7 +194,7 @@ def test_an_image_never_gets_the_label_of_a_folder_with_a_shorter_name(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "name", ["..\\outside.png", "samples/../../outside.png", "/etc/hostname", "C:\\outside.png", "link/outside.png"]
+    "name", ["samples\\..\\..\\outside.png", "/etc/hostname", "C:\\outside.png", "link/outside.png"]
 )
 def test_a_path_of_the_xml_cannot_leave_the_folder(copied, tmp_path, name):
     Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
@@ -254,15 +244,8 @@ def test_duplicates_are_those_that_a_double_loop_finds(distance):
     assert find_duplicates(hashes, distance) == copies and len(copies) > 10
 
 
-def test_the_hash_finds_planted_copies_and_no_others_and_is_what_it_says():
-    images = [generate_face(seed, 96, zoom=1 - seed / 24).image for seed in range(12)]
-    hashes = [difference_hash(Image.fromarray(image)) for image in images]
-    assert find_duplicates(hashes, 4) == {} == find_duplicates([])  # distinct faces
-    picture = Image.fromarray(images[7])
-    picture.save(buffer := io.BytesIO(), "JPEG", quality=50)
-    copies = [picture.copy(), picture.resize((70, 70), Image.Resampling.BILINEAR), Image.open(buffer)]
-    assert find_duplicates(hashes + [difference_hash(copy) for copy in copies], 4) == {12: 7, 13: 7, 14: 7}
-    ramp = np.tile(np.arange(0, 90, 10, dtype=np.uint8), (8, 1))  # every pixel is darker than its right neighbour
+def test_the_hash_is_one_bit_for_each_pixel_that_is_darker_than_its_right_neighbour():
+    ramp = np.tile(np.arange(0, 90, 10, dtype=np.uint8), (8, 1))
     assert difference_hash(Image.fromarray(ramp)) == 2**64 - 1
     assert difference_hash(Image.fromarray(ramp[:, ::-1].copy())) == 0
     ramp[0, 0] = 255  # the first pair of the first row: the highest bit
@@ -300,24 +283,15 @@ def test_prepare_drops_the_planted_copies_and_moves_nothing(copied, tmp_path, ca
     assert sum(row["folder"] == "femalealison1" for row in rows) == 10  # of the 14 that are left
     assert {path: path.read_bytes() for path in before} == before
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"counts.csv", "dropped.csv", "dropped.png"}
-    (copied / "samples" / "real" / "0002.png").write_bytes(b"no picture")
-    assert "0002.png: cannot be read" in refused(prepare.prepare, copied, tmp_path / "new.csv")
-    assert not (tmp_path / "new.csv").exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("", "has no column image"),
-        ("image,label\na,b\n", "has no column folder"),
-        ("image,label,folder,person,category\n", "has no rows"),
-        ("image,label,folder,person,category\n../a.png,b.png,real,,real\n", "leaves"),
-        ("image,label,folder,person,category\na.png,b.png,real,,real,,\n", "too many cells"),
-    ],
-)
-def test_a_broken_manifest_is_one_clear_line(shipped, tmp_path, text, named):
-    (tmp_path / "manifest.csv").write_text(text)
-    assert named in refused(dataset.list_samples, str(shipped), str(tmp_path / "manifest.csv"))
+def test_a_broken_manifest_is_one_clear_line(shipped, tmp_path):
+    """The other damages are those of groups.csv, which the same function reads."""
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("image,label\na,b\n")
+    assert "has no column folder" in refused(dataset.list_samples, str(shipped), str(manifest))
+    manifest.write_text("image,label,folder,person,category\n../a.png,b.png,real,,real\n")
+    assert "leaves" in refused(dataset.list_samples, str(shipped), str(manifest))
 
 
 # ---- Samples -------------------------------------------------------------------------------------------------------

@@ -114,31 +114,6 @@ def test_people_in_several_groups_are_drawn_for_all_at_once_and_groups_of_people
     assert (weights[:, :3].sum(1) == 3).all() and (weights[:, 3:].sum(1) == 4).all()
 
 
-def test_people_with_different_subsets_of_a_column_are_resampled_together():
-    """60 people with 2 to 5 of 6 emotions each: hardly two share their set, and the spread is still sd / sqrt(n)."""
-    rng = np.random.default_rng(0)
-    photos = photos_of(*[("x", f"{i:02d}", *rng.permutation(list("abcdef"))[: rng.integers(2, 6)]) for i in range(60)])
-    groups, ious = find_groups(photos, ["emotion"]), rng.uniform(0.3, 0.9, 60)
-    found = resample(counts_with_iou(*ious[groups.person]), groups, 2000, seed=0)["iou_image"].std(0)
-    of_emotion = [ious[groups.person[groups.of_image == e]] for e in range(6)]
-    assert found == pytest.approx([of.std() / np.sqrt(len(of)) for of in of_emotion], rel=0.15)
-
-
-def test_large_sets_in_blocks_are_the_same_as_in_one(monkeypatch):
-    counts, groups = (
-        counts_with_iou(*np.linspace(0, 1, 9)),
-        find_groups(photos_of(*people_of(a=3, b=3, c=3)), ["group"]),
-    )
-    drawn = np.array([np.random.default_rng(i).permutation(groups.of_image) for i in range(40)])
-
-    def both():
-        return resample(counts, groups, 40, seed=3)["iou_pooled"], permutation_null(counts, drawn, 3)["iou_pooled"]
-
-    whole = both()
-    monkeypatch.setattr(group_stats, "BLOCK_BYTES", 1)
-    assert all(a == pytest.approx(b) for a, b in zip(both(), whole, strict=True)) and np.ptp(whole[0]) > 0
-
-
 # ---- Permutation test ----------------------------------------------------------------------------------------------
 
 
@@ -172,19 +147,6 @@ def test_a_persons_images_move_together_and_a_column_that_varies_within_people_i
     assert ((drawn >= 2).reshape(400, 2, 3).sum(2) == 1).all() and ((drawn % 2).sum(1) == 3).all()
 
 
-def test_p_is_uniform_where_groups_mean_nothing_and_small_where_they_do():
-    rng, group = np.random.default_rng(0), np.arange(30) % 3
-
-    def p(ious) -> float:
-        counts, drawn = counts_with_iou(*ious), permuted_groups(np.arange(30), [group], np.arange(3), 199, rng)
-        observed = gap(weighted_scores(counts, one_hot(group, 3))["iou_image"])
-        return p_value(permutation_null(counts, drawn, 3)["iou_image"], float(observed))
-
-    ps = np.array([p(rng.uniform(0.2, 0.8, 30)) for _ in range(100)])
-    assert 0.35 < ps.mean() < 0.65 and (ps <= 0.1).mean() < 0.2
-    assert p(0.5 + 0.2 * (group == 0) + rng.uniform(-0.05, 0.05, 30)) == 1 / 200
-
-
 def test_the_simulation_agrees_with_what_is_known():
     power, observed = group_stats.simulate_power((3, 20), np.array([0, 0.05, 0.2]), 0.05, repeats=600, permutations=199)
     assert observed.mean(1) == pytest.approx([3 / np.sqrt(np.pi) * 0.05 / np.sqrt(n) for n in (3, 20)], rel=0.06)
@@ -202,8 +164,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("separator", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-16")])
 def test_separators_and_byte_order_marks(folder, separator, encoding):
     rows = [["Image ", "Group", "person", "label"], ["a.png", "é", "1", "b.png"], ["c.png", "", "", ""], [""] * 4]
     text = "\r\n".join(separator.join(row) for row in rows)
@@ -218,7 +179,6 @@ def test_separators_and_byte_order_marks(folder, separator, encoding):
     ("text", "named"),
     [
         ("", "has no column image"),
-        ("photo,group\na.png,x\n", "has no column image; its columns are photo, group"),
         ("image,group\n", "has no rows"),
         ("image,group\nlost.png,x\n", "lost.png does not exist"),
         ("image,group\n../a.png,x\n", "line 2: the path '../a.png' leaves"),
@@ -239,11 +199,11 @@ def test_groups_under_ten_people_are_not_ranked_and_under_thirty_are_wide():
     people = [("x", f"x{i}", "sad", "happy") for i in range(30)] + people_of(y=10)
     people += [("z", f"z{i}", "sad", "happy") for i in range(9)] + [("", f"n{i}", "sad") for i in range(12)]
     groups = find_groups(photos_of(*people), ["group"])
-    assert dict(zip(groups.names, groups.people, strict=True)) == {"x": 30, "y": 10, "z": 9, NOT_GIVEN: 12}
-    assert {name for name, ranked in zip(groups.names, groups.ranked, strict=True) if ranked} == {"x", "y"}
-    notes = {name: groups.note(g) for g, name in enumerate(groups.names)}
-    assert notes["x"] == "" and notes["y"] == "wide (under 30 people)"
-    assert notes["z"] == "not ranked (under 10 people)" and notes[NOT_GIVEN] == "not ranked"
+    found = {name: (groups.people[g], groups.ranked[g], groups.note(g)) for g, name in enumerate(groups.names)}
+    assert found == {
+        "x": (30, True, ""), "y": (10, True, "wide (under 30 people)"), "z": (9, False, "not ranked (under 10 people)"),
+        NOT_GIVEN: (12, False, "not ranked"),
+    }  # fmt: skip
     two = find_groups(photos_of(*people), ["group", "emotion"])
     assert two.images[two.names.index("x / happy")] == 30 and two.people[two.names.index("z / sad")] == 9
 
@@ -256,24 +216,18 @@ def test_the_gap_is_between_ranked_groups_only():
     groups = find_groups(photos_of(*people_of(a=12, b=12, tiny=3), ("one", "o", "sad")), ["group"])
     ious = np.concatenate([rng.uniform(0.7, 0.8, 12), rng.uniform(0.5, 0.6, 12), [0.01] * 3, [0.99]])
     result = analyse(counts_with_iou(*ious), ONE_CLASS, groups, *FEW)
-    found = result["gaps"]["iou_image"]
+    found, a, b, overall = result["gaps"]["iou_image"], ious[:12].mean(), ious[12:24].mean(), ious[:24].mean()
     assert (found["best"], found["worst"]) == ("a", "b") and found["p"] == pytest.approx(1 / 401)
-    assert found["gap"] == pytest.approx(ious[:12].mean() - ious[12:24].mean())
-    assert found["gap_low"] < found["gap"] < found["gap_high"] and found["overall"] == pytest.approx(ious[:24].mean())
-    distances = abs(ious[:12].mean() - ious[:24].mean()) + abs(ious[12:24].mean() - ious[:24].mean())
-    assert found["equity_scaled"] == pytest.approx(ious[:24].mean() / (1 + distances))
+    assert found["gap"] == pytest.approx(a - b) and found["gap_low"] < found["gap"] < found["gap_high"]
+    assert found["overall"] == pytest.approx(overall)
+    assert found["equity_scaled"] == pytest.approx(overall / (1 + abs(a - overall) + abs(b - overall)))
     by_group = {row[1]: row for row in score_table(groups, {"model": result}, [CLASSES.index("eyes")])[1:]}
     assert "[" in by_group["tiny"][4] and by_group["one"][4] == "0.990"  # one person: no interval
     assert difference_table(groups, {"A": result, "B": result})[1][4] == "0.000 [0.000, 0.000]"
     alone = find_groups(photos_of(*people_of(a=12)), ["group"])
     assert analyse(counts_with_iou(*ious[:12]), ONE_CLASS, alone, *FEW)["gaps"] == {}
-
-
-def test_groups_that_are_all_alike_have_no_best_and_no_worst():
-    groups = find_groups(photos_of(*people_of(a=12, b=17, c=11)), ["group"])
-    result = analyse(counts_with_iou(*[0.7] * 40), ONE_CLASS, groups, *FEW)
-    assert result["gaps"]["iou_image"]["gap"] < 1e-12  # sums in another order
-    assert {tuple(row[2:4]) for row in gap_table({"a run": result})[1:]} == {("none", "none")}
+    alike = analyse(counts_with_iou(*[0.7] * 28), ONE_CLASS, groups, *FEW)  # sums in another order: not quite 0
+    assert {tuple(row[2:4]) for row in gap_table({"a run": alike})[1:]} == {("none", "none")}
 
 
 def test_means_run_over_the_classes_that_every_ranked_group_has():
@@ -292,14 +246,10 @@ def test_means_run_over_the_classes_that_every_ranked_group_has():
     men, women = groups.names.index("men"), groups.names.index("women")
     values = result["scores"]["class_iou_pooled"]["value"]  # the columns of the classes still show it
     assert values[men, 3] == pytest.approx(0.2) and np.isnan(values[women, 3])
-    every = analyse(counts, np.ones(4, bool), groups, *FEW)["gaps"]["iou_image"]
-    assert every["gap"] == pytest.approx(0.15) and every["p"] == pytest.approx(1 / 401)
     # predicted where its photo's truth has none, a shared class counts as 0 there: two of three are right
     counts[0, 0] = 0, 7, 0
     wrong = analyse(counts[:30], shared, find_groups(photos[:30], ["group"]), *FEW)["scores"]["iou_image"]["value"]
     assert wrong == pytest.approx([(14 * 0.8 + 1.6 / 3) / 15, 0.8])
-    nothing = analyse(counts, np.zeros(4, bool), groups, *FEW)
-    assert nothing["gaps"] == {} and np.isnan(nothing["scores"]["iou_image"]["value"]).all()
 
 
 def test_a_class_is_shared_if_ten_people_of_each_ranked_group_have_it():
@@ -310,20 +260,18 @@ def test_a_class_is_shared_if_ten_people_of_each_ranked_group_have_it():
         present[24 + 2 * n :, c] = False
     assert groups.ranked.all() and shared_classes(present, groups).tolist() == [True, True, False, False]
     # fewer than two ranked groups, as with the paper's nine photos: what anybody of every group has
-    for ranked in ([False, False], [True, False]):
-        found = shared_classes(present, groups._replace(ranked=np.array(ranked)))
-        assert found.tolist() == [True, True, True, False]
+    found = shared_classes(present, groups._replace(ranked=np.array([True, False])))
+    assert found.tolist() == [True, True, True, False]
 
 
 def test_a_photo_in_a_group_that_is_not_ranked_changes_neither_the_test_nor_its_strata():
-    """12 people in a, 12 in b; one of those in a is on a photo of c too."""
+    """12 people in a, 12 in b; one of those in a is on a photo of c too, or of A, which comes first."""
     people, ious = people_of(a=12, b=12), np.random.default_rng(0).uniform(0.4, 0.9, 25)
     without = find_groups(photos_of(*people), ["group"])
     expected = analyse(counts_with_iou(*ious[:24]), ONE_CLASS, without, *FEW)["gaps"]["iou_image"]
-    # first or last in the file, and before or after a in the alphabet
-    for name, place in (("c", 24), ("c", 0), ("A", 24)):
+    for name, place in (("c", 0), ("A", 24)):
         groups = find_groups(photos_of(*people[:place], (name, "a00", "sad"), *people[place:]), ["group"])
-        assert groups.tested.sum() == 24 and not groups.tested[place] and what_varies(groups, ["group"]) == {}
+        assert what_varies(groups, ["group"]) == {}
         counts = counts_with_iou(*np.insert(ious[:24], place, ious[24]))
         found = analyse(counts, ONE_CLASS, groups, *FEW)["gaps"]["iou_image"]
         for key, value in expected.items():
@@ -333,9 +281,6 @@ def test_a_photo_in_a_group_that_is_not_ranked_changes_neither_the_test_nor_its_
     assert what_varies(groups, ["group"]) == {"group": ([0], 34)}
     weights = person_weights(groups, 50, np.random.default_rng(0))
     assert (weights.sum(1) == 34).all() and np.ptp(weights[:, :12].sum(1)) > 0
-    # no test, nothing to say
-    groups = find_groups(photos_of(*people_of(a=3), ("b", "a00", "sad")), ["group"])
-    assert groups.tested.all() and what_varies(groups, ["group"]) == {}
 
 
 # ---- Pictures ------------------------------------------------------------------------------------------------------
@@ -345,20 +290,17 @@ def test_the_grid_shows_another_person_in_every_column_as_long_as_there_are_some
     photos = photos_of(*[("x", f"x{i}", "sad", "happy", "angry") for i in range(3)], ("y", "y0", "sad", "happy"))
     for seed in range(8):
         grid = group_pictures.choose_grid(photos, ["group"], "emotion", seed)
-        assert grid.rows == ["x", "y"] and grid.columns == ["angry", "happy", "sad"]
-        assert len({photo.person for photo in grid.cells[0]}) == 3 and grid.cells[1][0] is None
+        assert [*grid] == ["x", "y"] and [*grid["x"]] == [*grid["y"]] == ["angry", "happy", "sad"]
+        assert len({photo.person for photo in grid["x"].values()}) == 3 and grid["y"]["angry"] is None
     grid = group_pictures.choose_grid(photos, ["group"], None, 0)
-    assert grid.columns == [""] and len(grid.cells[0]) == 1
+    assert [*grid["x"]] == [""]
 
 
-def test_a_dollar_in_a_name_is_no_formula_and_a_name_that_the_font_lacks_is_a_number(tmp_path, monkeypatch):
+def test_a_dollar_in_a_name_is_no_formula_and_a_letter_that_the_font_lacks_is_its_number(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(pictures, "save_figure", lambda path, figure, dpi: figures.append(figure))
-    found = {"best": "a_$<30k", "worst": "東アジア", "gap": 0.1, "p": 0.5, "null": np.linspace(0, 0.2, 9)}
-    shown = group_pictures.names_to_show(["東アジア", "a_$<30k", "الشرق", "Søren"])
-    assert shown == {"東アジア": "no. 1", "a_$<30k": "a_$<30k", "الشرق": "الشرق", "Søren": "Søren"}
-    group_pictures.draw_nulls(tmp_path / "null.png", {"run $_$": {"gaps": {group_stats.HEADLINE: found}}}, shown)
-    figures[0].canvas.draw()
+    found = {"best": "a_$<30k", "worst": "毛 Søren", "gap": 0.1, "p": 0.5, "null": np.linspace(0, 0.2, 9)}
+    group_pictures.draw_nulls(tmp_path / "null.png", {"run $_$": {"gaps": {group_stats.HEADLINE: found}}})
     title = figures[0].axes[0].title
-    words, formula = title._preprocess_math(title.get_text())
-    assert words.startswith("run $_$\nbest a_$<30k, worst no. 1: gap") and not formula
+    assert title.get_text().startswith("run $_$\nbest a_$<30k, worst \\u6bdb Søren: gap")
+    assert not title.get_parse_math()

@@ -48,21 +48,9 @@ def trained(small, shipped, tmp_path_factory):
         leave_out_pictures(patch.setattr)
         patch.setattr(os, "fsync", lambda descriptor: None)
         for target in ("rgb", "labels"):
-            flags = (
-                "--target",
-                target,
-                "--epochs",
-                2,
-                "--lr",
-                0.01,
-                "--batch-size",
-                2,
-                "--out",
-                out / target,
-                "--cache",
-                out / "cache",
-            )
-            argv = [train.__file__, "--data", shipped, *flags, *SMALL, *TINY]
+            flags = ["--target", target, "--epochs", 2, "--lr", 0.01, "--batch-size", 2]
+            folders = ["--data", shipped, "--out", out / target, "--cache", out / "cache"]
+            argv = [train.__file__, *folders, *flags, *SMALL, *TINY]
             patch.setattr(sys, "argv", list(map(str, argv)))
             train.main()
     return out
@@ -109,10 +97,8 @@ def test_the_papers_deeplabv3_with_an_auxiliary_head_and_the_wrong_channel_order
     assert "f1" in results[0] and "f1" not in results[1]  # channel-pixels are counted of the outputs as they are
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_batches_of_one_image_train(call, shipped, tmp_path, batch_size):
-    """Four images to train: one by one, and in a batch of three with one left over."""
-    arguments = ("--data", shipped, "--limit", 5, "--epochs", 1, "--batch-size", batch_size, *SMALL, *TINY)
+def test_batches_of_one_image_train(call, shipped, tmp_path):
+    arguments = ("--data", shipped, "--limit", 5, "--epochs", 1, "--batch-size", 1, *SMALL, *TINY)
     out = succeed(call(train, *arguments, "--cache", tmp_path / "cache", "--out", tmp_path / "run"))
     assert "4 train, 1 test" in out and "nan" not in out
 
@@ -138,8 +124,7 @@ def test_eval_of_both_targets_side_by_side(call, trained, tmp_path, real_picture
     paths = [trained / target / "best.pt" for target in ("rgb", "labels")]
     out = succeed(call(eval, *paths, "--bgr", "--out", both, *cache))
     assert "0.8369" in out and "0.5659" in out and "of the hair's pixels" in out
-    names = {"final.csv", "per_class.csv", "confusion.png", "samples.png", "turquoise.png"}
-    assert files_in(both) == names
+    assert files_in(both) == {"final.csv", "per_class.csv", "samples.png", "turquoise.png"}
     titles = ["PSPNet, truncated, rgb", "PSPNet, truncated, labels"]
     expected = [f"{title}{more}" for title in titles for more in ("", ", as BGR")]
     assert list(rows_of(both / "final.csv")[0])[1:5] == expected
@@ -149,11 +134,9 @@ def test_eval_of_both_targets_side_by_side(call, trained, tmp_path, real_picture
         for name in ROWS:  # as train.py logged it: both call the same evaluate()
             assert results[name] == pytest.approx(float(best[f"test_{name}"]), abs=1e-6)
         assert set(results["per_class"]) == set(CLASSES) and np.sum(results["confusion"]) == 6 * 32 * 32
-        swapped = json.loads((both / f"{target}-best" / "results-bgr.json").read_text())
-        assert "f1" not in swapped and "positive_share" not in swapped
     # without --bgr, nothing of the other order is left
     out = succeed(call(eval, *paths, "--out", both, *cache))
-    assert "hair's pixels" not in out and files_in(both) == names - {"turquoise.png"}
+    assert "hair's pixels" not in out and files_in(both) == {"final.csv", "per_class.csv", "samples.png"}
     assert files_in(both / "labels-best") == files_in(both / "rgb-best") == {"results.json"}
 
 
@@ -162,9 +145,8 @@ def test_read_in_the_other_channel_order_each_class_becomes_the_nearest_of_its_s
     data = dataset.LabelledFaces(dataset.load(samples, 32, tmp_path), list(range(6)), samples)
     torch.manual_seed(0)
     model, cpu = torch.nn.Conv2d(3, len(CLASSES), 1), torch.device("cpu")
-    plain, swapped = (
-        eval.evaluate(model, data, 4, cpu, False, "labels", read_bgr=bgr)["confusion"].numpy() for bgr in (False, True)
-    )
+    run = {"target": "labels", "bgr": False, "batch_size": 4}
+    plain, swapped = (eval.evaluate(model, data, run, cpu, False, bgr)["confusion"].numpy() for bgr in (False, True))
     expected = np.zeros_like(plain)
     np.add.at(expected.T, to_classes(PALETTE[None, :, ::-1])[0][0], plain.T)
     assert (swapped == expected).all() and (swapped != plain).any()
@@ -217,34 +199,22 @@ def studio(shipped, tmp_path_factory):
     return folder
 
 
-def test_fairness_with_labels_gives_tables_intervals_a_null_and_pictures(
-    call, trained, studio, tmp_path, real_pictures
-):
+def test_fairness_with_labels_gives_tables_and_pictures(call, trained, studio, tmp_path, real_pictures):
     paths = [trained / target / "best.pt" for target in ("rgb", "labels")]
     arguments = ("--groups", studio / "groups.csv", "--bootstrap", 200, "--permutations", 200, "--device", "cpu")
-    out = succeed(
-        call(fairness, *paths, *arguments, "--by", "Emotion", "--classes", "face,hair", "--out", tmp_path / "a")
-    )
+    arguments += ("--out", tmp_path / "a")
+    out = succeed(call(fairness, *paths, *arguments, "--by", "Emotion", "--classes", "face,hair"))
     assert files_in(tmp_path / "a") == {"grid.png", *OF_LABELS}
     assert "scored: hair, face" in out and "off the palette" not in out and "left out of all means" not in out
     assert "emotion differs between the photos of 19 of 19 people (first: p0)" in out
     report = json.loads((tmp_path / "a" / "fairness.json").read_text())
     assert [g["name"] for g in report["groups"]] == ["happy", "sad"] and report["groups"][0]["people"] == 19
-    for model in report["models"].values():
-        for score in ("iou_image", "iou_pooled", "f1_image", "f1_pooled"):
-            values = model["scores"][score]
-            for low, value, high in zip(values["low"], values["value"], values["high"], strict=True):
-                assert low <= value <= high
-            gap = model["gaps"][score]["gap"]
-            assert gap == pytest.approx(abs(values["value"][0] - values["value"][1]))
     a, b = (model["scores"]["iou_image"]["value"] for model in report["models"].values())
     (minus,) = report["first_minus"].values()
     assert minus["iou_image"]["value"] == pytest.approx(np.subtract(a, b).tolist())
     assert len(rows_of(tmp_path / "a" / "scores.csv")) == 4  # two models, two groups
     # by group, only one has ten people: shown, no gap
-    out = succeed(
-        call(fairness, paths[1], *arguments, "--by", "group", "emotion", "--classes", "face", "--out", tmp_path / "a")
-    )
+    out = succeed(call(fairness, paths[1], *arguments, "--by", "group", "emotion", "--classes", "face"))
     assert "north / happy" in out and "not ranked (under 10 people)" in out
     assert "group differs" not in out and "emotion differs between the photos of 11 of 11 people" in out
     # one model: the differences of two are of the run before
@@ -296,7 +266,7 @@ def test_a_class_that_only_one_group_has_and_colours_off_the_palette(call, train
     (tmp_path / "groups.csv").write_text("\n".join(rows), encoding="utf-8")
     arguments = ("--groups", tmp_path / "groups.csv", "--classes", "face,nose,hair", "--out", tmp_path / "out")
     out = succeed(call(fairness, trained / "labels" / "best.pt", *arguments, "--permutations", 200, "--device", "cpu"))
-    assert "note: 114 label pixels are off the palette" in out and "毛 is no. 1 in the pictures" in out
+    assert "note: 114 label pixels are off the palette" in out
     assert "note: hair: not in the labels of 10 people of every ranked group, so left out of all means" in out
     report = json.loads((tmp_path / "out" / "fairness.json").read_text())
     assert report["classes"] == ["nose", "hair", "face"] and report["left_out_of_means"] == ["hair"]
@@ -316,7 +286,8 @@ def test_the_whole_photo_and_a_crop_are_scored_as_eval_scores_them(trained, stud
     counts = sum(fairness.count(p, t) for p, t in zip(predicted, true, strict=True))
     samples = [dataset.Sample(str(i), photo.image, {"": photo.label}, "", "") for i, photo in enumerate(photos)]
     data = dataset.LabelledFaces(dataset.load(samples, 32, tmp_path / "cache"), list(range(38)), samples)
-    confusion = eval.evaluate(network.model, data, 4, network.device, network.amp, "labels")["confusion"]
+    run = network.checkpoint["args"] | {"batch_size": 4}
+    confusion = eval.evaluate(network.model, data, run, network.device, network.amp)["confusion"]
     assert off == 0 and confusion.sum() == 38 * 32 * 32
     # batches of another size may round a tie the other way
     assert np.abs(counts - counts_from_confusion(confusion)[:, :3].numpy()).max() <= 3
@@ -358,7 +329,6 @@ def test_the_simulation_runs_alone_and_in_seconds(call, tmp_path, monkeypatch):
     ("args", "named"),
     [
         ("", "give checkpoints and --groups FILE, or --simulate"),
-        ("{best}", "give checkpoints and --groups"),
         ("{best} --groups lost.csv", "lost.csv: No such file"),
         ("{best} {best} --groups {groups}", "best.pt: is given twice"),
         ("{best} --groups {groups} --by skin", "has no column skin"),
@@ -411,7 +381,6 @@ def test_dataset_and_prepare_describe_a_folder(call, shipped, faces, tmp_path, m
     assert "30 images of 3 known people" in out and "0 label pixels in none" in out
     assert next(line for line in out.splitlines() if line.startswith("nose")).split()[1] == "30"
     assert files_in(tmp_path / "figures") == {"samples.png"}
-    assert "12 images of 0 known people" in succeed(call(dataset, "--data", faces, "--size", 32, "--out", tmp_path))
     manifest = tmp_path / "new" / "list.csv"
     out = succeed(call(prepare, "--data", shipped, "--distance", 3, "--manifest", manifest, "--out", tmp_path / "p"))
     assert "subsample" in out and manifest.read_text() == (shipped / "manifest.csv").read_text()
