@@ -41,7 +41,6 @@ def collect(run: Path, evaluation: Path | None, data: str, device: str) -> dict:
     record = json.loads((run / "run.json").read_text())
     with open(run / "log.csv") as file:
         log = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
-    seconds = [row["seconds"] for row in log]
     # results.json, and results-bgr.json where a script evaluated a second way
     found = evaluation.glob("results*.json") if evaluation else ()
     evaluated = {path.stem.replace("-", "_"): json.loads(path.read_text()) for path in found}
@@ -51,12 +50,17 @@ def collect(run: Path, evaluation: Path | None, data: str, device: str) -> dict:
         "seed": record["arguments"]["seed"],
         "device": device,
         "versions": record["starts"][0]["versions"],
-        "epochs": len(log),
-        "seconds_per_epoch_median": statistics.median(seconds),
-        "minutes": round(sum(seconds) / 60, 1),
+        **times(log),
         **_without_paths(evaluated),
         "log": log,
     }
+
+
+def times(log: list[dict]) -> dict:
+    """What a log says of a run's length."""
+    seconds = [row["seconds"] for row in log]
+    median, minutes = statistics.median(seconds), round(sum(seconds) / 60, 1)
+    return {"epochs": len(log), "seconds_per_epoch_median": median, "minutes": minutes}
 
 
 def clean_command(command: str) -> str:
@@ -121,6 +125,33 @@ def read_results(folder: str) -> Results:
 
 def markdown(rows: Rows) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+
+
+def try_it(run: dict, words: str) -> Rows:
+    """What a command on generated faces should give; words: a format of its last epoch's scores."""
+    last = words.format(**run["log"][-1])
+    return [[f"after epoch {run['epochs']}", "minutes", "on"], [last, f"{run['minutes']:.0f}", run["device"]]]
+
+
+def on_real_photos(results: Results) -> dict[str, dict]:
+    """The trainings but for those on generated faces."""
+    return {name: run for name, run in results.items() if not name.startswith("generated/") and "log" in run}
+
+
+def length(run: dict) -> list[str]:
+    """Seconds an epoch and minutes."""
+    return [f"{run['seconds_per_epoch_median']:.0f}", f"{run['minutes']:.0f}"]
+
+
+def tested_runs(runs: dict[str, dict], score: str, title: str) -> Rows:
+    """Which epoch of each run was scored, its losses and scores on test and training faces, and the time."""
+    rows = [["run", "best epoch", "loss, test", "training", f"{title}, test", "training", "s per epoch", "min"]]
+    for name, run in runs.items():
+        found, best = run["results"], run["log"][run["results"]["epoch"] - 1]
+        losses = f"{found['loss']:.4f}", f"{best['loss']:.4f}"
+        scores = f"{found[score]:.3f}", f"{best[score]:.3f}"
+        rows.append([f"`{name}`", f"{found['epoch']} of {run['epochs']}", *losses, *scores, *length(run)])
+    return rows
 
 
 def render(folder: str, text: str) -> str:

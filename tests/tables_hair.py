@@ -1,19 +1,12 @@
 """The tables of hair_transfer/README.md and NOTES.md: each takes the results by name and gives rows of cells."""
 
-from report import Results, Rows
+from report import Results, Rows, on_real_photos, tested_runs, try_it
 
 from hair_transfer import eval as hair
 
 SHORT = {"batch_auroc": "AUROC, mean over batches", "iou": "IoU at 0.5", "boundary_f1": "boundary F1, 3 px"}
 OURS = ("random", "from-skin", "random-1e-4", "mean-mask")
 PAPER = {"random": "random", "from-skin": "pretrained"}  # our run -> the paper's
-
-
-def try_it(results: Results) -> Rows:
-    """What the commands on generated faces should give."""
-    run = results["generated/try"]
-    last = "test IoU {test_iou:.2f}, AUROC {test_auroc:.2f}".format(**run["log"][-1])
-    return [[f"after epoch {run['epochs']}", "minutes", "on"], [last, f"{run['minutes']:.0f}", run["device"]]]
 
 
 def scores(results: Results) -> Rows:
@@ -45,18 +38,10 @@ def epochs(results: Results) -> Rows:
     return rows
 
 
-def runs(results: Results) -> Rows:
-    """All runs on real photos: which epoch was scored, its losses and scores, and the time."""
-    rows = [["run", "best epoch", "loss, test", "training", "IoU, test", "training", "s per epoch", "min"]]
-    for name, run in results.items():
-        if name.startswith("generated/") or "log" not in run:  # the mean mask
-            continue
-        scores, best = run["results"], run["log"][run["results"]["epoch"] - 1]
-        losses = f"{scores['loss']:.4f}", f"{best['loss']:.4f}"
-        ious = f"{scores['iou']:.3f}", f"{best['iou']:.3f}"
-        times = f"{run['seconds_per_epoch_median']:.0f}", f"{run['minutes']:.0f}"
-        rows.append([f"`{name}`", f"{scores['epoch']} of {run['epochs']}", *losses, *ious, *times])
-    return rows
-
-
-TABLES = {"try it": try_it, "scores": scores, "all scores": all_scores, "epochs": epochs, "runs": runs}
+TABLES = {
+    "try it": lambda results: try_it(results["generated/try"], "test IoU {test_iou:.2f}, AUROC {test_auroc:.2f}"),
+    "scores": scores,
+    "all scores": all_scores,
+    "epochs": epochs,
+    "runs": lambda results: tested_runs(on_real_photos(results), "iou", "IoU"),
+}

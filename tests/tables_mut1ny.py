@@ -1,6 +1,6 @@
 """The tables of mut1ny_fairness/README.md and NOTES.md: each takes the results by name and gives rows of cells."""
 
-from report import Results, Rows
+from report import Results, Rows, tested_runs, try_it
 
 from mut1ny_fairness import eval as mut1ny
 from mut1ny_fairness.group_stats import HEADLINE
@@ -10,13 +10,6 @@ from mut1ny_fairness.scores import FINAL, positives, share_in_labels
 
 RUNS = ("deeplabv3-rgb", "pspnet-rgb", "deeplabv3-labels", "pspnet-labels")
 BY = ("fairness-gender", "fairness-group", "fairness-group-gender")
-
-
-def try_it(results: Results) -> Rows:
-    """What the short training on generated pictures should give."""
-    run = results["generated/try"]
-    last = "test F1 {test_f1:.2f}, IoU of the 11 classes {test_class_iou:.2f}".format(**run["log"][-1])
-    return [[f"after epoch {run['epochs']}", "minutes", "on"], [last, f"{run['minutes']:.0f}", run["device"]]]
 
 
 def scores(results: Results) -> Rows:
@@ -93,25 +86,14 @@ def power(results: Results) -> Rows:
     return [[row[i].replace("%", " %") for i in shown] for row in rows]
 
 
-def runs(results: Results) -> Rows:
-    """All runs on real photos: which epoch was scored, its losses and scores, and the time."""
-    rows = [["run", "best epoch", "loss, test", "training", "class IoU, test", "training", "s per epoch", "min"]]
-    for name in RUNS:
-        run = results[name]
-        scores, best = run["results"], run["log"][run["results"]["epoch"] - 1]
-        losses = f"{scores['loss']:.4f}", f"{best['loss']:.4f}"
-        ious = f"{scores['class_iou']:.3f}", f"{best['class_iou']:.3f}"
-        times = f"{run['seconds_per_epoch_median']:.0f}", f"{run['minutes']:.0f}"
-        rows.append([f"`{name}`", f"{scores['epoch']} of {run['epochs']}", *losses, *ious, *times])
-    return rows
-
-
 def _nan(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
 TABLES = {
-    "try it": try_it,
+    "try it": lambda results: try_it(
+        results["generated/try"], "test F1 {test_f1:.2f}, IoU of the 11 classes {test_class_iou:.2f}"
+    ),
     "scores": scores,
     "all scores": all_scores,
     "classes": classes,
@@ -119,5 +101,5 @@ TABLES = {
     "groups": groups,
     "gaps": gaps,
     "power": power,
-    "runs": runs,
+    "runs": lambda results: tested_runs({name: results[name] for name in RUNS}, "class_iou", "class IoU"),
 }

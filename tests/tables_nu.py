@@ -2,7 +2,7 @@
 
 import statistics
 
-from report import Results, Rows
+from report import Results, Rows, length, on_real_photos, try_it
 
 from nu_deeplabv3plus.eval import IN_PAPER_MEAN, TABLE_1
 
@@ -14,13 +14,6 @@ MEANS = {
     "the six left and right ones": SIDED,
     "the other twelve": [part for part in TABLE_1 if part not in SIDED],
 }
-
-
-def try_it(results: Results) -> Rows:
-    """What the bare command on generated faces should give."""
-    run = results["generated/none"]
-    last = "val IoU {val_iou:.2f} (pooled {val_pooled_iou:.2f})".format(**run["log"][-1])
-    return [["after epoch 3", "minutes", "on"], [last, f"{run['minutes']:.0f}", run["device"]]]
 
 
 def means(results: Results) -> Rows:
@@ -47,16 +40,17 @@ def parts(results: Results) -> Rows:
 def runs(results: Results) -> Rows:
     """All runs on real photos: which epoch was scored, its losses and scores, and the time."""
     rows = [["run", "best epoch", "val loss", "training", "IoU, pooled", "over batches", "s per epoch", "min"]]
-    for name, run in results.items():
-        if name.startswith("generated/"):
-            continue
-        scores = run["results"]
-        best = next(row for row in run["log"] if row["epoch"] == scores["epoch"])
+    for name, run in on_real_photos(results).items():
+        scores, best = run["results"], run["log"][run["results"]["epoch"] - 1]
         losses = f"{scores['loss']:.3f}", f"{best['loss']:.3f}"
         ious = f"{scores['iou_18']:.3f}", f"{scores['iou_mean_over_batches']:.3f}"
-        times = f"{run['seconds_per_epoch_median']:.0f}", f"{run['minutes']:.0f}"
-        rows.append([f"`{name}`", f"{scores['epoch']} of {run['epochs']}", *losses, *ious, *times])
+        rows.append([f"`{name}`", f"{scores['epoch']} of {run['epochs']}", *losses, *ious, *length(run)])
     return rows
 
 
-TABLES = {"try it": try_it, "means": means, "parts": parts, "runs": runs}
+TABLES = {
+    "try it": lambda results: try_it(results["generated/none"], "val IoU {val_iou:.2f} (pooled {val_pooled_iou:.2f})"),
+    "means": means,
+    "parts": parts,
+    "runs": runs,
+}

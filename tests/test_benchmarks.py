@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from benchmarks import contest, emulated_bf16, loading, metrics, networks, parity, readme, run, scale, throughput
 
 from common.celebamask import list_celebamask
-from common.pictures import write_csv
 
 ROWS = [
     contest.Row("training", "a network, 8 px", "a peer", "s", 0.5, 1.0, 3, machine="a machine"),
@@ -19,22 +18,15 @@ ROWS = [
 ]
 
 
-def test_contenders_take_turns_and_the_first_round_does_not_count(monkeypatch):
+def test_contenders_are_processes_that_take_turns(monkeypatch, capsys):
+    """The first round does not count; a peer that is not installed is left out."""
     calls = []
     runs = {name: lambda name=name: calls.append(name) or float(len(calls)) for name in "ab"}
     assert contest.in_turns(runs, rounds=2, budget=100) == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
-    for seconds, rounds in ((1, 3), (100, 1)):  # that a round takes: no fewer than three, but for very slow ones
-        monkeypatch.setattr(contest.time, "perf_counter", iter(range(0, 10 * seconds, seconds)).__next__)
-        assert len(contest.in_turns(runs, rounds=9, budget=1.5)["a"]) == rounds
-
-
-def test_contenders_are_processes_and_say_what_is_wrong(capsys):
     sleep = (functools.partial, time.sleep, 0.02)  # prepare(*args) -> what is timed
     seconds, peaks = contest.contest({"ours": sleep, "another": (importlib.import_module, "no_such_package")}, 2, 5)
     assert list(seconds) == ["ours"] and len(seconds["ours"]) == 2 and min(seconds["ours"]) >= 0.02
     assert peaks["ours"][0] >= 0 and "left out: another (No module named" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="invalid literal"):
-        contest.contest({"ours": (int, "x")}, 2, 5)
 
 
 def test_one_part_replaces_its_own_rows_of_this_machine_alone(tmp_path, monkeypatch, capsys):
@@ -103,14 +95,10 @@ def test_the_projection_is_a_straight_line_and_never_below_what_was_measured():
     assert found == pytest.approx((2005, 8, 0), abs=1e-9)
 
 
-def test_parity_is_judged_by_the_seeds_and_keeps_the_lines_of_other_folders_and_machines(tmp_path):
+def test_parity_is_judged_by_the_seeds():
     assert parity.verdict([0.50, 0.52, 0.51], [0.50, 0.49, 0.51]) == "within the spread"
     assert parity.verdict([0.50, 0.52, 0.51], [0.45, 0.46, 0.47]) == "BEYOND the spread"
     assert parity.verdict([0.5], [0.5]) == parity.verdict([0.5, 0.6], []) == "too few runs"
-    header, new = ["folder", "score", "machine"], ["nu_deeplabv3plus", "iou_18", "here"]
-    older = [["masked_ssl", "miou", "here"], ["nu_deeplabv3plus", "loss", "there"]]
-    write_csv(tmp_path / "parity.csv", [header, *older, ["nu_deeplabv3plus", "loss", "here"]])
-    assert parity.with_older([header, new], tmp_path / "parity.csv") == [header, new, *older]
 
 
 def test_the_commands_of_parity_are_ones_that_the_scripts_take(monkeypatch, tmp_path):

@@ -3,12 +3,11 @@
     python tests/walk.py                       about 16 minutes on two CPU cores
     python tests/walk.py --only lrn_headtorso  one README
     python tests/walk.py --elsewhere           all commands of the folders' READMEs from another folder
-    python tests/walk.py --list                what would be run
 
 It works in a fresh copy of the repository's files, so that no run, cache or data of yours is used or touched: the
-blocks first, each README's from the repository root and its first command again from another folder; then `--help` of
-every script from there; then each paper's folder alone with common/, in another project. The two commands at the top
-of README.md, with a virtual environment of their own, are run by .ci/run.
+blocks first, each README's from the repository root and its first command again from another folder; then a short
+training of each paper's folder alone with common/, in another project. The two commands at the top of README.md, with a
+virtual environment of their own, are run by .ci/run.
 """
 
 import argparse
@@ -46,6 +45,13 @@ def scripts(root: Path) -> list[Path]:
     return [path for path in found if "cli.run(main)" in path.read_text(encoding="utf-8")]
 
 
+def copy_alone(root: Path, paper: str, project: Path) -> None:
+    """A paper's folder and common/ in a project of their own, as in a course assignment."""
+    for name in (paper, "common"):
+        clean = shutil.ignore_patterns("__pycache__", "runs", "data", "results", "figures")
+        shutil.copytree(root / name, project / name, ignore=clean)
+
+
 def run(command: str, folder: Path, home: Path) -> None:
     """Run it in a shell there, `python` being this one; raises SystemExit with its output if it fails."""
     started = time.perf_counter()
@@ -61,16 +67,8 @@ def run(command: str, folder: Path, home: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PAPERS, help="one paper's folder")
-    parser.add_argument(
-        "--elsewhere", action="store_true", help="run a folder's commands from another folder, by whole paths"
-    )
-    parser.add_argument("--list", action="store_true", help="print the commands of the READMEs and stop")
+    parser.add_argument("--elsewhere", action="store_true", help="run a folder's commands from another, by whole paths")
     args = parser.parse_args()
-    papers = [args.only] if args.only else list(PAPERS)
-    if args.list:
-        readmes = [ROOT / "README.md"] * (not args.only) + [ROOT / paper / "README.md" for paper in papers]
-        print("\n".join(command for readme in readmes for command in blocks(readme)))
-        return
     with tempfile.TemporaryDirectory() as folder:
         copy, elsewhere, home = (Path(folder) / name for name in ("copy", "elsewhere", "home"))
         elsewhere.mkdir()
@@ -80,21 +78,15 @@ def main() -> None:
             shutil.copy(ROOT / name, copy / name)
         for command in () if args.only else blocks(copy / "README.md"):
             run(command, copy, home)
-        for paper in papers:
+        for paper in [args.only] if args.only else PAPERS:
             commands = blocks(copy / paper / "README.md")
             by_whole_paths = [command.replace(f"{paper}/", f"{copy / paper}/") for command in commands]
             for command in () if args.elsewhere else commands:
                 run(command, copy, home)
             for command in by_whole_paths if args.elsewhere else by_whole_paths[:1]:
                 run(command, elsewhere, home)
-        for script in scripts(copy):
-            if script.parent.name in papers:
-                run(f"python {script} --help", elsewhere, home)
-        for paper in papers:
             project = Path(folder) / f"project-{paper}"
-            shutil.copytree(copy / "common", project / "common", ignore=shutil.ignore_patterns("__pycache__"))
-            clean = shutil.ignore_patterns("__pycache__", "runs", "data")
-            shutil.copytree(copy / paper, project / paper, ignore=clean)
+            copy_alone(copy, paper, project)
             run(f"python {paper}/{ALONE[paper]}", project, home)
     print("every command ended well")
 
