@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import scipy
+from PIL import Image
 from tqdm import tqdm
 
 from common import cli, pictures
@@ -22,7 +23,7 @@ from lrn_headtorso import dataset
 from lrn_headtorso.pairs import list_pairs, read_pair
 
 MIN_SHARE = 1 / 4  # ours: of the photo's shorter side; smaller squares are left out
-MARGIN = 0.02  # ours: of the photo's longer side, kept from the person, whose rim may be soft
+MARGIN = 0.02  # ours: of the photo's longer side, kept from the person
 
 
 def largest_free_square(taken: np.ndarray) -> tuple[int, int, int]:
@@ -36,21 +37,6 @@ def largest_free_square(taken: np.ndarray) -> tuple[int, int, int]:
     y, x = np.unravel_index(distance.argmax(), distance.shape)
     d = int(distance[y, x])
     return int(y) - d + 1, int(x) - d + 1, max(0, 2 * d - 1)
-
-
-def in_photo(
-    square: tuple[int, int, int], mask_size: tuple[int, int], photo_size: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """A square of the mask, as largest_free_square() gives it -> left, top, right, bottom of the largest square that
-    lies inside it in the photo. Sizes: width, height.
-
-    A mask may be smaller than its photo and is then rounded to whole pixels, so width and height have a scale each.
-    """
-    top, left, side = square
-    (w, h), (W, H) = mask_size, photo_size
-    x, y = -(-left * W // w), -(-top * H // h)  # rounded inwards, as the other two edges below
-    n = min((left + side) * W // w - x, (top + side) * H // h - y)
-    return x, y, x + n, y + n
 
 
 def main() -> None:
@@ -71,17 +57,15 @@ def main() -> None:
         raise InputError(f"--out {out}: is not empty: it may hold photos, or another split's squares; give a new one")
     for i in tqdm(split["train"], "cutting", disable=None):  # val stays out too: the plateau rule looks at it
         photo, alpha = read_pair(pairs[i])
-        person = alpha > 0
-        margin = round(MARGIN * max(person.shape))
-        free = largest_free_square(scipy.ndimage.maximum_filter(person, 2 * margin + 1))
-        box = in_photo(free, person.shape[::-1], photo.size)
-        if box[2] - box[0] >= MIN_SHARE * min(photo.size):
-            pictures.save_image(out / f"{pairs[i].name}.png", photo.crop(box))
+        person = np.asarray(Image.fromarray(alpha).resize(photo.size, Image.Resampling.NEAREST)) > 0
+        margin = round(MARGIN * max(photo.size))
+        top, left, side = largest_free_square(scipy.ndimage.maximum_filter(person, 2 * margin + 1))
+        if side >= MIN_SHARE * min(photo.size):
+            pictures.save_image(out / f"{pairs[i].name}.png", photo.crop((left, top, left + side, top + side)))
             written += 1
     if not written:
         out.rmdir()
-        remedy = "give train.py's --backgrounds other pictures"
-        raise InputError(f"{folder}: no photo has room for a background beside its person; {remedy}")
+        raise InputError(f"{folder}: no photo has room beside its person; give train.py's --backgrounds other pictures")
     print(f"{source}: {written} backgrounds from {len(split['train'])} training pictures -> {out}")
 
 

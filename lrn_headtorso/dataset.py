@@ -10,7 +10,6 @@ give its path:
 """
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -84,11 +83,8 @@ def write_portraits(folder: Path, n: int, size: int = GENERATED_SIZE) -> Path:
 
 
 def split(n: int, seed: int, n_train: int | None = None, n_test: int | None = None) -> dict[str, list[int]]:
-    """Positions of train, val and test among n pictures, at random from the seed.
-
-    250 + 48 (Sec. 3), the same proportion of fewer than 298; val is the tenth of the 250 that is not trained on. More
-    than 298 pictures stay unused unless n_train and n_test say otherwise.
-    """
+    """Positions of train, val and test among n pictures, at random from the seed: 250 + 48 (Sec. 3), of fewer than 298
+    the same proportion; val is a tenth of the 250. Raises InputError for too few."""
     if n_test is None:
         n_test = N_TEST if n >= N_TRAIN + N_TEST else max(1, round(n * N_TEST / (N_TRAIN + N_TEST)))
     if n_train is None:
@@ -109,11 +105,8 @@ def split(n: int, seed: int, n_train: int | None = None, n_test: int | None = No
 
 def decode(pair: Pair, size: int, with_foreground: bool = False) -> dict[str, np.ndarray]:
     """images: size x size x 3 uint8, alphas: size x size uint8, both antialiased with the same kernel, so that edges
-    stay on edges; foregrounds: the person's own colours.
-
-    The paper reshapes its photos, so height and width are scaled apart where a photo is not square. Raises InputError
-    as read_pair() does.
-    """
+    stay on edges; foregrounds: foreground()'s. A photo that is not square is squeezed, as the paper reshapes its own.
+    Raises InputError as read_pair() does."""
     photo, alpha = read_pair(pair)
     image = np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR))
     alpha = np.asarray(Image.fromarray(alpha).resize((size, size), Image.Resampling.BILINEAR))
@@ -135,15 +128,8 @@ def foreground(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.where(near[..., None], image[y, x], image)
 
 
-def load(pairs: list[Pair], size: int, cache: Path, with_foreground: bool = False) -> dict[str, np.ndarray]:
-    """The decoded pictures of `pairs`, memory-mapped; raises InputError for unusable files."""
-    files = [path for pair in pairs for path in (pair.photo, *pair.masks)]
-    facts = ["headtorso", size, with_foreground, CACHE_VERSION]
-    return open_cache(cache, files, facts, len(pairs), lambda i: decode(pairs[i], size, with_foreground), "decoding")
-
-
 def load_backgrounds(folder: Path, size: int, cache: Path) -> np.ndarray:
-    """The pictures of a folder for --backgrounds, cut to squares: N x size x size x 3."""
+    """The pictures of a folder for --backgrounds, cut to squares: N x size x size x 3 uint8, memory-mapped."""
     paths = list_photos(folder)
 
     def read(i: int) -> dict[str, np.ndarray]:
@@ -182,7 +168,7 @@ def normalize(images: Tensor) -> Tensor:
 
 
 class HeadTorso:
-    """Pictures in memory-mapped arrays. What is random depends on seed, epoch and picture alone."""
+    """Pictures in arrays, as decode() gives each. What is random depends on seed, epoch and picture alone."""
 
     def __init__(
         self, arrays: dict[str, np.ndarray], names: list[str], seed: int = 0, backgrounds: np.ndarray | None = None
@@ -218,6 +204,17 @@ class HeadTorso:
         return moved[:, :3], moved[:, 3:]
 
 
+def load(pairs: list[Pair], size: int, cache: Path, seed: int = 0, backgrounds: str | None = None) -> HeadTorso:
+    """The pictures of `pairs`, memory-mapped and decoded if they are not yet; with the folder `backgrounds` augmented()
+    uses its pictures. Raises InputError for files that cannot be used."""
+    files = [path for pair in pairs for path in (pair.photo, *pair.masks)]
+    cut_out = backgrounds is not None
+    facts = ["headtorso", size, cut_out, CACHE_VERSION]
+    arrays = open_cache(cache, files, facts, len(pairs), lambda i: decode(pairs[i], size, cut_out), "decoding")
+    behind = load_backgrounds(Path(backgrounds), size, cache) if cut_out else None
+    return HeadTorso(arrays, [pair.photo.name for pair in pairs], seed, behind)
+
+
 # ---- python lrn_headtorso/dataset.py: verify, describe, draw ---------------------------------------------------------
 
 
@@ -251,35 +248,20 @@ def main() -> None:
     folder, source, _ = locate(args.data)
     pairs, alone = list_pairs(folder)
     pairs = pairs[: args.limit]
-
-    def look(i: int) -> tuple[float, float, str]:
-        alpha = decode(pairs[i], args.size)["alphas"]
-        with Image.open(pairs[i].photo) as photo:
-            size = f"{photo.width} x {photo.height}"
-        return (alpha >= PERSON_FROM).mean(), ((alpha > 0) & (alpha < 255)).mean(), size
-
-    found, problems = try_all(look, len(pairs))
-    print(f"{source}: {len(pairs)} photos with their masks")
+    found, problems = try_all(lambda i: (decode(pairs[i], args.size)["alphas"] >= PERSON_FROM).mean(), len(pairs))
+    print(f"{source}: {len(pairs)} photos with their masks, {len(alone)} file(s) without a partner")
     if found:
-        share, soft, sizes = zip(*found.values(), strict=True)
-        print("most frequent sizes in px:", ", ".join(f"{size} ({n})" for size, n in Counter(sizes).most_common(5)))
-        low, middle, high = np.quantile(share, [0.05, 0.5, 0.95])
-        print(f"the person covers {np.mean(share):.1%} of a picture on average, {middle:.1%} of half of them or more; "
-              f"nine in ten lie between {low:.1%} and {high:.1%}")  # fmt: skip
-        print(f"soft edges: {np.mean(soft):.1%} of the pixels at {args.size} px are neither person nor background")
-        empty = [pairs[i].photo.name for i, (part, *_) in found.items() if part == 0]
+        share = list(found.values())  # of the person
+        low, high = np.quantile(share, [0.05, 0.95])
+        print(f"the person covers {np.mean(share):.1%} of a picture on average, in nine of ten {low:.1%} to {high:.1%}")
+        empty = [pairs[i].photo.name for i in found if not found[i]]
         if empty:
             print(f"empty masks: {len(empty)}, such as {', '.join(empty[:5])}")
         behind = load_backgrounds(args.backgrounds, args.size, args.cache) if args.backgrounds else None
-        chosen = [pairs[i] for i in list(found)[:8]]
-        draw_samples(chosen, args.size, behind, pictures.make_folder(args.out))
+        draw_samples([pairs[i] for i in list(found)[:8]], args.size, behind, pictures.make_folder(args.out))
         print(f"samples.png, augmentation.png -> {args.out}")
-    for path in alone[:20]:
-        print(f"{path}: has no partner and is not used")
-    if len(alone) > 20:  # of all of LFW, say, which has 13,233 photos
-        print(f"... and {len(alone) - 20} more")
-    for problem in problems:
-        print(problem)
+    for line in (*(f"{path}: has no partner and is not used" for path in alone[:20]), *problems):
+        print(line)
     if problems:
         raise InputError(f"{folder}: {len(problems)} problem(s) in {len(pairs)} pictures, the lines above name them")
     print("every photo and every mask can be read")

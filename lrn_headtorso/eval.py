@@ -14,6 +14,7 @@ import re
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,7 +33,7 @@ from lrn_headtorso import dataset
 from lrn_headtorso.dataset import HERE, PERSON_FROM, SIZE, HeadTorso, normalize
 from lrn_headtorso.losses import summed_bce
 from lrn_headtorso.model import FOUND_ABOVE, LRN, UNet
-from lrn_headtorso.pairs import Pair, list_pairs
+from lrn_headtorso.pairs import list_pairs
 
 # Table 1 as printed: Jaccard index in % and Hausdorff distance in px, mean and standard deviation
 TABLE_1 = {
@@ -51,8 +52,8 @@ def score(predicted: np.ndarray, true: np.ndarray) -> tuple[float, ...]:
     """Two H x W bool masks -> SCORES without the loss.
 
     missed: share of the person that is left out; holes: of it what the prediction surrounds, the patches that the paper
-    sees in the U-Net's; added: pixels too many, as a share of the person's. If one mask is empty, Jaccard is 0 and the
-    distance the picture's diagonal; if both are, 100 % and 0 (common/metrics.py). Shares of an empty truth are 0.
+    sees in the U-Net's; added: pixels too many, as a share of the person's; all 0 without a person. If one mask is
+    empty, Jaccard is 0 and the distance the picture's diagonal; if both are, 100 % and 0 (common/metrics.py).
     """
     person = max(1, int(true.sum()))
     missed, added = true & ~predicted, predicted & ~true
@@ -116,39 +117,39 @@ def method(checkpoint: Checkpoint) -> str:
     args, start = checkpoint["args"], checkpoint["start"]
     vgg = start != "random" and not checkpoint["seen"]  # a run's encoder has seen pictures of ours, a VGG-16's file not
     name = ("LRN" if args["model"] == "lrn" else "UNET") + ("-VGG" if vgg else "")
-    extras = [f"encoder of {start}"] if start not in ("random", "imagenet") else []
-    frozen = checkpoint["log"] and checkpoint["log"][-1]["phase"] == FROZEN
-    extras += ["frozen encoder"] if frozen else []
-    extras += ["channel reduction"] if args["channel_reduction"] else []
-    extras += [f"{args['size']} px"] if args["size"] != SIZE else []
-    extras += ["backgrounds"] if args["backgrounds"] else []
-    extras += ["no augmentation"] if args["augment"] == "none" else []
-    return name + (f" ({', '.join(extras)})" if extras else "")
-
-
-def select(args: Namespace, checkpoint: Checkpoint) -> tuple[HeadTorso, list[Pair], str]:
-    """The pictures to evaluate on, the checkpoint's data and split unless told otherwise, and their folder in words."""
-    saved = checkpoint["args"]
-    folder, source, _ = dataset.locate(args.data or saved["data"])
-    pairs, _ = list_pairs(folder)
-    if args.split != "all":
-        pairs = [pairs[i] for i in find(checkpoint["split"][args.split], [pair.identity for pair in pairs], source)]
-    arrays = dataset.load(pairs, saved["size"], args.cache)
-    return HeadTorso(arrays, [pair.photo.name for pair in pairs]), pairs, source
+    extras = {
+        f"encoder of {start}": start not in ("random", "imagenet"),
+        "frozen encoder": checkpoint["log"] and checkpoint["log"][-1]["phase"] == FROZEN,
+        "channel reduction": args["channel_reduction"],
+        f"{args['size']} px": args["size"] != SIZE,
+        "backgrounds": args["backgrounds"],
+        "no augmentation": args["augment"] == "none",
+    }
+    said = ", ".join(words for words, holds in extras.items() if holds)
+    return name + (f" ({said})" if said else "")
 
 
 # ---- Table 1, figure 2, the six maps -------------------------------------------------------------------------------
 
 
-def table(runs: dict[str, tuple[str, dict]]) -> list[list[str]]:
-    """Table 1: the paper's rows, then ours (label -> method, summary), with the shares of the person."""
+class Evaluated(NamedTuple):
+    network: Trained
+    data: HeadTorso
+    method: str
+    scores: dict[str, np.ndarray]  # of each picture
+    summary: dict[str, float | int]
+
+
+def table(runs: dict[str, Evaluated]) -> list[list[str]]:
+    """Table 1: the paper's rows, then ours by the runs' names, with the shares of the person."""
     rows = [["method", "run", "Jaccard %", "Hausdorff px", *(f"{share} %" for share in SHARES), "empty", "n"]]
     for name, ((j, j_std), (h, h_std)) in TABLE_1.items():
         rows.append([name, "the paper", f"{j:.2f} +- {j_std:.2f}", f"{h:.2f} +- {h_std:.2f}", *[""] * 4, "48"])
-    for label, (name, s) in runs.items():
+    for label, run in runs.items():
+        s = run.summary
         measures = [f"{s[m]:.2f} +- {s[f'{m}_std']:.2f}" for m in ("jaccard", "hausdorff")]
         shares = [f"{s[share]:.2f}" for share in SHARES]
-        rows.append([name, label, *measures, *shares, str(s["empty_predicted"]), str(s["n"])])
+        rows.append([run.method, label, *measures, *shares, str(s["empty_predicted"]), str(s["n"])])
     return rows
 
 
@@ -171,12 +172,30 @@ def draw_predictions(path: Path, columns: dict[str, list[np.ndarray]], row_title
     pictures.save_grid(path, rows, column_titles=titles, row_titles=row_titles)
 
 
-def draw_maps(path: Path, photos: np.ndarray, alphas: np.ndarray, maps: list[np.ndarray]) -> None:
-    """The maps of an LRN, coarse to fine, as grey values: how a contour is refined. Shapes as of predict_maps()."""
-    grey = [(p * 255).astype(np.uint8) for p in maps]
-    rows = [list(row) for row in zip(photos, alphas, *grey, strict=True)]
-    titles = ["photo", "truth", *(f"{p.shape[-1]} x {p.shape[-2]}" for p in maps)]
-    pictures.save_grid(path, rows, column_titles=titles)
+def draw(runs: dict[str, Evaluated], worst: bool, out: Path) -> None:
+    """figure2.png, and maps-RUN.png with the six maps of each LRN: of five pictures at random, or the first's worst."""
+    label, first = next(iter(runs.items()))
+    seed, measured = first.network.checkpoint["args"]["seed"], first.scores["jaccard"]
+    chosen = np.random.default_rng(seed).permutation(len(measured))[:FIGURE_ROWS].tolist()
+    if worst:
+        chosen = np.argsort(measured, kind="stable")[:FIGURE_ROWS].tolist()
+        for i in chosen:
+            px = first.scores["hausdorff"][i]
+            print(f"worst of {label}: {first.data.names[i]}  Jaccard {measured[i]:.2f} %  Hausdorff {px:.2f} px")
+    columns = {}
+    for name, run in runs.items():
+        photos, alphas, maps = predict_maps(run.network.model, run.data, chosen, run.network.device, run.network.amp)
+        if not columns:
+            columns = {"photo": list(photos), "truth": list(alphas >= PERSON_FROM)}
+        columns[f"{run.method} ({name})" if run.method in columns else run.method] = list(maps[-1] > FOUND_ABOVE)
+        if len(maps) > 1:
+            grey = [(p * 255).astype(np.uint8) for p in maps]
+            rows = [list(row) for row in zip(photos, alphas, *grey, strict=True)]
+            titles = ["photo", "truth", *(f"{p.shape[-1]} x {p.shape[-2]}" for p in maps)]
+            file_name = re.sub(r"[^\w.-]", "-", name)  # the name may be a path
+            pictures.save_grid(out / f"maps-{file_name}.png", rows, column_titles=titles)
+    titles = [f"{first.method.split(' (')[0]}\n{measured[i]:.1f} %" for i in chosen]
+    draw_predictions(out / "figure2.png", columns, titles)
 
 
 def parse_args() -> Namespace:
@@ -197,71 +216,46 @@ def parse_args() -> Namespace:
 
 def main() -> None:
     args = parse_args()
-    runs: dict[str, tuple[Trained, HeadTorso, dict[str, np.ndarray]]] = {}
-    tested = None
+    runs: dict[str, Evaluated] = {}
+    tested = []  # the first one's pictures
     for path in args.checkpoints:
         network = load(path, args.device, args.amp)
         checkpoint = network.checkpoint
-        data, pairs, source = select(args, checkpoint)
+        folder, source, _ = dataset.locate(args.data or checkpoint["args"]["data"])
+        pairs, _ = list_pairs(folder)
+        if args.split != "all":
+            known = [pair.identity for pair in pairs]
+            pairs = [pairs[i] for i in find(checkpoint["split"][args.split], known, source)]
         who = [pair.identity for pair in pairs]
-        if tested not in (None, who):
+        tested = tested or who
+        if who != tested:
             raise InputError(f"{path}: its {args.split} pictures are not those of {args.checkpoints[0]}; evaluate them "
                              "apart, or give --data and --split all")  # fmt: skip
-        tested = who
+        data = dataset.load(pairs, checkpoint["args"]["size"], args.cache)
+        scores = evaluate(network.model, data, checkpoint["args"]["batch_size"], network.device, network.amp)
         label = path.resolve().parent.name + ("" if path.stem == "best" else f"-{path.stem}")
         label = str(path) if label in runs else label
-        scores = evaluate(network.model, data, checkpoint["args"]["batch_size"], network.device, network.amp)
-        runs[label] = network, data, scores
+        runs[label] = Evaluated(network, data, method(checkpoint), scores, summarize(scores))
         print(f"{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}", flush=True)
-        if known := count_seen(who, [*checkpoint["split"]["train"], *checkpoint["seen"]]):
-            print(f"{path}: WAS TRAINED ON {known} OF THESE {len(pairs)} PICTURES")
+        if seen := count_seen(who, [*checkpoint["split"]["train"], *checkpoint["seen"]]):
+            print(f"{path}: WAS TRAINED ON {seen} OF THESE {len(pairs)} PICTURES")
     name = f"all-{Path(args.data).resolve().name}" if args.data and args.split == "all" else args.split
     out = pictures.make_folder(args.out or args.checkpoints[0].parent / f"{args.checkpoints[0].stem}-{name}")
 
-    methods = {label: method(network.checkpoint) for label, (network, *_) in runs.items()}
-    summaries = {label: summarize(scores) for label, (*_, scores) in runs.items()}
-    rows = table({label: (methods[label], summaries[label]) for label in runs})
     print(f"{source}, split {args.split}, {len(pairs)} pictures")
-    pictures.print_table(rows, left=2)
-    for label, (*_, scores) in runs.items():
-        lost = (scores["empty_true"] == 0) & (scores["empty_predicted"] == 1)
-        if lost.any():
-            print(f"{label}: found nobody in {lost.sum()} pictures with a person; each counts as Jaccard 0 and the "
-                  f"picture's diagonal, {np.hypot(SIZE, SIZE):.1f} px")  # fmt: skip
-    if without := next(iter(summaries.values()))["empty_true"]:
-        print(f"{without} picture(s) without a person: 100 % and 0 px if nobody is found, else 0 and the diagonal")
-    pictures.write_csv(out / "table1.csv", rows)
+    pictures.print_table(table(runs), left=2)
+    if any(run.summary["empty_predicted"] or run.summary["empty_true"] for run in runs.values()):
+        print("nobody found where somebody is, or the reverse: Jaccard 0 % and the picture's diagonal, "
+              f"{np.hypot(SIZE, SIZE):.1f} px; nobody found where nobody is: 100 % and 0 px")  # fmt: skip
+    pictures.write_csv(out / "table1.csv", table(runs))
     results = {}
-    for label, (network, _, scores) in runs.items():
-        facts = {fact: network.checkpoint[fact] for fact in ("epoch", "weights")}
-        facts = {"method": methods[label], **facts, "data": source, "split": args.split, **summaries[label]}
-        by_picture = {pair.name: {s: float(scores[s][i]) for s in SCORES} for i, pair in enumerate(pairs)}
-        results[label] = facts | {"pictures": by_picture}
+    for label, run in runs.items():
+        facts = {"method": run.method, **{fact: run.network.checkpoint[fact] for fact in ("epoch", "weights")}}
+        by_picture = {pair.name: {s: float(run.scores[s][i]) for s in SCORES} for i, pair in enumerate(pairs)}
+        results[label] = facts | {"data": source, "split": args.split, **run.summary, "pictures": by_picture}
     pictures.write_json(out / "results.json", results)
-    draw(args.worst, out, runs, methods)
+    draw(runs, args.worst, out)
     print(f"results.json, table1.csv, figure2.png, for an LRN maps-*.png -> {out}")
-
-
-def draw(worst: bool, out: Path, runs: dict, methods: dict[str, str]) -> None:
-    """Figure 2, and the six maps of each LRN: of five pictures at random, or of the first run's worst."""
-    label, (network, data, scores) = next(iter(runs.items()))
-    chosen = np.random.default_rng(network.checkpoint["args"]["seed"]).permutation(len(data))[:FIGURE_ROWS].tolist()
-    if worst:
-        chosen = np.argsort(scores["jaccard"], kind="stable")[:FIGURE_ROWS].tolist()
-        for i in chosen:
-            j, h = scores["jaccard"][i], scores["hausdorff"][i]
-            print(f"worst of {label}: {data.names[i]}  Jaccard {j:.2f} %  Hausdorff {h:.2f} px")
-    columns = {}
-    for name, (run, pictures_of, _) in runs.items():
-        photos, alphas, maps = predict_maps(run.model, pictures_of, chosen, run.device, run.amp)
-        columns |= {} if columns else {"photo": list(photos), "truth": list(alphas >= PERSON_FROM)}
-        title = methods[name] if methods[name] not in columns else f"{methods[name]} ({name})"
-        columns[title] = list(maps[-1] > FOUND_ABOVE)
-        if len(maps) > 1:
-            file_name = re.sub(r"[^\w.-]", "-", name)  # the name may be a path
-            draw_maps(out / f"maps-{file_name}.png", photos, alphas, maps)
-    titles = [f"{methods[label].split(' (')[0]}\n{scores['jaccard'][i]:.1f} %" for i in chosen]
-    draw_predictions(out / "figure2.png", columns, titles)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,6 @@ def summed_bce(maps: list[Tensor], alphas: Tensor) -> Tensor:
     for p in maps:
         y, p = F.interpolate(truth, size=p.shape[-2:], mode="area"), p.float()
         # PyTorch's stops at nan with its own error: here the loss becomes nan, and check_finite() names the images
-        loss = loss + F.binary_cross_entropy(p.nan_to_num(0.5), y, reduction="none").mean((1, 2, 3))
-        loss = loss + 0 * p.mean((1, 2, 3))
+        bce = F.binary_cross_entropy(p.nan_to_num(0.5), y, reduction="none")
+        loss = loss + bce.mean((1, 2, 3)) + 0 * p.mean((1, 2, 3))
     return loss

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FILTERS = 64  # of the decoders (Sec. 2.1)
 STRIDE = 32  # of the encoder: H and W must be multiples of it
 CHANNELS = (64, 128, 256, 512, 512)  # of the five levels (Sec. 2.1)
 CONVOLUTIONS = (2, 2, 3, 3, 3)
@@ -83,12 +84,12 @@ class RefinementUnit(nn.Module):
     and that it has no activation are ours.
     """
 
-    def __init__(self, channels: int, *, first: bool = False, channel_reduction: bool = False, filters: int = 64):
+    def __init__(self, channels: int, *, first: bool = False, channel_reduction: bool = False):
         super().__init__()
         self.reduce = nn.Conv2d(channels, 1, 3, padding=1) if channel_reduction and not first else None
         in_channels = channels if first else (1 if channel_reduction else channels) + 1
-        self.conv1 = nn.Conv2d(in_channels, filters, 3, padding=1)
-        self.conv2 = nn.Conv2d(filters, 1, 3, padding=1)
+        self.conv1 = nn.Conv2d(in_channels, FILTERS, 3, padding=1)
+        self.conv2 = nn.Conv2d(FILTERS, 1, 3, padding=1)
 
     def forward(self, features: Tensor, coarse: Tensor | None = None) -> Tensor:
         x = features if self.reduce is None else self.reduce(features)
@@ -122,14 +123,10 @@ class LRN(nn.Module):
 # ---- Sec. 2.2: U-Net -----------------------------------------------------------------------------------------------
 
 
-def double_conv(in_channels: int, channels: int) -> nn.Sequential:
-    """B x in_channels x H x W -> B x channels x H x W: two 3x3 convolutions with ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(channels, channels, 3, padding=1),
-        nn.ReLU(inplace=True),
-    )
+def double_conv(in_channels: int) -> nn.Sequential:
+    """B x in_channels x H x W -> B x 64 x H x W: two 3x3 convolutions with ReLU."""
+    first, second = nn.Conv2d(in_channels, FILTERS, 3, padding=1), nn.Conv2d(FILTERS, FILTERS, 3, padding=1)
+    return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
 
 
 class UNet(nn.Module):
@@ -139,12 +136,12 @@ class UNet(nn.Module):
     skips and its 64 filters, and passes on 64 features where the LRN passes on a map.
     """
 
-    def __init__(self, *, filters: int = 64):
+    def __init__(self):
         super().__init__()
         self.encoder = VGG16()
-        self.bottom = double_conv(CHANNELS[-1], filters)
-        self.decoder = nn.ModuleList(double_conv(channels + filters, filters) for channels in CHANNELS[-2::-1])
-        self.classifier = nn.Conv2d(filters, 1, 3, padding=1)
+        self.bottom = double_conv(CHANNELS[-1])
+        self.decoder = nn.ModuleList(double_conv(channels + FILTERS) for channels in CHANNELS[-2::-1])
+        self.classifier = nn.Conv2d(FILTERS, 1, 3, padding=1)
         init_glorot(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -81,23 +81,16 @@ def read_alpha(path: Path) -> np.ndarray:
     grey values are alpha. Raises InputError for anything else."""
     try:
         with Image.open(path) as image:
-            opaque = False
             if image.has_transparency_data:
                 alpha = np.asarray(image.convert("RGBA").getchannel("A"))
                 if alpha.min() < 255:
                     return alpha
-                opaque = True
             if image.mode == "L" and image.format != "JPEG":
                 grey = np.asarray(image)
                 return grey * np.uint8(255) if grey.max() == 1 else grey
     except Exception as error:  # decoders of broken files raise a dozen kinds
         raise InputError(f"{path}: cannot be read as an image ({reason(path, error)})") from None
-    try:
-        return read_mask(path).astype(np.uint8) * 255
-    except InputError:
-        if opaque:
-            raise InputError(f"{path}: its alpha is 255 throughout, so nothing was cut out; replace it") from None
-        raise
+    return read_mask(path).astype(np.uint8) * 255
 
 
 def read_pair(pair: Pair) -> tuple[Image.Image, np.ndarray]:
@@ -105,17 +98,17 @@ def read_pair(pair: Pair) -> tuple[Image.Image, np.ndarray]:
 
     Raises InputError, naming the file, for what cannot be used.
     """
-    photo = read_photo(pair.photo)
-    alpha = None
+    photo, alpha = read_photo(pair.photo), None
     for path in pair.masks:
-        part = read_alpha(path) if len(pair.masks) == 1 else read_mask(path).astype(np.uint8) * 255
+        if len(pair.masks) == 1:
+            part = read_alpha(path)
+        else:
+            part = read_mask(path, None if alpha is None else alpha.shape).astype(np.uint8) * 255
         h, w = part.shape
         if abs(photo.width * h / photo.height - w) > 1 + photo.width / photo.height:  # remove.bg's previews are rounded
             raise InputError(
                 f"{path}: is {w} x {h} px, another shape than its photo of {photo.width} x {photo.height}; give both "
                 "the same width to height"
             )
-        if alpha is not None and alpha.shape != part.shape:
-            raise InputError(f"{path}: is {w} x {h} px, unlike the other parts of this face; resize it (nearest)")
         alpha = part if alpha is None else np.maximum(alpha, part)
     return photo, alpha

@@ -32,18 +32,10 @@ from common.run import FORMAT, Checkpoint, Run, arguments
 from common.weights import fill, load_weights
 from lrn_headtorso import dataset
 from lrn_headtorso.dataset import HERE, PERSON_FROM, HeadTorso, normalize
-from lrn_headtorso.eval import (
-    EVERYTHING,
-    FROZEN,
-    draw_predictions,
-    evaluate,
-    make_model,
-    predict_maps,
-    summarize,
-    summed_bce,
-)
+from lrn_headtorso.eval import EVERYTHING, FROZEN, draw_predictions, evaluate, make_model, predict_maps, summarize
+from lrn_headtorso.losses import summed_bce
 from lrn_headtorso.model import FOUND_ABOVE, LRN, STRIDE, UNet
-from lrn_headtorso.pairs import Pair, list_pairs
+from lrn_headtorso.pairs import list_pairs
 
 # what stands on the command line goes before; epochs: at most (ours: the paper trains until nothing improves)
 DEFAULTS = {"size": dataset.SIZE, "epochs": 300, "lr": 1e-4}  # Sec. 3, ours, Sec. 2.3
@@ -128,25 +120,23 @@ def start_phase(model: LRN | UNet, phase: str, lr: float) -> Optimizer:
     return adam(model, lr)
 
 
-def load_encoder(model: LRN | UNet, choice: str, test: list[Pair]) -> tuple[str, str, list[str]]:
+def load_encoder(model: LRN | UNet, choice: str, test: list[str]) -> tuple[str, str, list[str]]:
     """Fill the encoder as --weights says -> random, imagenet or the file's name; where the weights came from in words;
-    and the pictures that they have seen, if a run of this folder made them."""
+    and the pictures that they have seen, if a run of this folder made them. `test`: identities of the test pictures."""
     found, words, checkpoint = load_weights(choice, "VGG16_Weights.IMAGENET1K_V1")
     if found is None:
         return "random", words, []
     fill(model.encoder, model.encoder.trunk_of(found), "torchvision's VGG-16", choice)
+    path = Path(choice)
     if not checkpoint:
-        path = Path(choice)
         return "imagenet" if choice in ("imagenet", "auto") or path.name == IMAGENET_FILE else path.name, words, []
     if checkpoint.get("format") != FORMAT:  # its split names pictures otherwise: none would count as seen
-        raise InputError(
-            f"--weights {choice}: was written by another version of this code; train again, or use that version"
-        )
+        raise InputError(f"--weights {choice}: was written by another version of this code; train it again")
     seen = [*checkpoint["split"]["train"], *checkpoint.get("seen", [])]
     words = f"encoder of {choice}: {checkpoint['args'].get('model')}, epoch {checkpoint['epoch']}"
-    if known := count_seen([pair.identity for pair in test], seen):
+    if known := count_seen(test, seen):
         words += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST PICTURES"
-    return Path(choice).resolve().parent.name, words, seen
+    return path.resolve().parent.name, words, seen
 
 
 def run_name(args: Namespace, source: str, own: bool, generated: bool) -> str:
@@ -155,6 +145,12 @@ def run_name(args: Namespace, source: str, own: bool, generated: bool) -> str:
     parts += ["reduced" * args.channel_reduction, "backgrounds" * bool(args.backgrounds)]
     parts += [str(args.size) * (args.size != dataset.SIZE), "generated" * generated]
     return "-".join(part for part in parts if part)
+
+
+def draw_curves(path: Path, log: list[dict]) -> None:
+    """curves.png; a dashed line where the encoder was unfrozen."""
+    unfrozen = {b["epoch"] - 0.5: "encoder unfrozen" for a, b in pairwise(log) if b["phase"] != a["phase"]}
+    pictures.save_curves(path, log, CURVES, ("learning rate",), unfrozen)
 
 
 def train_epoch(network: nn.Module, data: HeadTorso, optimizer: Optimizer, run: Run, epoch: int) -> dict[str, float]:
@@ -175,7 +171,7 @@ def train_epoch(network: nn.Module, data: HeadTorso, optimizer: Optimizer, run: 
         optimizer.step()
         losses.append(loss.detach())
         found, true = maps[-1].detach() > FOUND_ABOVE, alphas >= PERSON_FROM
-        union = (found | true).sum((1, 2, 3))
+        union = (found | true).sum((1, 2, 3))  # Eq. (1)
         jaccard = torch.where(union > 0, 100 * (found & true).sum((1, 2, 3)) / union.clamp(min=1), 100.0)
         sums += torch.stack([torch.full_like(losses[-1], len(alphas)), losses[-1] * len(alphas), jaccard.sum()])
         if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
@@ -195,15 +191,13 @@ def main() -> None:
             setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
         pairs, alone = list_pairs(folder)
         pairs = pairs[: args.limit]
-        parts = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
-        train, val, test = ([pairs[i] for i in parts[part]] for part in ("train", "val", "test"))
-        train_arrays = dataset.load(train, args.size, args.cache, with_foreground=args.backgrounds is not None)
-        val_arrays = dataset.load(val, args.size, args.cache)
-        behind = None
-        if args.backgrounds:
-            behind = dataset.load_backgrounds(Path(args.backgrounds), args.size, args.cache)
-    train_set = HeadTorso(train_arrays, [pair.photo.name for pair in train], args.seed, behind)
-    val_set = HeadTorso(val_arrays, [pair.photo.name for pair in val])
+        positions = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
+        train, val = ([pairs[i] for i in positions[part]] for part in ("train", "val"))
+        train_set = dataset.load(train, args.size, args.cache, args.seed, args.backgrounds)
+        val_set = dataset.load(val, args.size, args.cache)
+    split = {part: [pairs[i].identity for i in positions[part]] for part in positions}
+    if args.backgrounds:
+        split["backgrounds"] = [identity(photo) for photo in list_photos(Path(args.backgrounds))]
 
     # model (Sec. 2.1, 2.2)
     model = make_model(vars(args))
@@ -211,10 +205,10 @@ def main() -> None:
         origin, weights, seen = saved["start"], saved["weights"], saved["seen"]
     else:
         with first_process_first():
-            origin, weights, seen = load_encoder(model, args.weights, test)
+            origin, weights, seen = load_encoder(model, args.weights, split["test"])
     model.to(device, memory_format=memory_format(device, amp))
 
-    # optimiser and rules (Sec. 2.3)
+    # optimiser and phases (Sec. 2.3)
     phases = [EVERYTHING] if origin == "random" else [FROZEN, EVERYTHING]
     rates = dict(zip(phases, (args.lr, args.lr_unfrozen), strict=False))
     phase = saved["log"][-1]["phase"] if saved and saved["log"] else phases[0]
@@ -227,23 +221,15 @@ def main() -> None:
         found = list(maps[-1] > FOUND_ABOVE)
         draw_predictions(path, {"photo": list(photos), "truth": list(alphas >= PERSON_FROM), args.model: found})
 
-    def draw_curves(path: Path, log: list[dict]) -> None:
-        unfrozen = {b["epoch"] - 0.5: "encoder unfrozen" for a, b in pairwise(log) if b["phase"] != a["phase"]}
-        pictures.save_curves(path, log, CURVES, ("learning rate",), unfrozen)
-
-    split = {name: [pairs[i].identity for i in positions] for name, positions in parts.items()}
-    if args.backgrounds:
-        split["backgrounds"] = [identity(photo) for photo in list_photos(Path(args.backgrounds))]
-    counts = f"{len(train)} train, {len(val)} val, {len(test)} test, --augment {args.augment}"
-    first = ", ".join(path.name for path in alone[:3])
-    lone = f", {len(alone)} file(s) without a partner, such as {first} (see dataset.py)" if alone else ""
+    sizes = ", ".join(f"{len(split[part])} {part}" for part in positions)
+    lone = f", {len(alone)} file(s) without a partner, such as {alone[0].name} (see dataset.py)" if alone else ""
     run = Run(
         args, saved, HERE, device, amp,
         name=run_name(args, origin, bool(seen), generated),
         parts={"model": model, "optimizer": optimizer},
         split=split,
         facts={
-            "data": f"{source}: {len(pairs)} pictures, {counts}{lone}",
+            "data": f"{source}: {len(pairs)} pictures, {sizes}, --augment {args.augment}{lone}",
             "model": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters",
             "weights": weights,
         },
@@ -259,9 +245,8 @@ def main() -> None:
             run.say("stopped", f"{args.patience} epochs without a better validation loss (--patience {args.patience})")
             break
         if following != phase:
-            run.say("phase 2", f"{following}, lr {rates[following]:g}: with a {phase} no better validation loss for "
-                               f"{args.patience} epochs")  # fmt: skip
             phase = following
+            run.say("phase 2", f"{phase}, lr {rates[phase]:g}: no better validation loss for {args.patience} epochs")
             optimizer = run.parts["optimizer"] = start_phase(model, phase, rates[phase])
             network = parallel(model, device, args.compile)
         trained = train_epoch(network, train_set, optimizer, run, epoch)
