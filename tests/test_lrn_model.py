@@ -15,22 +15,15 @@ from common.metrics import contour
 from lrn_headtorso.dataset import normalize
 from lrn_headtorso.eval import EVERYTHING, FROZEN, score
 from lrn_headtorso.losses import summed_bce
-from lrn_headtorso.model import LRN, VGG16, RefinementUnit, UNet, up
+from lrn_headtorso.model import LRN, VGG16, UNet, up
 from lrn_headtorso.train import load_encoder, phase_after, start_phase
-
-
-class TorchvisionTrunk(nn.Module):
-    """torchvision's VGG-16 without its classifier of 124 million parameters."""
-
-    def __init__(self):
-        super().__init__()
-        self.features = make_layers(cfgs["D"])
 
 
 @pytest.fixture(scope="module")
 def reference():
+    """torchvision's VGG-16 without its classifier of 124 million parameters."""
     torch.manual_seed(0)
-    trunk = TorchvisionTrunk()
+    trunk = nn.ModuleDict({"features": make_layers(cfgs["D"])})
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -52,16 +45,13 @@ def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-# ---- VGG-16 --------------------------------------------------------------------------------------------------------
-
-
 def test_the_encoder_equals_torchvision(reference):
     ours = VGG16()
     ours.load_state_dict(ours.trunk_of(reference.state_dict()))
     x = image(2, 3, 64, 96)
     expected, y = [], x
     with torch.no_grad():
-        for layer in reference.features:
+        for layer in reference["features"]:
             y = layer(y)
             if isinstance(layer, nn.MaxPool2d):
                 expected.append(y)
@@ -80,17 +70,9 @@ def test_the_numbers_of_parameters(lrn):
     assert parameters(lrn.encoder) == parameters(UNet().encoder) == 14_714_688
 
 
-@pytest.mark.parametrize("H, W", [(224, 224), (32, 64), (96, 64)])
-def test_the_six_maps(lrn, H, W):
-    with torch.no_grad():
-        maps = lrn(image(1, 3, H, W) - 0.5)
-    assert [tuple(p.shape) for p in maps] == [(1, 1, H // k, W // k) for k in (32, 16, 8, 4, 2, 1)]
-    assert all(p.dtype == torch.float32 and 0 <= p.min() and p.max() <= 1 for p in maps)
-
-
 def test_the_lrn_is_the_published_figure(lrn):
-    """Each unit sees a max-pool output and the map before it; the first and the second see pool5."""
-    x = image(1, 3, 64, 64) - 0.5
+    """Each unit sees a max-pool output and the map before it; the first and the second see pool5. Six maps."""
+    x = image(1, 3, 96, 64) - 0.5
     with torch.no_grad():
         maps = lrn(x)
         pool1, pool2, pool3, pool4, pool5 = lrn.encoder(x)
@@ -99,50 +81,33 @@ def test_the_lrn_is_the_published_figure(lrn):
             unit = lrn.units[i]
             seen = torch.cat([pool, maps[i - 1]], dim=1)
             assert seen.shape[1] == unit.conv1.in_channels == (513, 513, 257, 129, 65)[i - 1]
-            y = torch.sigmoid(unit.conv2(F.relu(unit.conv1(seen))))
-            assert unit.conv1.out_channels == 64 and unit.conv2.out_channels == 1
-            torch.testing.assert_close(maps[i], up(y))
+            torch.testing.assert_close(maps[i], up(torch.sigmoid(unit.conv2(F.relu(unit.conv1(seen))))))
+    assert [tuple(p.shape) for p in maps] == [(1, 1, 96 // k, 64 // k) for k in (32, 16, 8, 4, 2, 1)]
 
 
 def test_channel_reduction_leaves_the_units_two_channels():
-    unit = RefinementUnit(256, channel_reduction=True)
-    assert unit.conv1.in_channels == 2
-    assert unit(torch.zeros(1, 256, 4, 4), torch.zeros(1, 1, 4, 4)).shape == (1, 1, 4, 4)
     model = LRN(channel_reduction=True)
     assert [unit.conv1.in_channels for unit in model.units] == [512, 2, 2, 2, 2, 2]
-    assert model.units[0].reduce is None
+    assert model(image(1, 3, 32, 64))[-1].shape == (1, 1, 32, 64)
 
 
-def test_the_unet_returns_one_map():
+def test_the_unet_returns_one_map_and_sizes_must_be_multiples_of_32():
     model = UNet()
     with torch.no_grad():
         (found,) = model(image(2, 3, 32, 64) - 0.5)
     assert found.shape == (2, 1, 32, 64) and 0 <= found.min() and found.max() <= 1
-
-
-def test_sizes_must_be_multiples_of_32(lrn):
     with pytest.raises(AssertionError, match="multiples of 32, got 32 x 48"):
-        lrn(torch.zeros(1, 3, 32, 48))
+        model(torch.zeros(1, 3, 32, 48))
 
 
 def test_initialisation_is_glorot_uniform():
     torch.manual_seed(0)
-    for model in (LRN(), UNet()):
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                bound = math.sqrt(6 / (9 * (module.in_channels + module.out_channels)))
-                assert module.weight.abs().max() <= bound
-                assert module.bias.abs().max() == 0
-                if module.weight.numel() > 10_000:
-                    assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03)
-
-
-def test_gradients_reach_every_parameter():
-    torch.manual_seed(0)
-    for model in (LRN(), LRN(channel_reduction=True), UNet()):
-        sum(p.square().mean() for p in model(image(1, 3, 32, 32) - 0.5)).backward()
-        assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
-        assert sum(bool(p.grad.any()) for p in model.parameters()) > 0.8 * len(list(model.parameters()))
+    for module in (*LRN().modules(), *UNet().modules()):
+        if isinstance(module, nn.Conv2d):
+            bound = math.sqrt(6 / (9 * (module.in_channels + module.out_channels)))
+            assert module.weight.abs().max() <= bound and not module.bias.any()
+            if module.weight.numel() > 10_000:
+                assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03)
 
 
 def test_images_are_normalised_for_vgg():
@@ -156,12 +121,14 @@ def test_images_are_normalised_for_vgg():
 
 
 def test_the_loss_by_hand():
-    alphas = torch.tensor([[255, 255, 0, 0], [255, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 51]], dtype=torch.uint8)[
-        None, None
-    ]
+    alphas = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    alphas[0, 0, 0, :2], alphas[0, 0, 1, 0], alphas[0, 0, 3, 3] = 255, 255, 51
     coarse = torch.tensor([[0.8, 0.1], [0.2, 0.3]])[None, None]
     fine = torch.full((1, 1, 4, 4), 0.25)
-    bce = lambda p, y: -(y * math.log(p) + (1 - y) * math.log(1 - p))  # noqa: E731
+
+    def bce(p, y):
+        return -(y * math.log(p) + (1 - y) * math.log(1 - p))
+
     # areas of 2 x 2 pixels: three of four, none, none, a fifth of one of four
     first = (bce(0.8, 0.75) + bce(0.1, 0) + bce(0.2, 0) + bce(0.3, 0.05)) / 4
     second = (3 * bce(0.25, 1) + 12 * bce(0.25, 0) + bce(0.25, 0.2)) / 16
@@ -169,7 +136,7 @@ def test_the_loss_by_hand():
     assert summed_bce([fine], alphas).tolist() == pytest.approx([second], rel=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_distance_is_that_of_a_brute_force_matrix(seed):
     rng = np.random.default_rng(seed)
     predicted, true = rng.random((2, 24, 24)) < (0.1, 0.6)[seed % 2]
@@ -239,6 +206,7 @@ def test_frozen_means_frozen(kind):
     assert trained == parameters(model) - 14_714_688 and all(p.grad is None for p in model.encoder.parameters())
     moved, trained = step(EVERYTHING)
     assert any(name.startswith("encoder.") for name in moved) and trained == parameters(model)
+    assert len(moved) > 0.8 * len(before)  # gradients reach what there is
 
 
 def test_the_plateau_rule_and_the_phases():
