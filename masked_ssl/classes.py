@@ -3,9 +3,10 @@
 import numpy as np
 
 from common.celebamask import NAMES, PARTS
-from masked_ssl import lapa
 
-LAYOUTS = {"lapa": lapa.CLASSES, "celebamask": ("background", *PARTS)}
+# LaPa's, left and right by CelebAMask-HQ's names of the same parts; mouth is the inner mouth
+LAPA = ("background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "nose", "u_lip", "mouth", "l_lip", "hair")
+LAYOUTS = {"lapa": LAPA, "celebamask": ("background", *PARTS)}
 # Table of the Discussions, % of the pixels of CelebAMask-HQ's training set. Hair's 0.31 is a misprint, of 31 perhaps:
 # the rows add up to 40 % with it, and hair is nowhere near as rare as an eye.
 PAPER_SHARE = {
@@ -22,18 +23,13 @@ COLOURS = {
 }  # fmt: skip
 
 
-def classes_of(layout: str, choice: str) -> tuple[str, ...]:
-    """The class names of a layout; with choice `lapa`, LaPa's."""
-    return LAYOUTS["lapa" if choice == "lapa" else layout]
-
-
 def palette(classes: tuple[str, ...]) -> np.ndarray:
     """The colours of C classes, C x 3 uint8."""
     return np.array([COLOURS[name] for name in classes], np.uint8)
 
 
 def legend(classes: tuple[str, ...]) -> dict[str, tuple[int, int, int]]:
-    """Full name -> colour of the classes but the background, for pictures; LaPa's mouth is the inner one."""
+    """Full name -> colour of the classes but the background, for pictures."""
     return {NAMES[name]: COLOURS[name] for name in classes[1:]}
 
 

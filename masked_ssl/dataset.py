@@ -1,6 +1,6 @@
-"""Faces with one exclusive label map each, in LaPa's or CelebAMask-HQ's own layout (one of them: reading.py).
+"""Faces with one exclusive label map each, from LaPa's or CelebAMask-HQ's own folders, as arrays and batches.
 
-    LaPa/                                                    11 classes; lapa.py says more
+    LaPa/                                                    11 classes
       {train,val,test}/images/NAME.jpg, labels/NAME.png
     CelebAMask-HQ/                                           19 classes, background and 18 parts
       CelebA-HQ-img/0.jpg, ...
@@ -23,7 +23,6 @@ scored there. `--limit N` takes the first N photos of each of train, val and tes
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,74 +32,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common import celebamask, cli, pictures
+from common import cli, pictures
 from common.cli import InputError
 from common.data import open_cache, try_all
 from common.device import to_device
-from common.faces import write_celebamask
-from masked_ssl import lapa, splits
-from masked_ssl.classes import LAYOUTS, PAPER_SHARE, classes_of, legend, mirrored_classes, palette
-from masked_ssl.reading import CACHE_VERSION, IGNORED, decode
-from masked_ssl.splits import Face
+from masked_ssl.classes import LAYOUTS, PAPER_SHARE, legend, mirrored_classes, palette
+from masked_ssl.layouts import CACHE_VERSION, IGNORED, Face, decode
+from masked_ssl.splits import GENERATED_SIZE, HERE, PAPER_FRACTIONS, Data, locate, take_fraction
 
-HERE = Path(__file__).resolve().parent
 CACHE = HERE / "data" / "cache"
 SIZE = 512  # Approach
-N_GENERATED, GENERATED_SIZE = 200, 64  # ours: half an hour for both steps on one core in float32
 DEMONSTRATION = "a demonstration, small so that it ends within minutes on a CPU; the paper's recipe: --data"
 MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # ImageNet's (ours: the paper does not say)
 STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
-
-
-# ---- Which faces ---------------------------------------------------------------------------------------------------
-
-
-class Data(NamedTuple):
-    """A data set that was found, with its faces by part of the split."""
-
-    folder: Path
-    layout: str  # a key of LAYOUTS
-    words: str  # for the first lines of a run: which folder
-    split_words: str  # and which split
-    generated: bool
-    parts: dict[str, list[Face]]  # train, val, test
-
-
-def locate(data: str | None, layout: str = "celebamask", limit: int | None = None, *, labels: bool = True) -> Data:
-    """The labelled faces: of --data, else of data/LaPa or data/CelebAMask-HQ here, else painted in `layout`.
-
-    limit: the first so many of each part; labels: False for the photos alone, whatever masks they have. Raises
-    InputError if the folder is neither or cannot be used.
-    """
-    own = [HERE / "data" / name for name in ("LaPa", "CelebAMask-HQ")]
-    folder = Path(data) if data else next((path for path in own if path.is_dir()), None)
-    words, generated = data or f"data/{folder.name if folder else ''} of this folder", folder is None
-    if folder is None:
-        folder, words = _painted(layout), f"{N_GENERATED} GENERATED faces (no --data, no data set in {HERE.name}/data)"
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give --data LaPa's or CelebAMask-HQ's")
-    for name in ("LaPa", "CelebAMask-HQ"):  # the folder that holds it will do
-        folder = folder / name if (folder / name).is_dir() else folder
-    if lapa.is_lapa(folder):
-        parts = {part: lapa.list_part(folder, part) for part in splits.SPLITS}
-        layout, split_words = "lapa", "LaPa's own split"
-    elif (folder / "CelebA-HQ-img").is_dir():
-        found = celebamask.list_celebamask(folder, "skin" if labels else "")
-        parts, split_words = splits.split_celebamask(folder, found)
-        layout = "celebamask"
-    else:
-        raise InputError(f"{folder}: has neither train/images (LaPa) nor CelebA-HQ-img (CelebAMask-HQ); give either")
-    return Data(folder, layout, words, split_words, generated, {p: faces[:limit] for p, faces in parts.items()})
-
-
-def _painted(layout: str) -> Path:
-    folder = HERE / "data" / f"generated-{layout}"
-    if layout == "lapa":
-        return lapa.write_generated(folder, N_GENERATED, GENERATED_SIZE)
-    return write_celebamask(folder, N_GENERATED, GENERATED_SIZE)
-
-
-# ---- Their arrays --------------------------------------------------------------------------------------------------
 
 
 def load(faces: list[Face], size: int, classes: tuple[str, ...], cache: Path, what: str = "faces") -> dict:
@@ -162,25 +106,25 @@ def denormalize(images: Tensor) -> np.ndarray:
 
 def draw_samples(path: Path, faces: list[Face], size: int, classes: tuple[str, ...]) -> None:
     """Photos, their labels, and both mirrored: the colours of left and right stay on their sides of the picture."""
-    arrays = [decode(face, size, classes) for face in faces]
-    photos = [sample["images"] for sample in arrays]
-    labels = [np.where(sample["labels"] == IGNORED, 0, sample["labels"]) for sample in arrays]
-    turned = [mirrored_classes(classes)[label[:, ::-1]] for label in labels]
-    painted = [pictures.overlay(p, label, palette(classes), 0.75) for p, label in zip(photos, labels, strict=True)]
-    mirror = [pictures.overlay(p[:, ::-1], t, palette(classes), 0.75) for p, t in zip(photos, turned, strict=True)]
-    titles = ["photo", "labels", "mirrored"]
-    pictures.save_grid(path, [photos, painted, mirror], row_titles=titles, legend=legend(classes))
+    columns = []
+    for face in faces:
+        photo, labels = decode(face, size, classes).values()
+        labels = np.where(labels == IGNORED, 0, labels)
+        turned = mirrored_classes(classes)[labels[:, ::-1]]
+        painted = pictures.overlay(photo, labels, palette(classes), 0.75)
+        columns.append([photo, painted, pictures.overlay(photo[:, ::-1], turned, palette(classes), 0.75)])
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    pictures.save_grid(path, rows, row_titles=["photo", "labels", "mirrored"], legend=legend(classes))
 
 
 def share_table(pixels: np.ndarray, classes: tuple[str, ...]) -> list[list[str]]:
     """Pixels, faces x classes -> a header and one row per class: faces that have it, share of pixels, the paper's."""
-    with_paper = classes == LAYOUTS["celebamask"]
-    rows = [["class", "faces", "pixels, %"] + (["paper, %"] if with_paper else [])]
+    rows = [["class", "faces", "pixels, %", "paper, %"]]
     share = 100 * pixels.sum(0) / pixels.sum()
     for c, name in enumerate(classes):
         printed = f"{PAPER_SHARE.get(name, '')}" + (" (a misprint)" if name == "hair" else "")
-        rows.append([name, str((pixels[:, c] > 0).sum()), f"{share[c]:.3f}"] + ([printed] if with_paper else []))
-    return rows
+        rows.append([name, str((pixels[:, c] > 0).sum()), f"{share[c]:.3f}", printed])
+    return rows if classes == LAYOUTS["celebamask"] else [row[:3] for row in rows]
 
 
 def verify(data: Data, size: int, classes: tuple[str, ...], out: Path) -> list[str]:
@@ -237,15 +181,16 @@ def main() -> None:
     add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")
     args = parser.parse_args()
     data = locate(args.data, args.layout, args.limit)
-    size, classes = args.size or (GENERATED_SIZE if data.generated else SIZE), classes_of(data.layout, args.classes)
+    size = args.size or (GENERATED_SIZE if data.generated else SIZE)
+    classes = LAYOUTS[data.layout if args.classes == "own" else "lapa"]
     counts = ", ".join(f"{len(faces)} {part}" for part, faces in data.parts.items())
     print(f"{data.words}: {data.layout}'s layout, {len(classes)} classes, {counts}, {data.split_words}")
     problems = verify(data, size, classes, args.out)
     train = data.parts["train"]
     print(f"{len({face.source for face in train})} source photos; labels to train with, --seed {args.seed}:")
-    for fraction in splits.PAPER_FRACTIONS:
+    for fraction in PAPER_FRACTIONS:
         try:
-            found = len(splits.take_fraction(train, fraction, args.seed))
+            found = len(take_fraction(train, fraction, args.seed))
         except InputError:
             found = "too few"
         print(f"  --fraction {fraction:<6g} {found} of {len(train)}")

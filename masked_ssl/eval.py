@@ -13,7 +13,6 @@ pixels of the set, at the size that the network was trained at; pixels beyond a 
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -29,21 +28,20 @@ from common.metrics import confusion_matrix, counts_from_confusion, mean_of_pres
 from common.run import Checkpoint, Trained, load_checkpoint, result_folders, trained
 from masked_ssl import dataset
 from masked_ssl.classes import LAYOUTS, legend, palette
-from masked_ssl.dataset import HERE, IGNORED, FaceLabels, normalize
+from masked_ssl.dataset import FaceLabels, normalize
+from masked_ssl.layouts import IGNORED
 from masked_ssl.model import Network
-from masked_ssl.splits import among
+from masked_ssl.splits import HERE, among, locate
 
-# Abstract: mIoU on LaPa's test set with 0.2 % of the labels; the baseline is 5.02 lower
-PAPER_HEADLINE = {
+PAPER = {  # Abstract: on LaPa's test set the baseline is 5.02 lower
     "lapa": "LaPa, 0.2 % of the labels: mIoU 74.41 with pretraining, 69.39 without (Abstract)",
     "celebamask": "necklace 0.00 to 0.01 in three others, poor without pretraining, found with it (Discussions)",
 }
-# Mean F1 over the foreground of what others print today, with all labels and from other pretraining
-BEST_PUBLISHED = {
+BEST_PUBLISHED = {  # mean F1 over the foreground that others print today, with all labels and from other pretraining
     "lapa": "mean F1 94.0 (FaRL), 93.0 (SegFace)",
     "celebamask": "mean F1 89.6 (FaRL); hair 96.2 (FaRL), 96.0 (SegFace), 94.5 (DML-CSR)",
 }
-MEANS = {"f1": "mean F1, foreground", "miou_foreground": "mIoU, foreground", "miou": "mIoU"}
+MEANS = {"miou": "mIoU", "miou_foreground": "mIoU, foreground", "f1": "mean F1, foreground"}  # results.json's, tables'
 
 
 @torch.inference_mode()
@@ -102,7 +100,8 @@ def compare(summaries: dict[str, dict], classes: tuple[str, ...]) -> list[list[s
     """A header and rows of F1 by class, then the means: one column per checkpoint."""
     rows = [["class", *summaries]]
     rows += [[name, *(cell(s["per_class"][name]["f1"]) for s in summaries.values())] for name in classes]
-    return rows + [[title, *(cell(s[key]) for s in summaries.values())] for key, title in MEANS.items()]
+    means = reversed(MEANS.items())  # F1 first, as above
+    return rows + [[title, *(cell(s[key]) for s in summaries.values())] for key, title in means]
 
 
 # ---- Checkpoints and data ------------------------------------------------------------------------------------------
@@ -116,25 +115,15 @@ def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trai
     return trained(Network(len(checkpoint["classes"])), checkpoint, device, amp)
 
 
-class Selected(NamedTuple):
-    """The faces that a checkpoint is evaluated on."""
-
-    faces: FaceLabels
-    who: list[str]  # their identities
-    words: str  # where they come from
-    layout: str
-    learned: int  # how many of them step 2 has learned from
-    seen: int  # how many others step 1 has seen, without their labels
-
-
-def select(args: Namespace, checkpoint: Checkpoint) -> Selected:
-    """The checkpoint's test split unless told otherwise.
+def select(args: Namespace, checkpoint: Checkpoint) -> tuple[FaceLabels, list[str], str, dict]:
+    """The faces that a checkpoint is evaluated on, its test split unless told otherwise; their identities; whose layout
+    they have; and for results.json where they come from, how many of them step 2 has learned from, and how many others
+    step 1 has seen, without their labels.
 
     Raises InputError for val or test faces that step 2 has learned from, and for test faces that step 1 has seen.
     """
     was, path = checkpoint["args"], checkpoint.path
-    limit = None if args.data or args.split == "all" else was["limit"]
-    data = dataset.locate(args.data or was["data"], was["layout"], limit)
+    data = locate(args.data or was["data"], was["layout"], None if args.data or args.split == "all" else was["limit"])
     classes = tuple(checkpoint["classes"])
     if classes not in (LAYOUTS[data.layout], LAYOUTS["lapa"]):
         raise InputError(
@@ -146,21 +135,20 @@ def select(args: Namespace, checkpoint: Checkpoint) -> Selected:
     if args.split in ("val", "test") and not args.data:
         kept = find(checkpoint["split"][args.split], who, str(data.folder))
         faces, who = [faces[i] for i in kept], [who[i] for i in kept]
-    labelled = among(who, checkpoint["split"]["train"])
-    unlabelled = among(sorted(set(who) - set(labelled)), checkpoint["pool"])
-    for known, forbidden, words in (
-        (labelled, ("val", "test"), "was trained on"),
-        (unlabelled, ("test",), "saw in step 1"),
-    ):
-        if known and args.split in forbidden:
+    learned = among(who, checkpoint["split"]["train"])
+    seen = among(sorted(set(who) - set(learned)), checkpoint["pool"])
+    refused = {"val": {"was trained on": learned}, "test": {"was trained on": learned, "saw in step 1": seen}}
+    for words, known in refused.get(args.split, {}).items():
+        if known:
             raise InputError(
                 f"{data.folder}: {path} {words} {len(known)} of its {args.split} faces, such as "
                 f"{known[0].split(':')[0]}; give --data another folder, or --split all to count them in"
             )
     arrays = dataset.load(faces, was["size"], classes, args.cache, f"{args.split} faces")
-    faces = FaceLabels(arrays, list(range(len(faces))), [face.photo.name for face in faces], classes)
+    labels = FaceLabels(arrays, list(range(len(faces))), [face.photo.name for face in faces], classes)
     words = f"{data.words}, {args.split}, {len(faces)} faces"
-    return Selected(faces, who, words, data.layout, len(labelled), len(unlabelled))
+    facts = {"data": words, "learned_in_step_2": len(learned), "seen_in_step_1": len(seen)}
+    return labels, who, data.layout, facts
 
 
 # ---- Pictures ------------------------------------------------------------------------------------------------------
@@ -205,32 +193,21 @@ def draw_figure_4(
 
 
 def draw_figure_5(
-    path: Path,
-    photos: np.ndarray,
-    predictions: dict[str, np.ndarray],
-    features: dict[str, np.ndarray],
+    path: Path, photos: np.ndarray, predictions: dict[str, np.ndarray], maps: dict[str, np.ndarray],
     classes: tuple[str, ...],
-) -> None:
+) -> None:  # fmt: skip
     """The last two faces: of each network its prediction (N H W) and its encoder's 16 channels (N 16 H W).
 
     Black is 0, where the last ReLU puts what is not activated, and white the largest value of a face's 16 maps.
     """
     rows, titles = [], []
     for i in range(max(0, len(photos) - 2), len(photos)):
-        for name, maps in features.items():
-            grey = (255 * maps[i] / max(maps[i].max(), 1e-6)).round().astype(np.uint8)
+        for name in maps:
+            grey = (255 * maps[name][i] / max(maps[name][i].max(), 1e-6)).round().astype(np.uint8)
             painted = pictures.overlay(photos[i], predictions[name][i], palette(classes), 0.75)
             rows += [[photos[i], *grey[:8]], [painted, *grey[8:]]]
             titles += [[name, *map(str, range(8))], ["prediction", *map(str, range(8, 16))]]
     pictures.save_grid(path, rows, titles=titles, cell=1.3)
-
-
-def write_faces(folder: Path, names: list[str], photos: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> None:
-    """NAME_label.png, class numbers with a palette, and NAME_overlay.png of each face."""
-    pictures.make_folder(folder)
-    for name, photo, label in zip(names, photos, labels, strict=True):
-        pictures.save_label(folder / f"{Path(name).stem}_label.png", label, colours)
-        pictures.save_image(folder / f"{Path(name).stem}_overlay.png", pictures.overlay(photo, label, colours))
 
 
 # fmt: off
@@ -249,15 +226,19 @@ def parse_args() -> Namespace:
 # fmt: on
 
 
-def check_comparable(networks: list[Trained], selected: list[Selected]) -> None:
+def check_comparable(networks: list[Trained], who: list[list[str]]) -> None:
     """Raise InputError unless all have the same classes, size and faces."""
     checkpoints = [network.checkpoint for network in networks]
-    facts = [(c["classes"], c["args"]["size"], s.who) for c, s in zip(checkpoints, selected, strict=True)]
-    for checkpoint, of_checkpoint in zip(checkpoints, facts, strict=True):
-        for what, first, this in zip(("set of classes", "size", "set of faces"), facts[0], of_checkpoint, strict=True):
-            if first != this:
-                path = checkpoints[0].path
-                raise InputError(f"{checkpoint.path}: has another {what} than {path}; evaluate them apart")
+    facts = {
+        "set of classes": [checkpoint["classes"] for checkpoint in checkpoints],
+        "size": [checkpoint["args"]["size"] for checkpoint in checkpoints],
+        "set of faces": who,
+    }
+    for what, values in facts.items():
+        for checkpoint, value in zip(checkpoints, values, strict=True):
+            if value != values[0]:
+                first = checkpoints[0].path
+                raise InputError(f"{checkpoint.path}: has another {what} than {first}; evaluate them apart")
 
 
 def main() -> None:
@@ -266,32 +247,37 @@ def main() -> None:
     outs = result_folders(args.checkpoints, args.out, where)
     networks = [load(path, args.device, args.amp) for path in args.checkpoints]
     selected = [select(args, network.checkpoint) for network in networks]
-    check_comparable(networks, selected)
+    check_comparable(networks, [who for _, who, _, _ in selected])
     classes, summaries, drawn, maps = tuple(networks[0].checkpoint["classes"]), {}, {}, {}
-    for out, network, (faces, _, words, layout, learned, seen) in zip(outs, networks, selected, strict=True):
+    for out, network, (faces, _, layout, facts) in zip(outs, networks, selected, strict=True):
         model, checkpoint, device, amp = network
         path, was = checkpoint.path, checkpoint["args"]
         name = f"{path.resolve().parent.name}/{path.stem}"
         name = str(path) if name in summaries else name
-        facts = {"checkpoint": str(path), "epoch": checkpoint["epoch"], "weights": checkpoint["weights"]}
-        facts |= {"labels": len(checkpoint["split"]["train"]), "fraction": was["fraction"], "size": was["size"]}
-        facts |= {"data": words, "learned_in_step_2": learned, "seen_in_step_1": seen}
-        summaries[name] = facts | summarize(evaluate(model, faces, was["batch_size"], device, amp), classes)
-        known = f"; {learned} OF THEM IT LEARNED FROM" if learned else ""
-        known += f"; step 1 has seen {seen} of them, without their labels" if seen else ""
-        print(f"\n{path}, epoch {checkpoint['epoch']}, {facts['labels']} labels, {was['size']} px, from "
-              f"{checkpoint['weights']}\n{words}{known}")  # fmt: skip
-        pictures.print_table(table(summaries[name]))
-        pictures.write_csv(pictures.make_folder(out) / "table.csv", table(summaries[name]))
-        pictures.write_json(out / "results.json", summaries[name])
+        summary = {"checkpoint": str(path), "epoch": checkpoint["epoch"], "weights": checkpoint["weights"]}
+        summary |= {"labels": len(checkpoint["split"]["train"]), "fraction": was["fraction"], "size": was["size"]}
+        summary |= facts | summarize(evaluate(model, faces, was["batch_size"], device, amp), classes)
+        print(f"\n{path}, epoch {summary['epoch']}, {summary['labels']} labels, {was['size']} px, from "
+              f"{summary['weights']}\n{facts['data']}", end="")  # fmt: skip
+        print(f"; {facts['learned_in_step_2']} OF THEM IT LEARNED FROM" if facts["learned_in_step_2"] else "", end="")
+        seen = facts["seen_in_step_1"]
+        print(f"; step 1 has seen {seen} of them, without their labels" if seen else "")
+        pictures.print_table(table(summary))
+        pictures.write_csv(pictures.make_folder(out) / "table.csv", table(summary))
+        pictures.write_json(out / "results.json", summary)
         chosen = choose_faces(faces, classes)
         photos, truth, drawn[name], maps[name] = predict_faces(model, faces, chosen, device, amp)
         draw_figure_4(out / "figure4.png", photos, truth, {name: drawn[name]}, classes)
-        draw_figure_5(out / "figure5.png", photos, {name: drawn[name]}, {name: maps[name]}, classes)
-        write_faces(out / "faces", [faces.names[i] for i in chosen], photos, drawn[name], palette(classes))
+        draw_figure_5(out / "figure5.png", photos, drawn, {name: maps[name]}, classes)
+        pictures.make_folder(out / "faces")
+        for i, photo, label in zip(chosen, photos, drawn[name], strict=True):
+            stem = str(out / "faces" / Path(faces.names[i]).stem)
+            pictures.save_label(Path(f"{stem}_label.png"), label, palette(classes))
+            pictures.save_image(Path(f"{stem}_overlay.png"), pictures.overlay(photo, label, palette(classes)))
         print(f"results.json, table.csv, figure4.png, figure5.png, faces/ -> {out}", flush=True)
+        summaries[name] = summary
     if classes == LAYOUTS[layout]:
-        print(f"paper            {PAPER_HEADLINE[layout]}")
+        print(f"paper            {PAPER[layout]}")
         print(f"best published   {BEST_PUBLISHED[layout]}; all labels, other networks")
     if len(summaries) > 1:
         print("\nF1 side by side, %")

@@ -30,21 +30,16 @@ import numpy as np
 
 from common import cli, pictures
 from common.cli import InputError, number
-from masked_ssl import dataset
 from masked_ssl.classes import LAYOUTS
-from masked_ssl.dataset import HERE, Data
+from masked_ssl.dataset import CACHE
+from masked_ssl.eval import MEANS
 from masked_ssl.recipe import load_pretraining, newest_pretraining
-from masked_ssl.splits import PAPER_FRACTIONS
+from masked_ssl.splits import HERE, PAPER_FRACTIONS, Data, locate
 
 GENERATED_FRACTIONS = (0.05, 0.25, 1.0)  # ours: of 160 painted faces
+OURS = ("--fraction", "--seed", "--weights", "--out", "--resume")  # train.py's flags that are set here
 THRIFT = ("--checkpointing", "--no-checkpointing")  # may differ from start to start: the numbers do not
 VARIES = ("fraction", "seed", "weights", "device", "checkpointing")  # of train.py's arguments, from run to run
-OURS = ("--fraction", "--seed", "--weights", "--out", "--resume")  # train.py's flags that are set here
-SCORES = {  # results.json's name -> the table's
-    "miou": "mIoU",
-    "miou_foreground": "mIoU, foreground",
-    "f1": "mean F1, foreground",
-}
 
 
 # fmt: off
@@ -67,7 +62,7 @@ def parse_args() -> tuple[Namespace, list[str]]:
     add("--data", type=cli.path, metavar="PATH", help="LaPa's or CelebAMask-HQ's folder")
     add("--layout", choices=sorted(LAYOUTS), default="celebamask", help="of the painted faces, where there is no data")
     add("--limit", type=number(int, 1), metavar="N", help="use only the first N images of each of train, val and test")
-    add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
+    add("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     add("--device", default="auto", help="auto, cuda, mps or cpu")
     args, rest = parser.parse_known_args()
     for flag in OURS:
@@ -100,35 +95,24 @@ def find_methods(args: Namespace, data: Data) -> tuple[dict[str, str], dict[str,
     if args.baseline == "same" and len(starts) > 1:
         raise InputError(f"--pretrained: they started from {' and '.join(sorted(starts))}; give --baseline")
     start = starts.pop() if args.baseline == "same" else args.baseline
-    weights = "none" if start == "random" else start
-    start = "random" if start == "none" else Path(start).stem
-    if start in methods:
-        raise InputError(f"--pretrained: a run folder is named {start}, as the baseline is; rename it")
-    return {start: weights, **methods}, marks
+    name, weights = ("random", "none") if start in ("random", "none") else (Path(start).stem, start)
+    if name in methods:
+        raise InputError(f"--pretrained: a run folder is named {name}, as the baseline is; rename it")
+    return {name: weights, **methods}, marks
 
 
-def read_json(path: Path) -> dict:
-    """What eval.py or this script wrote there; raises InputError if that is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: is no JSON ({error}); remove it, or give another --out") from None
-
-
-def check_settings(out: Path, settings: dict, marks: dict[str, str]) -> None:
+def check_settings(out: Path, settings: dict[str, str], marks: dict[str, str]) -> None:
     """Raise InputError if the runs in `out` have other flags, data or another pretraining: numbers would be mixed."""
-    path, known = out / "settings.json", {}
+    path, now = out / "settings.json", {"settings": settings, "pretrained": marks}
     if path.is_file() and any(out.glob("*-seed*")):  # no run: train.py has refused the flags
-        before = read_json(path)
-        known = before["pretrained"]
-        for name, value in settings.items():
-            if before["settings"].get(name) != value:
-                was = before["settings"].get(name)
-                raise InputError(f"{out}: its runs have {name} {was}, not {value}; give another --out")
-        for name, mark in marks.items():
-            if known.get(name, mark) != mark:
-                raise InputError(f"{out}: its {name} is of {known[name]}, this one of {mark}; give another --out")
-    pictures.write_json(path, {"settings": settings, "pretrained": known | marks})
+        before = json.loads(path.read_text())
+        for kind, values in now.items():
+            for name, value in values.items():
+                was = before[kind].get(name, value)
+                if was != value:
+                    raise InputError(f"{out}: its runs have {name} {was}, not {value}; give another --out")
+        now["pretrained"] = before["pretrained"] | marks
+    pictures.write_json(path, now)
 
 
 # ---- Runs ----------------------------------------------------------------------------------------------------------
@@ -151,16 +135,15 @@ def run_one(folder: Path, flags: list[str], machine: list[str], anew: list[str],
         if (folder / "last.pt").is_file():
             start("train.py", "--resume", str(folder / "last.pt"), *anew, *machine)
         else:
-            for name in ("log.csv", "best.pt"):  # of a run whose results.json was damaged and removed
-                (folder / name).unlink(missing_ok=True)
             start("train.py", *flags, *anew, *machine, "--out", str(folder))
         start("eval.py", str(folder / "last.pt"), *machine)
-    for name in () if keep else ("last.pt", "best.pt"):
-        (folder / name).unlink(missing_ok=True)
+    if not keep:
+        for name in ("last.pt", "best.pt"):
+            (folder / name).unlink(missing_ok=True)
     with open(folder / "log.csv") as file:
         log = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     best = max(log, key=lambda row: row["val_miou"])
-    return read_json(results) | {"log": log, "miou_at_best_val": best["test_miou"]}
+    return json.loads(results.read_text()) | {"log": log, "miou_at_best_val": best["test_miou"]}
 
 
 # ---- The table, fractions.png, figure 3 ----------------------------------------------------------------------------
@@ -173,7 +156,7 @@ def table(runs: dict, methods: list[str], fractions: list[float], seeds: list[in
         of_seeds = [runs[methods[0], fraction, seed] for seed in seeds]
         labels = sorted({run["labels"] for run in of_seeds})  # LaPa's sources are of different sizes
         necklace = {"neck_l": "F1 of neck_l"} if "neck_l" in of_seeds[0]["per_class"] else {}  # does it come alive?
-        for key, title in (SCORES | necklace).items():
+        for key, title in (MEANS | necklace).items():
             values = {m: [score(runs[m, fraction, seed], key) for seed in seeds] for m in methods}
             gains = [np.subtract(values[m], values[methods[0]]) for m in methods[1:]]
             cells = [mean_and_std(values[m]) for m in methods] + [mean_and_std(gain, sign=True) for gain in gains]
@@ -198,16 +181,13 @@ def draw_fractions(path: Path, runs: dict, methods: list[str], fractions: list[f
     figure, axes = pictures.subplots(1, 2, figsize=(9, 3.6))
     labels = [runs[methods[0], fraction, seeds[0]]["labels"] for fraction in fractions]
     values = {m: np.array([[runs[m, f, s]["miou"] for s in seeds] for f in fractions]) for m in methods}
-    spread = {"ddof": 1 if len(seeds) > 1 else 0, "axis": 1}
-    for k, method in enumerate(methods):
-        look = {"label": pictures.plain(method), "marker": "o", "capsize": 3, "color": f"C{k}"}
-        axes[0].errorbar(labels, values[method].mean(1), values[method].std(**spread), **look)
-        if k:
-            gain = values[method] - values[methods[0]]
-            axes[1].errorbar(labels, gain.mean(1), gain.std(**spread), **look)
-    axes[1].axhline(0, color="gray", linewidth=1)
+    gains = {method: values[method] - values[methods[0]] for method in methods[1:]}
     titles = ("test mIoU, %", f"gain over {pictures.plain(methods[0])}, points of mIoU")
-    for axis, title in zip(axes, titles, strict=True):
+    for axis, title, curves in zip(axes, titles, (values, gains), strict=True):
+        for method, of_seeds in curves.items():
+            bars = of_seeds.std(axis=1, ddof=1 if len(seeds) > 1 else 0)
+            look = {"marker": "o", "capsize": 3, "color": f"C{methods.index(method)}"}
+            axis.errorbar(labels, of_seeds.mean(1), bars, label=pictures.plain(method), **look)
         axis.set_xscale("log")
         axis.set_xticks(labels, [f"{n}\n{100 * f:g} %" for n, f in zip(labels, fractions, strict=True)])
         axis.minorticks_off()
@@ -215,6 +195,7 @@ def draw_fractions(path: Path, runs: dict, methods: list[str], fractions: list[f
         axis.set_title(title)
         axis.grid(alpha=0.3)
         axis.legend()
+    axes[1].axhline(0, color="gray", linewidth=1)
     pictures.save_figure(path, figure)
 
 
@@ -227,8 +208,7 @@ def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[fl
                 curves = [[row[name] for row in runs[method, fraction, seed]["log"]] for seed in seeds]
                 epochs = range(1, len(curves[0]) + 1)
                 look = {"color": f"C{k}", "marker": "." if len(epochs) < 10 else None}
-                for curve in curves:
-                    axis.plot(epochs, curve, alpha=0.3, linewidth=0.8, **look)
+                axis.plot(epochs, np.transpose(curves), alpha=0.3, linewidth=0.8, **look)
                 axis.plot(epochs, np.mean(curves, axis=0), label=pictures.plain(method), **look)
             axis.set_title(f"{100 * fraction:g} % of the labels: {title}", fontsize=9)
             axis.grid(alpha=0.3)
@@ -242,16 +222,20 @@ def main() -> None:
     args, rest = parse_args()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("start this script without torchrun; on several GPUs give each its own --seeds and --out")
-    data = dataset.locate(args.data, args.layout, args.limit)
+    data = locate(args.data, args.layout, args.limit)
     methods, marks = find_methods(args, data)
     fractions = sorted(set(args.fractions or (GENERATED_FRACTIONS if data.generated else PAPER_FRACTIONS)))
     seeds = sorted(set(args.seeds))
     out = pictures.make_folder(args.out)
+
+    # what all runs have in common: a folder of runs is gone on with if it has the same
     who = [face.identity for faces in data.parts.values() for face in faces]
     mark = f"{len(who)} faces, {hashlib.sha256(' '.join(who).encode()).hexdigest()[:12]}"
     thrift, rest = [word for word in rest if word in THRIFT], [word for word in rest if word not in THRIFT]
     check_settings(out, {"flags": " ".join(rest), "layout": data.layout, "data": mark}, marks)
     print("where this is stopped, the same command goes on", flush=True)
+
+    # runs
     machine = ["--device", args.device, "--cache", str(args.cache)]
     anew = [*thrift, *(["--data", args.data] if args.data else [])]
     shared = [*rest, "--layout", args.layout, *(["--limit", str(args.limit)] if args.limit else [])]
@@ -265,13 +249,15 @@ def main() -> None:
                 flags = [*shared, "--fraction", str(fraction), "--seed", str(seed), "--weights", weights]
                 runs[method, fraction, seed] = run_one(folder, flags, machine, anew, keep)
                 print(f"test mIoU {runs[method, fraction, seed]['miou']:.2f}", flush=True)
+
+    # results
     rows = table(runs, list(methods), fractions, seeds)
     print()
     pictures.print_table(rows, left=3)
     pictures.write_csv(out / "table.csv", rows)
-    kept = ("labels", *SCORES, "miou_at_best_val", "weights", "data", "per_class", "log")
+    kept = ("labels", *MEANS, "miou_at_best_val", "weights", "data", "per_class", "log")
     found = [{"method": m, "fraction": f, "seed": s} | {k: run[k] for k in kept} for (m, f, s), run in runs.items()]
-    arguments = read_json(folder / "run.json")["arguments"]  # what was not typed is recorded too
+    arguments = json.loads((folder / "run.json").read_text())["arguments"]  # what was not typed is recorded too
     settings = {name: value for name, value in arguments.items() if name not in VARIES} | {"data": mark}
     whole = {"methods": methods, "seeds": seeds, "settings": settings, "pretrained": marks, "runs": found}
     pictures.write_json(out / "results.json", whole)

@@ -8,7 +8,6 @@ loss     L1 or L2 over the region
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
 CENTRE = 2 / 3  # "two-thirds of the entire picture"
@@ -82,8 +81,3 @@ def error_where_hidden(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
     """B x C x H x W twice, B x 1 x H x W bool -> scalar float32: the mean absolute error of all hidden pixels."""
     error = (output.float() - images.float()).abs().mean(1, keepdim=True)
     return (error * masks).sum() / masks.sum().clamp(min=1)
-
-
-def paste(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
-    """B x C x H x W twice, B x 1 x H x W bool -> the images with the network's guess where they were hidden."""
-    return torch.where(masks, output.to(images.dtype), images)

@@ -47,9 +47,8 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or in_channels != 4 * width:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
-            )
+            projection = nn.Conv2d(in_channels, 4 * width, 1, stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(4 * width))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -83,11 +82,6 @@ class ResNet50(nn.Module):
     def _layer(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
         first = Bottleneck(in_channels, width, stride)
         return nn.Sequential(first, *[Bottleneck(4 * width, width) for _ in range(blocks - 1)])
-
-    @staticmethod
-    def trunk_of(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """torchvision's ResNet-50 weights without its classifier."""
-        return {name: x for name, x in state_dict.items() if not name.startswith("fc.")}
 
     def forward(self, x: Tensor, run: Callable = lambda module, x: module(x)) -> list[Tensor]:
         maps = [self.relu(self.bn1(self.conv1(x)))]

@@ -15,9 +15,9 @@ from torch import Tensor
 from common.cli import InputError
 from common.data import open_cache, stat
 from common.images import PHOTO_SUFFIXES, files_below, read_photo
-from masked_ssl.dataset import Data
+from masked_ssl.layouts import CACHE_VERSION, square
 from masked_ssl.masking import draw_mask
-from masked_ssl.reading import CACHE_VERSION, square
+from masked_ssl.splits import Data
 
 LABELS = {"CelebAMask-HQ-mask-anno": "CelebA-HQ-img", "labels": "images"}  # folder of labels -> of photos beside it
 
@@ -31,7 +31,7 @@ def photos_below(folder: Path) -> list[Path]:
         raise InputError(f"--photos {folder}: no such folder; give folders of photos")
 
     def is_label(path: Path) -> bool:
-        above = [parent for parent in path.parents if parent == folder or folder in parent.parents]
+        above = [parent for parent in path.parents if parent.is_relative_to(folder)]
         return any(parent.name in LABELS and (parent.parent / LABELS[parent.name]).is_dir() for parent in above)
 
     found = [path for path in files_below(folder) if path.suffix.lower() in PHOTO_SUFFIXES and not is_label(path)]
@@ -45,11 +45,10 @@ def gather(data: Data | None, folders: list[Path], limit: int | None) -> tuple[l
 
     Raises InputError for fewer than two photos.
     """
-    sources = {}
+    sources, tested = {str(folder): photos_below(folder) for folder in folders}, []
     if data:
-        sources[data.words] = [face.photo for part in ("train", "val") for face in data.parts[part]]
-    sources |= {str(folder): photos_below(folder) for folder in folders}
-    tested = [face.photo for face in data.parts["test"]] if data else []
+        sources = {data.words: [face.photo for part in ("train", "val") for face in data.parts[part]], **sources}
+        tested = [face.photo for face in data.parts["test"]]
     sizes, digests = {stat(photo).st_size for photo in tested}, {_digest(photo) for photo in tested}
     pool, words, left_out = {}, [], 0
     for source, photos in sources.items():
@@ -70,11 +69,8 @@ def _digest(photo: Path) -> bytes:
 
 def load(photos: list[Path], size: int, cache: Path) -> np.ndarray:
     """The decoded photos, memory-mapped, N x size x size x 3 uint8. Raises InputError for unusable files."""
-
-    def decode(i: int) -> dict[str, np.ndarray]:
-        return {"images": square(read_photo(photos[i]), size)}
-
     facts = ["masked_ssl pool", size, CACHE_VERSION]
+    decode = lambda i: {"images": square(read_photo(photos[i]), size)}  # noqa: E731
     return open_cache(cache, photos, facts, len(photos), decode, "decoding photos")["images"]
 
 

@@ -24,7 +24,7 @@ from common.run import Trained
 from masked_ssl.classes import legend, palette
 from masked_ssl.dataset import normalize
 from masked_ssl.eval import load
-from masked_ssl.reading import fitted, square
+from masked_ssl.layouts import fitted, square
 
 
 @torch.inference_mode()
@@ -49,16 +49,6 @@ def predict(network: Trained, photo: Image.Image | str | Path) -> np.ndarray:
     return label.numpy()
 
 
-def write_prediction(out: Path, name: str, photo: Image.Image, label: np.ndarray, classes: tuple[str, ...]) -> None:
-    """NAME_label.png, NAME_overlay.png, NAME_legend.png; raises InputError if it cannot."""
-    image = np.asarray(photo)
-    painted = pictures.overlay(image, label, palette(classes))
-    pictures.save_label(out / f"{name}_label.png", label, palette(classes))
-    pictures.save_image(out / f"{name}_overlay.png", painted)
-    look = {"column_titles": ["photo", "classes"], "legend": legend(classes), "cell": 3}
-    pictures.save_grid(out / f"{name}_legend.png", [[image, painted]], **look)
-
-
 def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to predict (ours)").add_argument
@@ -71,8 +61,14 @@ def main() -> None:
     photos = OwnPhotos(args.photos, args.out)
     network = load(args.checkpoint, args.device, args.amp)
     pictures.make_folder(args.out)
+    classes = tuple(network.checkpoint["classes"])
     for name, photo in photos:
-        write_prediction(args.out, name, photo, predict(network, photo), tuple(network.checkpoint["classes"]))
+        image, label = np.asarray(photo), predict(network, photo)
+        painted = pictures.overlay(image, label, palette(classes))
+        pictures.save_label(args.out / f"{name}_label.png", label, palette(classes))
+        pictures.save_image(args.out / f"{name}_overlay.png", painted)
+        look = {"column_titles": ["photo", "classes"], "legend": legend(classes), "cell": 3}
+        pictures.save_grid(args.out / f"{name}_legend.png", [[image, painted]], **look)
     if photos.done:
         print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png")
     photos.raise_unreadable()

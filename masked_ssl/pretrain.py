@@ -3,8 +3,8 @@
 Zaidi, Kumar, Khan: "A masked self-supervised face parsing pretraining technique", 2024; after Li, Cao, Wang, Xu: "A
 Masked Self-Supervised Pretraining Method for Face Parsing", Mathematics 10(12):2002, 2022.
 
-    python masked_ssl/pretrain.py                  a try on 180 painted faces of 64 px; 14 minutes on one CPU core,
-                                                  error where hidden 0.41
+    python masked_ssl/pretrain.py --epochs 3       a try on 180 painted faces of 64 px; 2.4 minutes on two CPU cores,
+                                                   error where hidden 0.43
     python masked_ssl/pretrain.py --data CelebAMask-HQ                       the paper's, at 512 px
     python masked_ssl/pretrain.py --data LaPa --photos DIR [DIR ...]         more photos for the pool
     python masked_ssl/pretrain.py --data LaPa --region whole                 patches everywhere
@@ -15,8 +15,7 @@ Writes pretrain.pt, which train.py --weights takes. The test photos of --data ar
 """
 
 import sys
-from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Callable
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from common import cli, pictures
-from common.cli import InputError, number
+from common.cli import number
 from common.data import CHECK_EVERY, check_finite, identity, progress, shuffled
 from common.device import (
     autocast,
@@ -39,17 +38,17 @@ from common.device import (
     sum_over_processes,
     to_device,
 )
-from common.run import Checkpoint, Run, arguments
-from masked_ssl import dataset, pool
-from masked_ssl.dataset import DEMONSTRATION, HERE, denormalize, normalize
-from masked_ssl.masking import MAX_RATIO, error_where_hidden, find_region, hide, paste, patch_sides, reconstruction_loss
-from masked_ssl.model import STRIDE, Network
+from common.run import Checkpoint, Run
+from masked_ssl import dataset, pool, recipe
+from masked_ssl.dataset import denormalize, normalize
+from masked_ssl.masking import MAX_RATIO, error_where_hidden, find_region, hide, patch_sides, reconstruction_loss
+from masked_ssl.model import Network
 from masked_ssl.pool import MaskedPhotos
-from masked_ssl.recipe import adamw, load_backbone, scheduled
+from masked_ssl.splits import GENERATED_SIZE, HERE, locate
 
 # epochs: ours, the paper gives no number
 DEFAULTS = {"size": dataset.SIZE, "epochs": 100, "lr": 1e-4}
-GENERATED = {"size": dataset.GENERATED_SIZE, "epochs": 10, "lr": 1e-3}  # ours: painted faces, to end within minutes
+GENERATED = {"size": GENERATED_SIZE, "epochs": 10, "lr": 1e-3}  # ours: painted faces, to end within minutes
 CURVES = {
     "loss": {"loss": "training"},
     "mean absolute error where hidden": {"hidden_error": "training"},
@@ -77,34 +76,16 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     add("--loss-on", choices=["region", "masked"], default="region",
         help="region: the paper's; masked: its hidden pixels alone (ours)")
     add("--loss", choices=["l1", "l2"], default="l1", help="absolute or squared error (l1: ours)")
-    add = parser.add_argument_group("training (ours: the 2024 text gives none of this)").add_argument
+    add = recipe.add_training_arguments(parser, DEFAULTS, GENERATED)
     add("--weights", default="auto", metavar="W",
         help="of the ResNet-50: imagenet (ours: the paper says so of its baseline alone), none, a file, or auto: "
         "ImageNet's where available, else random")
-    add("--epochs", type=number(int, 1), metavar="N",
-        help=f"default {DEFAULTS['epochs']}, on painted faces {GENERATED['epochs']}")
-    add("--batch-size", type=number(int, 2), default=8, metavar="N",
-        help="default 8; under torchrun of all processes together")
-    add("--lr", type=number(float, 0, above=True), metavar="X",
-        help=f"of AdamW, default {DEFAULTS['lr']}, on painted faces {GENERATED['lr']}")
-    add("--schedule", choices=["cosine", "constant"], default="cosine", help="of the learning rate over all epochs")
-    add("--augment", choices=["flip", "none"], default="flip", help="flip: half of the photos are mirrored")
-    add("--checkpointing", action=BooleanOptionalAction, default=False,
-        help="compute again what the backward pass needs: less memory, slower")
-    args, saved = arguments(parser, HERE.name, free=("data", "photos", "checkpointing"),
-                            limit_help=" of each source")
-    if args.size and args.size % STRIDE:
-        parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
-    if args.checkpointing and args.compile:
-        parser.error("--checkpointing: torch.compile cannot follow it; leave it or --compile out (--no-compile)")
-    if saved and saved["stage"] != "pretrain":
-        raise InputError(f"--resume {args.resume}: a checkpoint of train.py; resume it with that")
-    return args, saved
+    return recipe.parse(parser, "pretrain", free=("data", "photos"), limit_help=" of each source")
 # fmt: on
 
 
 def train_epoch(
-    network: nn.Module, photos: MaskedPhotos, optimizer: Optimizer, set_lr: Callable[[int], None], run: Run, epoch: int
+    network: nn.Module, photos: MaskedPhotos, optimizer: Optimizer, run: Run, epoch: int
 ) -> dict[str, float]:
     """One pass over the pool -> loss, and hidden_error: mean absolute error where the photo was hidden."""
     network.train()
@@ -113,7 +94,7 @@ def train_epoch(
     for step, batch in enumerate(progress(batches, f"epoch {epoch}"), (epoch - 1) * len(batches)):
         images, masks = photos.batch(batch, epoch)
         images, masks = normalize(images, run.device), to_device(masks, run.device)
-        set_lr(step)
+        recipe.set_learning_rates(optimizer, step, args.epochs * len(batches), args.schedule)
         with autocast(run.device, run.amp):
             output = network(hide(images, masks))
         loss = reconstruction_loss(output, images, masks, photos.region, loss=args.loss, on=args.loss_on)
@@ -130,17 +111,16 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def draw_samples(
-    path: Path, network: Network, photos: MaskedPhotos, chosen: list[int], device: torch.device, amp: bool
-) -> None:
+def draw_samples(path: Path, network: Network, photos: MaskedPhotos, device: torch.device, amp: bool) -> None:
     """Photos, with patches hidden, as the network gives them back, and with its guess in the patches alone."""
     network.eval()
-    images, masks = photos.batch(chosen, epoch=0)  # the same patches each time
+    chosen = torch.randperm(len(photos), generator=torch.Generator().manual_seed(photos.seed))[:7]
+    images, masks = photos.batch(chosen.tolist(), epoch=0)  # the same patches each time
     images, masks = normalize(images, device), to_device(masks, device)
     with autocast(device, amp):
         output = network(hide(images, masks)).float()
     shown = {"photo": images, "masked": hide(images, masks), "reconstruction": output}
-    shown["only the patches"] = paste(output, images, masks)
+    shown["only the patches"] = torch.where(masks, output, images)
     rows = [list(denormalize(pictures_of)) for pictures_of in shown.values()]
     pictures.save_grid(path, rows, row_titles=list(shown), cell=1.7)
 
@@ -151,13 +131,10 @@ def main() -> None:
 
     # photos (Approach)
     with first_process_first():
-        data = None
-        if args.data or not args.photos:
-            data = dataset.locate(args.data, args.layout, labels=False)
+        data = locate(args.data, args.layout, labels=False) if args.data or not args.photos else None
         photos, source = pool.gather(data, [Path(folder) for folder in args.photos], args.limit)
         generated = data is not None and data.generated
-        for name, value in (GENERATED if generated else DEFAULTS).items():
-            setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
+        recipe.fill_in(args, GENERATED if generated else DEFAULTS)
         images = pool.load(photos, args.size, args.cache)
     region, flip = find_region(args.size, args.region, args.two_thirds), args.augment == "flip"
     train_set = MaskedPhotos(images, [p.name for p in photos], region, args.mask_ratio, flip=flip, seed=args.seed)
@@ -168,14 +145,10 @@ def main() -> None:
         origin, weights = saved["start"], saved["weights"]
     else:
         with first_process_first():
-            origin, weights = load_backbone(network, args.weights)
+            origin, weights = recipe.load_backbone(network, args.weights)
     network.to(device, memory_format=memory_format(device, amp))
+    optimizer = recipe.adamw(network, args.lr, args.lr)
 
-    # optimiser and rules
-    optimizer = adamw(network, args.lr, args.lr)
-    steps = args.epochs * len(shuffled(len(train_set), args.batch_size, args.seed, 1))
-    set_lr = scheduled(optimizer, steps, args.schedule)
-    chosen = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(args.seed))[:7].tolist()
     low, high = patch_sides(args.size)
     run = Run(
         args, saved, HERE, device, amp,
@@ -188,20 +161,21 @@ def main() -> None:
                        f"{region[1] - 1}, {args.loss.upper()} on the {args.loss_on}",
             "model": f"UNet++ and R decoder, {sum(p.numel() for p in network.parameters()):,} parameters",
             "weights": weights,
-            **({"note": DEMONSTRATION} if generated else {}),
+            **({"note": dataset.DEMONSTRATION} if generated else {}),
         },
         keep={"stage": "pretrain", "start": origin, "weights": weights, "source": source,
               "folder": str(data.folder.resolve()) if data else None},
         line=LINE, curves=partial(pictures.save_curves, panels=CURVES), best="pretrain.pt",
-        samples=lambda path: draw_samples(path, network, train_set, chosen, device, amp),
+        samples=lambda path: draw_samples(path, network, train_set, device, amp),
     )  # fmt: skip
     wrapped = parallel(network, device, args.compile)
 
     # loop
     for epoch in run.epochs():
-        trained = train_epoch(wrapped, train_set, optimizer, set_lr, run, epoch)
+        means = train_epoch(wrapped, train_set, optimizer, run, epoch)
         copy_from_first(network)
-        run.end_epoch({**trained, "lr": optimizer.param_groups[0]["lr"]}, better=True)
+        run.end_epoch({**means, "lr": optimizer.param_groups[0]["lr"]}, better=True)
+
     flags = ["--weights", str(run.out / "pretrain.pt"), "--size", str(args.size)] if run.first else []
     if args.data or data is None:  # --photos alone: which labels to learn from is not known
         flags += ["--data", args.data or "DATA"]

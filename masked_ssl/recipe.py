@@ -1,16 +1,63 @@
-"""What both steps share: what a network starts from, its optimiser and its learning rate."""
+"""What both steps share: their common arguments, what a network starts from, its optimiser and its learning rate."""
 
 import math
+from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from common.cli import InputError
-from common.run import Checkpoint, load_checkpoint, restore
+from common.cli import InputError, Parser, number
+from common.run import Checkpoint, arguments, load_checkpoint, restore
 from common.weights import fill, load_weights
-from masked_ssl.dataset import HERE
-from masked_ssl.model import Network
+from masked_ssl.model import STRIDE, Network
+from masked_ssl.splits import HERE
+
+SCRIPTS = {"pretrain": "pretrain.py", "finetune": "train.py"}  # a checkpoint's stage -> who writes it
+
+# ---- Arguments -----------------------------------------------------------------------------------------------------
+
+
+# fmt: off
+def add_training_arguments(parser: Parser, defaults: dict[str, float], generated: dict[str, float]) -> Callable:
+    """The arguments of both steps' training -> the group's add_argument(), for those of one step."""
+    add = parser.add_argument_group("training (ours: the 2024 text gives none of this)").add_argument
+    add("--epochs", type=number(int, 1), metavar="N",
+        help=f"default {defaults['epochs']}, on painted faces {generated['epochs']}")
+    add("--batch-size", type=number(int, 2), default=8, metavar="N",
+        help="default 8; under torchrun of all processes together")
+    add("--lr", type=number(float, 0, above=True), metavar="X",
+        help=f"of AdamW, in step 2 for the decoder (default {defaults['lr']}, on painted faces {generated['lr']})")
+    add("--schedule", choices=["cosine", "constant"], default="cosine", help="of the learning rates over all epochs")
+    add("--augment", choices=["flip", "none"], default="flip",
+        help="flip: half are mirrored, with left and right classes swapped (ours)")
+    add("--checkpointing", action=BooleanOptionalAction, default=False,
+        help="compute again what the backward pass needs: less memory, slower")
+    return add
+# fmt: on
+
+
+def parse(parser: Parser, stage: str, free: tuple[str, ...], limit_help: str) -> tuple[Namespace, Checkpoint | None]:
+    """A step's arguments, and the checkpoint that --resume names (`free`, `limit_help`: see common/run.py).
+
+    Ends with one line for what the network cannot do; raises InputError for a checkpoint of the other step.
+    """
+    args, saved = arguments(parser, HERE.name, free=(*free, "checkpointing"), limit_help=limit_help)
+    if args.size and args.size % STRIDE:
+        parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
+    if args.checkpointing and args.compile:
+        parser.error("--checkpointing: torch.compile cannot follow it; leave it or --compile out (--no-compile)")
+    if saved and saved["stage"] != stage:
+        raise InputError(f"--resume {args.resume}: a checkpoint of {SCRIPTS[saved['stage']]}; resume it with that")
+    return args, saved
+
+
+def fill_in(args: Namespace, defaults: dict[str, float]) -> None:
+    """Set the arguments that were not given."""
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
 
 # ---- Where a network starts ----------------------------------------------------------------------------------------
 
@@ -26,8 +73,8 @@ def load_backbone(network: Network, choice: str) -> tuple[str, str]:
         return "random", words
     if checkpoint:
         raise InputError(f"--weights {choice}: a checkpoint of {checkpoint['paper']}; give torchvision's ResNet-50")
-    backbone = network.encoder.backbone
-    fill(backbone, backbone.trunk_of(state_dict), "torchvision's ResNet-50", choice)
+    trunk = {name: x for name, x in state_dict.items() if not name.startswith("fc.")}  # without its classifier
+    fill(network.encoder.backbone, trunk, "torchvision's ResNet-50", choice)
     start = "imagenet" if choice in ("auto", "imagenet") else str(Path(choice).resolve())
     return start, f"ResNet-50 of {words}, the rest random"
 
@@ -52,10 +99,9 @@ def newest_pretraining() -> Path | None:
 
 def load_encoder(network: Network, saved: Checkpoint) -> str:
     """Carry the whole encoder from step 1 to step 2 -> where the weights come from, in words."""
-    encoder = {name[len("encoder.") :]: x for name, x in saved["model"].items() if name.startswith("encoder.")}
-    carried = Checkpoint(encoder=encoder)
-    carried.path = saved.path
-    restore(carried, encoder=network.encoder)
+    weights = saved["model"].items()
+    saved["encoder"] = {name.removeprefix("encoder."): x for name, x in weights if name.startswith("encoder.")}
+    restore(saved, encoder=network.encoder)
     words = f"encoder of {saved.path}: {saved['epoch']} epochs at {saved['args']['size']} px on {saved['source']}"
     return f"{words}, itself from {saved['weights']}"
 
@@ -65,32 +111,22 @@ def load_encoder(network: Network, saved: Checkpoint) -> str:
 
 def adamw(network: Network, encoder_lr: float, decoder_lr: float) -> torch.optim.AdamW:
     """Fused AdamW with PyTorch's other defaults (ours); the encoder's and the decoder's learning rate apart."""
-    groups = [
-        {"params": list(network.encoder.parameters()), "lr": encoder_lr, "peak_lr": encoder_lr},
-        {"params": list(network.decoder.parameters()), "lr": decoder_lr, "peak_lr": decoder_lr},
-    ]
+    rates = ((network.encoder, encoder_lr), (network.decoder, decoder_lr))
+    groups = [{"params": list(part.parameters()), "lr": lr, "peak_lr": lr} for part, lr in rates]
     return torch.optim.AdamW(groups, fused=True)
 
 
-def lr_factor(step: int, steps: int, schedule: str) -> float:
-    """What the learning rates are multiplied by at `step` of 0 ... steps - 1 (ours).
+def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, schedule: str) -> None:
+    """Set them for `step` of 0 ... steps - 1, in all epochs together (ours).
 
-    constant: 1. cosine: half a wave from 1 down to 0, after a twentieth of the steps in which it rises from 0.
+    constant: as they are. cosine: half a wave down to 0, after a twentieth of the steps in which they rise from 0.
     """
-    if schedule == "constant":
-        return 1.0
     warm_up = max(1, steps // 20)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
-
-
-def scheduled(optimizer: torch.optim.Optimizer, steps: int, schedule: str) -> Callable[[int], None]:
-    """A function that sets the learning rates for a step; of `steps` in all epochs together."""
-
-    def set_lr(step: int) -> None:
-        factor = lr_factor(step, steps, schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-
-    return set_lr
+    if schedule == "constant":
+        factor = 1.0
+    elif step < warm_up:
+        factor = (step + 1) / warm_up
+    else:
+        factor = 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor

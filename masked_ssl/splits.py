@@ -1,38 +1,66 @@
-"""Who is trained on, validated on and tested on, and whose labels are used: official splits and label fractions."""
+"""Which faces: the data set that is there, who is trained on, validated on and tested on, and whose labels are used."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.celebamask import DUPLICATES, FaceFiles
+from common.celebamask import DUPLICATES, FaceFiles, list_celebamask
 from common.cli import InputError
-from common.data import identity
+from common.faces import write_celebamask
+from masked_ssl.layouts import SPLITS, Face, list_lapa, write_lapa
 
-SPLITS = ("train", "val", "test")
+HERE = Path(__file__).resolve().parent
+N_GENERATED, GENERATED_SIZE = 200, 64  # ours: both steps within minutes on a CPU
 SPLIT_SEED = 0  # of the 80/10/10: the same test photos whatever --seed is, so that no run has seen another's
 PAPER_FRACTIONS = (0.002, 0.005, 0.01, 0.1, 1.0)  # the paper's first two and its last; between: ours
 
 
-class Face(NamedTuple):
-    """A face's photo and its labels."""
+class Data(NamedTuple):
+    """A data set that was found, with its faces by part of the split."""
 
-    name: str
-    photo: Path
-    labels: tuple[tuple[str, Path], ...]  # ("", the label map) of LaPa, (part, mask) of CelebAMask-HQ
-    source: str  # faces of one source photo are never parted
+    folder: Path
+    layout: str  # a key of classes.LAYOUTS
+    words: str  # for the first lines of a run: which folder
+    split_words: str  # and which split
+    generated: bool
+    parts: dict[str, list[Face]]  # train, val, test
 
-    @property
-    def files(self) -> list[Path]:
-        """The photo, its label map or masks."""
-        return [self.photo, *(path for _, path in self.labels)]
 
-    @property
-    def identity(self) -> str:
-        """By what a run knows the face again (common/data.py)."""
-        return identity(self.photo, [path for _, path in self.labels])
+def locate(data: str | None, layout: str = "celebamask", limit: int | None = None, *, labels: bool = True) -> Data:
+    """The labelled faces: of --data, else of data/LaPa or data/CelebAMask-HQ here, else painted in `layout`.
+
+    limit: the first so many of each part; labels: False for the photos alone, whatever masks they have. Raises
+    InputError if the folder is neither or cannot be used.
+    """
+    own = [HERE / "data" / name for name in ("LaPa", "CelebAMask-HQ")]
+    folder = Path(data) if data else next((path for path in own if path.is_dir()), None)
+    generated = folder is None
+    if generated:
+        write = write_lapa if layout == "lapa" else write_celebamask
+        folder = write(HERE / "data" / f"generated-{layout}", N_GENERATED, GENERATED_SIZE)
+        words = f"{N_GENERATED} GENERATED faces (no --data, no data set in {HERE.name}/data)"
+    else:
+        words = data or f"data/{folder.name} of this folder"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give --data LaPa's or CelebAMask-HQ's")
+    for name in ("LaPa", "CelebAMask-HQ"):  # the folder that holds it will do
+        folder = folder / name if (folder / name).is_dir() else folder
+    if any((folder / part / "images").is_dir() for part in SPLITS):
+        parts = {part: list_lapa(folder, part) for part in SPLITS}
+        layout, split_words = "lapa", "LaPa's own split"
+    elif (folder / "CelebA-HQ-img").is_dir():
+        parts, split_words = split_celebamask(folder, list_celebamask(folder, "skin" if labels else ""))
+        layout = "celebamask"
+    else:
+        raise InputError(f"{folder}: has neither train/images (LaPa) nor CelebA-HQ-img (CelebAMask-HQ); give either")
+    return Data(folder, layout, words, split_words, generated, {p: faces[:limit] for p, faces in parts.items()})
+
+
+# ---- CelebAMask-HQ's split -----------------------------------------------------------------------------------------
 
 
 def split_celebamask(folder: Path, found: list[FaceFiles]) -> tuple[dict[str, list[Face]], str]:
@@ -40,7 +68,7 @@ def split_celebamask(folder: Path, found: list[FaceFiles]) -> tuple[dict[str, li
 
     Both photos of a known pair of duplicates fall on the same side of the random split.
     """
-    faces = {f.id: Face(str(f.id), f.photo, tuple(f.masks.items()), str(DUPLICATES.get(f.id, f.id))) for f in found}
+    faces = {f.id: Face(str(f.id), f.photo, f.masks, str(DUPLICATES.get(f.id, f.id))) for f in found}
     whole = Path(os.path.abspath(folder))  # `--data .` has a name too, and a link keeps its own
     outer = [whole.parent] if whole.name == "CelebAMask-HQ" else []  # the list is CelebA's
     mapping, partition = (
@@ -48,7 +76,7 @@ def split_celebamask(folder: Path, found: list[FaceFiles]) -> tuple[dict[str, li
         for name in ("CelebA-HQ-to-CelebA-mapping.txt", "list_eval_partition.txt")
     )
     if mapping:
-        sides, words = official_sides(mapping, partition, sorted(faces))
+        sides, words = official_sides(mapping, partition, list(faces))
     else:
         sources = sorted({face.source for face in faces.values()}, key=int)
         order = [sources[i] for i in np.random.default_rng(SPLIT_SEED).permutation(len(sources))]
@@ -56,11 +84,10 @@ def split_celebamask(folder: Path, found: list[FaceFiles]) -> tuple[dict[str, li
         side_of = {source: 2 if k < tenth else 1 if k < 2 * tenth else 0 for k, source in enumerate(order)}
         sides = {id: side_of[face.source] for id, face in faces.items()}
         words = f"80/10/10 at random (seed {SPLIT_SEED}; no CelebA-HQ-to-CelebA-mapping.txt)"
-    parts = {part: [faces[id] for id in sorted(faces) if sides[id] == k] for k, part in enumerate(SPLITS)}
-    if not all(parts.values()):
-        raise InputError(
-            f"{folder}: {len(faces)} face(s), of which none is for {next(p for p in parts if not parts[p])}; give more"
-        )
+    parts = {part: [face for id, face in faces.items() if sides[id] == k] for k, part in enumerate(SPLITS)}
+    for part, members in parts.items():
+        if not members:
+            raise InputError(f"{folder}: {len(faces)} face(s), of which none is for {part}; give more")
     return parts, words
 
 
@@ -87,10 +114,7 @@ def official_sides(mapping: Path, partition: Path | None, ids: list[int]) -> tup
     return {id: int(side[rows[id][1]]) for id in ids}, f"official, {partition.name}"
 
 
-def among(identities: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Those of the identities whose photos are among the known ones, whatever their masks were then."""
-    photos = {one.rsplit(":", 2)[0] for one in known}
-    return [one for one in identities if one.rsplit(":", 2)[0] in photos]
+# ---- Whose labels, and who was seen --------------------------------------------------------------------------------
 
 
 def take_fraction(faces: list[Face], fraction: float, seed: int) -> list[Face]:
@@ -101,12 +125,10 @@ def take_fraction(faces: list[Face], fraction: float, seed: int) -> list[Face]:
     """
     if len(faces) < 2:
         raise InputError(f"{len(faces)} label(s) are too few to learn from; give more data, or a larger --limit")
-    members: dict[str, list[Face]] = {}
-    for face in faces:
-        members.setdefault(face.source, []).append(face)
-    names = sorted(members)
-    order = [names[i] for i in np.random.default_rng([seed, 1]).permutation(len(names))]
-    counts = np.cumsum([len(members[source]) for source in order])
+    sizes = Counter(face.source for face in faces)
+    sources = sorted(sizes)
+    order = [sources[i] for i in np.random.default_rng([seed, 1]).permutation(len(sources))]
+    counts = np.cumsum([sizes[source] for source in order])
     nearest = int(np.abs(counts - fraction * len(faces)).argmin())
     chosen = set(order[: nearest + 1])
     subset = [face for face in faces if face.source in chosen]
@@ -116,3 +138,9 @@ def take_fraction(faces: list[Face], fraction: float, seed: int) -> list[Face]:
             "or more, for two"
         )
     return subset
+
+
+def among(identities: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Those of the identities whose photos are among the known ones, whatever their masks were then."""
+    photos = {one.rsplit(":", 2)[0] for one in known}
+    return [one for one in identities if one.rsplit(":", 2)[0] in photos]

@@ -3,8 +3,8 @@
 Zaidi, Kumar, Khan: "A masked self-supervised face parsing pretraining technique", 2024; after Li, Cao, Wang, Xu: "A
 Masked Self-Supervised Pretraining Method for Face Parsing", Mathematics 10(12):2002, 2022.
 
-    python masked_ssl/train.py                  a try on 160 painted faces of 64 px; 16 minutes on one CPU core,
-                                                  test mIoU 41
+    python masked_ssl/train.py --epochs 8       a try on 160 painted faces of 64 px; MINUTES minutes on two CPU cores,
+                                                test mIoU MIOU
     python masked_ssl/train.py --data LaPa --weights masked_ssl/runs/pretrain/pretrain.pt --fraction 0.002   the paper's
     python masked_ssl/train.py --data LaPa --weights imagenet --fraction 0.002                              its baseline
     python masked_ssl/train.py --resume masked_ssl/runs/pretrained/last.pt
@@ -16,8 +16,7 @@ else from ImageNet's weights or, where those are not available, from random ones
 
 import math
 import sys
-from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Callable
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
@@ -42,18 +41,19 @@ from common.device import (
     to_device,
     world,
 )
-from common.run import Checkpoint, Run, arguments
+from common.run import Checkpoint, Run
 from common.weights import read_state_dict
-from masked_ssl import dataset, splits
-from masked_ssl.classes import classes_of
-from masked_ssl.dataset import DEMONSTRATION, HERE, IGNORED, Data, FaceLabels, normalize
+from masked_ssl import dataset, recipe
+from masked_ssl.classes import LAYOUTS
+from masked_ssl.dataset import FaceLabels, normalize
 from masked_ssl.eval import choose_faces, draw_figure_4, evaluate, predict_faces, summarize
-from masked_ssl.model import STRIDE, Network
-from masked_ssl.recipe import adamw, load_backbone, load_encoder, load_pretraining, newest_pretraining, scheduled
+from masked_ssl.layouts import IGNORED
+from masked_ssl.model import Network
+from masked_ssl.splits import GENERATED_SIZE, HERE, Data, among, locate, take_fraction
 
 # epochs, steps, learning rates: ours, the paper gives no number
 DEFAULTS = {"size": dataset.SIZE, "epochs": 50, "min_steps": 2000, "lr": 1e-3}
-GENERATED = {"size": dataset.GENERATED_SIZE, "epochs": 12, "min_steps": 0, "lr": 1e-2}  # ours: to end within minutes
+GENERATED = {"size": GENERATED_SIZE, "epochs": 12, "min_steps": 0, "lr": 1e-2}  # ours: to end within minutes
 ENCODER_LR = 0.1  # ours, times --lr; with one rate for both the pretraining helped less or not at all (NOTES.md)
 CURVES = {  # figure 3
     "training loss": {"loss": "cross-entropy + dice", "cross_entropy": "cross-entropy", "dice": "dice"},
@@ -71,38 +71,19 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     """The arguments, and the checkpoint that --resume names."""
     parser = cli.Parser(__doc__)
     dataset.add_data_arguments(parser)
-    add = parser.add_argument_group("labels (Abstract)").add_argument
+    add = parser.add_argument_group("labels (Abstract), model (Fine-Tuning Process)").add_argument
     add("--fraction", type=number(float, 0, 1, above=True), default=1.0, metavar="X",
         help="part of the labels to learn from (0.002 and 0.005: figure 3), drawn with --seed (default 1)")
-    add("--augment", choices=["flip", "none"], default="flip", help="flip: with left and right classes swapped (ours)")
-    add = parser.add_argument_group("model (Fine-Tuning Process)").add_argument
     add("--weights", default="auto", metavar="W",
         help="the pretrain.pt of pretrain.py: the paper's; imagenet: its baseline; none; torchvision's file; or auto: "
              "the newest of runs/ if it was made with this data, else ImageNet's where available, else random")
-    add("--checkpointing", action=BooleanOptionalAction, default=False,
-        help="compute again what the backward pass needs: less memory, slower")
-    add = parser.add_argument_group("training (ours: the 2024 text gives none of this)").add_argument
-    add("--epochs", type=number(int, 1), metavar="N",
-        help=f"each is tested (default {DEFAULTS['epochs']}, on painted faces {GENERATED['epochs']})")
+    add = recipe.add_training_arguments(parser, DEFAULTS, GENERATED)
+    add("--encoder-lr", type=number(float, 0, above=True), metavar="X",
+        help=f"for the encoder (default {ENCODER_LR:g} of --lr)")
     add("--min-steps", type=number(int, 0), metavar="N",
         help="see few labels so many times an epoch that there are N steps in all "
              f"(default {DEFAULTS['min_steps']}, on painted faces {GENERATED['min_steps']})")
-    add("--batch-size", type=number(int, 2), default=8, metavar="N",
-        help="default 8; under torchrun of all processes together")
-    add("--lr", type=number(float, 0, above=True), metavar="X",
-        help=f"of AdamW for the FP decoder, default {DEFAULTS['lr']}, on painted faces {GENERATED['lr']}")
-    add("--encoder-lr", type=number(float, 0, above=True), metavar="X",
-        help=f"for the encoder (default {ENCODER_LR:g} of --lr)")
-    add("--schedule", choices=["cosine", "constant"], default="cosine", help="of the learning rates over all epochs")
-    args, saved = arguments(parser, HERE.name, free=("data", "checkpointing"),
-                            limit_help=" of each of train, val and test")
-    if args.size and args.size % STRIDE:
-        parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
-    if args.checkpointing and args.compile:
-        parser.error("--checkpointing: torch.compile cannot follow it; leave it or --compile out (--no-compile)")
-    if saved and saved["stage"] != "finetune":
-        raise InputError(f"--resume {args.resume}: a checkpoint of pretrain.py; resume it with that, or give --weights")
-    return args, saved
+    return recipe.parse(parser, "finetune", free=("data",), limit_help=" of each of train, val and test")
 # fmt: on
 
 
@@ -113,24 +94,25 @@ def start_from(network: Network, choice: str, data: Data) -> tuple[str, str, lis
     Raises InputError for an encoder that has seen test photos in step 1: its scores would not count.
     """
     path, skipped = None, ""
-    if choice == "auto" and (newest := newest_pretraining()):
-        if load_pretraining(newest)["folder"] == str(data.folder.resolve()):
+    if choice == "auto" and (newest := recipe.newest_pretraining()):
+        if recipe.load_pretraining(newest)["folder"] == str(data.folder.resolve()):
             path = newest
         else:
             skipped = f"; not {newest}, which was made with other data"
     elif choice not in ("auto", "imagenet", "none") and read_state_dict(Path(choice))[1]:
         path = Path(choice)
     if path is None:
-        return *[part + skipped * k for k, part in enumerate(load_backbone(network, choice))], []
-    saved = load_pretraining(path)
+        kind, words = recipe.load_backbone(network, choice)
+        return kind, words + skipped, []
+    saved = recipe.load_pretraining(path)
     pool = saved["split"]["pool"]
-    tested = splits.among([face.identity for face in data.parts["test"]], pool)
+    tested = among([face.identity for face in data.parts["test"]], pool)
     if tested:
         raise InputError(
             f"--weights {path}: was pretrained on {len(tested)} of the test photos of {data.folder}, such as "
             f"{tested[0].split(':')[0]}; pretrain with --data, which keeps them out"
         )
-    return "pretrained", load_encoder(network, saved), pool
+    return "pretrained", recipe.load_encoder(network, saved), pool
 
 
 def repeats(n: int, batch_size: int, epochs: int, min_steps: int) -> int:
@@ -158,16 +140,14 @@ def parsing_loss(logits: Tensor, labels: Tensor, smooth: float = 1.0) -> tuple[T
     return entropy / n.clamp(min=1), 1 - (f1 * present).sum() / present.sum()
 
 
-def train_epoch(
-    network: nn.Module, faces: FaceLabels, optimizer: Optimizer, set_lr: Callable[[int], None], run: Run, epoch: int
-) -> dict[str, float]:
+def train_epoch(network: nn.Module, faces: FaceLabels, optimizer: Optimizer, run: Run, epoch: int) -> dict[str, float]:
     """One epoch over the labels and their repetitions -> loss, cross_entropy and dice, means over batches."""
     network.train()
-    losses, parts = [], []
-    batches = shuffled(len(faces), run.args.batch_size, run.args.seed, epoch)
+    args, losses, parts = run.args, [], []
+    batches = shuffled(len(faces), args.batch_size, args.seed, epoch)
     for step, batch in enumerate(progress(batches, f"epoch {epoch}"), (epoch - 1) * len(batches)):
         images, labels = faces.batch(batch, epoch)
-        set_lr(step)
+        recipe.set_learning_rates(optimizer, step, args.epochs * len(batches), args.schedule)
         with autocast(run.device, run.amp):
             logits = network(normalize(images, run.device))
         cross_entropy, dice = parsing_loss(logits, to_device(labels, run.device))
@@ -188,12 +168,11 @@ def main() -> None:
 
     # labels (Abstract)
     with first_process_first():
-        data = dataset.locate(args.data, args.layout, args.limit)
-        for name, value in (GENERATED if data.generated else DEFAULTS).items():
-            setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
-        args.encoder_lr = args.encoder_lr or ENCODER_LR * args.lr
-        classes = classes_of(data.layout, args.classes)
-        chosen = splits.take_fraction(data.parts["train"], args.fraction, args.seed)
+        data = locate(args.data, args.layout, args.limit)
+        recipe.fill_in(args, GENERATED if data.generated else DEFAULTS)
+        recipe.fill_in(args, {"encoder_lr": ENCODER_LR * args.lr})
+        classes = LAYOUTS[data.layout if args.classes == "own" else "lapa"]
+        chosen = take_fraction(data.parts["train"], args.fraction, args.seed)
         arrays = {  # all of train, so that other fractions and seeds find it there
             part: dataset.load(faces, args.size, classes, args.cache, f"{part} faces")
             for part, faces in data.parts.items()
@@ -217,29 +196,26 @@ def main() -> None:
         with first_process_first():
             kind, weights, seen = start_from(network, args.weights, data)
     network.to(device, memory_format=memory_format(device, amp))
-
-    # optimiser and rules
-    optimizer = adamw(network, args.encoder_lr, args.lr)
-    steps = len(shuffled(len(train_set), args.batch_size, args.seed, 1))
-    set_lr = scheduled(optimizer, args.epochs * steps, args.schedule)
+    optimizer = recipe.adamw(network, args.encoder_lr, args.lr)
     samples = choose_faces(tested["val"], classes)
 
     def draw_samples(path: Path) -> None:
         photos, truth, predicted, _ = predict_faces(network, tested["val"], samples, device, amp)
         draw_figure_4(path, photos, truth, {"predicted": predicted}, classes)
 
+    steps = len(shuffled(len(train_set), args.batch_size, args.seed, 1))
     run = Run(
         args, saved, HERE, device, amp,
         name=Path(kind).stem + "-generated" * data.generated,
         parts={"model": network, "optimizer": optimizer},
         split={part: [face.identity for face in faces] for part, faces in {**data.parts, "train": chosen}.items()},
         facts={
-            "data": f"{data.words}: {len(chosen)} of {len(data.parts['train'])} train, {len(names['val'])} val, "
+            "data": f"{data.words}: {len(chosen)} of {len(names['train'])} train, {len(names['val'])} val, "
                     f"{len(names['test'])} test, {args.size} px, {len(classes)} classes; {data.split_words}",
             "model": f"UNet++ and FP decoder, {sum(p.numel() for p in network.parameters()):,} parameters",
             "weights": weights,
             "steps": f"{args.epochs} epochs of {steps}, each label {repeat} time(s) in each",
-            **({"note": DEMONSTRATION} if data.generated else {}),
+            **({"note": dataset.DEMONSTRATION} if data.generated else {}),
         },
         keep={"stage": "finetune", "classes": list(classes), "weights": weights, "repeat": repeat, "pool": seen},
         line=LINE, curves=partial(pictures.save_curves, panels=CURVES), samples=draw_samples,
@@ -248,7 +224,7 @@ def main() -> None:
 
     # loop
     for epoch in run.epochs():
-        row = {"steps": epoch * steps, **train_epoch(wrapped, train_set, optimizer, set_lr, run, epoch)}
+        row = {"steps": epoch * steps, **train_epoch(wrapped, train_set, optimizer, run, epoch)}
         copy_from_first(network)
         for part, faces in tested.items():
             scores = summarize(evaluate(network, faces, max(1, args.batch_size // world()[1]), device, amp), classes)

@@ -12,13 +12,13 @@ from PIL import Image
 
 from common import celebamask
 from common.celebamask import DUPLICATES, PARTS
-from masked_ssl import dataset, lapa, pool, splits
+from masked_ssl import dataset, layouts, pool, splits
 from masked_ssl.classes import LAYOUTS, mirrored_classes
-from masked_ssl.dataset import FaceLabels, locate
+from masked_ssl.dataset import FaceLabels
+from masked_ssl.layouts import IGNORED, Face, decode, fitted
 from masked_ssl.masking import find_region
 from masked_ssl.pool import MaskedPhotos
-from masked_ssl.reading import IGNORED, decode, fitted
-from masked_ssl.splits import Face, take_fraction
+from masked_ssl.splits import locate, take_fraction
 
 CELEBA, LAPA = LAYOUTS["celebamask"], LAYOUTS["lapa"]
 
@@ -26,7 +26,7 @@ CELEBA, LAPA = LAYOUTS["celebamask"], LAYOUTS["lapa"]
 @pytest.fixture(scope="module")
 def lapa_faces(tmp_path_factory):
     """Thirty painted faces in LaPa's layout. Shared: tests that change files copy it first."""
-    return lapa.write_generated(tmp_path_factory.mktemp("data") / "LaPa", n=30, size=48)
+    return layouts.write_lapa(tmp_path_factory.mktemp("data") / "LaPa", n=30, size=48)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def copy(lapa_faces, tmp_path):
 
 
 def people(names, sources=None):
-    return [Face(n, Path(f"{n}.jpg"), (), s) for n, s in zip(names, sources or names, strict=True)]
+    return [Face(n, Path(f"{n}.jpg"), {}, s) for n, s in zip(names, sources or names, strict=True)]
 
 
 # ---- LaPa ----------------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_a_photo_that_is_not_square_keeps_its_shape(tmp_path):
     picture[0], picture[-1] = 10, 200
     Image.fromarray(picture).save(photo)
     Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) // 4, (20, 1))).save(label)
-    sample = decode(Face("a", photo, (("", label),), "a"), 40, LAPA)
+    sample = decode(Face("a", photo, {"": label}, "a"), 40, LAPA)
     assert fitted((40, 20), 40) == (10, 0, 20, 40) and fitted((10, 40), 20) == (0, 7, 20, 5)
     assert (sample["labels"][:10] == IGNORED).all() and (sample["labels"][30:] == IGNORED).all()
     assert (sample["labels"][10:30] == np.arange(40) // 4).all()
@@ -114,7 +114,7 @@ def test_a_photo_without_label_and_a_part_without_photos_are_refused(copy):
 
 def test_the_source_of_a_warped_copy():
     names = ("HELEN_137346980_1_5", "12708537734_6", "portrait", "my_photo")
-    assert [*map(lapa.source_of, names)] == ["HELEN_137346980_1", "12708537734", "portrait", "my_photo"]
+    assert [*map(layouts.source_of, names)] == ["HELEN_137346980_1", "12708537734", "portrait", "my_photo"]
 
 
 # ---- CelebAMask-HQ -------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_later_parts_lie_over_earlier_ones(faces, tmp_path):
     for c, part in enumerate(PARTS, 1):
         if part in face.masks:
             expected[np.asarray(Image.open(face.masks[part]).convert("L")) > 0] = c
-    one = Face("0", face.photo, tuple(sorted(face.masks.items())), "0")  # the order of files does not matter
+    one = Face("0", face.photo, dict(sorted(face.masks.items())), "0")  # the order of files does not matter
     assert (decode(one, size, CELEBA)["labels"] == expected).all()
     merged = decode(one, size, LAPA)["labels"]
     assert merged.max() <= 10 and (merged[expected == CELEBA.index("l_eye")] == LAPA.index("l_eye")).all()
@@ -235,7 +235,7 @@ def test_fractions_are_nested():
     subsets = [take_fraction(faces, fraction, seed) for fraction in (0.002, 0.005, 0.01, 0.1, 1)]
     assert [len(s) for s in subsets[:3]] == [36, 91, 182] and len(subsets[-1]) == 18176
     for small, large in pairwise(subsets):
-        assert set(small) < set(large)
+        assert {face.name for face in small} < {face.name for face in large}
     assert subsets[0] == take_fraction(faces, 0.002, seed) != take_fraction(faces, 0.002, seed + 1)
     numbers = [int(face.name) for face in subsets[1]]
     assert numbers == sorted(numbers)
@@ -244,7 +244,7 @@ def test_fractions_are_nested():
 @pytest.mark.parametrize("seed", range(3))
 def test_warped_copies_of_one_source_stay_together(seed):
     names = [f"HELEN_{i // 7}_{i % 7}" for i in range(700)] + [f"{i}_0" for i in range(700)]
-    faces = people(names, [lapa.source_of(name) for name in names])
+    faces = people(names, [layouts.source_of(name) for name in names])
     before = set()
     for fraction in (0.01, 0.05, 0.2, 0.7):
         subset = take_fraction(faces, fraction, seed)

@@ -15,7 +15,7 @@ from torchvision.models import resnet50
 from trainings import make_networks_small
 
 from common.run import Trained
-from masked_ssl import dataset, eval, label_fractions, lapa, predict, pretrain, recipe, train
+from masked_ssl import dataset, eval, label_fractions, layouts, predict, pretrain, recipe, train
 from masked_ssl import model as ssl_model
 from masked_ssl.classes import LAYOUTS
 
@@ -143,7 +143,7 @@ def test_each_flag_of_step_1_changes_its_loss(flags, words, call, faces, runs, p
 
 
 def test_lapa_both_steps_from_photos_of_other_folders(call, faces, runs, tmp_path):
-    folder = lapa.write_generated(tmp_path / "LaPa", n=20, size=40)
+    folder = layouts.write_lapa(tmp_path / "LaPa", n=20, size=40)
     shared = ("--data", folder, "--cache", runs / "cache", *TINY, "--epochs", 1)
     photos = ("--photos", faces / "CelebA-HQ-img", "--limit", 9)
     out = succeed(call(pretrain, *shared, *photos, "--weights", "none", "--out", tmp_path / "pre"))
@@ -405,7 +405,7 @@ def test_dataset_describes_both_layouts_and_names_what_is_wrong(call, faces, tmp
     assert "19 classes, 10 train, 1 val, 1 test" in out and "0.017" in out and "misprint" in out
     assert "1 face(s) with no class but the background" in out and "CelebA-HQ-img/3.jpg" in out
     assert "every photo and every label can be read" in out and (tmp_path / "a" / "samples.png").exists()
-    folder = lapa.write_generated(tmp_path / "LaPa", n=20, size=40)
+    folder = layouts.write_lapa(tmp_path / "LaPa", n=20, size=40)
     labels = sorted((folder / "test" / "labels").iterdir())
     Image.fromarray(np.full_like(np.asarray(Image.open(labels[0])), 99)).save(labels[0])
     result = call(dataset, "--data", folder, "--size", 32, "--out", tmp_path / "b")
