@@ -143,16 +143,11 @@ def bootstrap(
     return scores
 
 
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """repeats x ... -> the 2.5 and 97.5 % points; nan where no repeat has a value."""
-    empty = np.isnan(values).all(0)
-    low, high = np.nanquantile(np.where(empty, 0, values), [0.025, 0.975], axis=0)
-    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
-
-
 def with_bounds(value: np.ndarray, resampled: np.ndarray) -> dict[str, np.ndarray]:
-    """What was observed, with its interval."""
-    low, high = interval(resampled)
+    """What was observed, ..., and the 2.5 and 97.5 % points of its resamples, repeats x ... (nan where all are)."""
+    empty = np.isnan(resampled).all(0)
+    bounds = np.nanquantile(np.where(empty, 0, resampled), [0.025, 0.975], axis=0)
+    low, high = np.where(empty, np.nan, bounds)
     return {"value": value, "low": low, "high": high}
 
 
@@ -227,14 +222,14 @@ def analyse(
     for score in SCORES:
         values, together = observed[score][ranked], float(overall[score][0])
         best, worst = ranked[values.argmax()], ranked[values.argmin()]
-        low, high = interval(resampled[score][:, best] - resampled[score][:, worst])
         size = float(gap(values))
+        bounds = with_bounds(size, resampled[score][:, best] - resampled[score][:, worst])
         result["gaps"][score] = {
             "best": groups.names[best] if size > ALIKE else None,
             "worst": groups.names[worst] if size > ALIKE else None,
             "gap": size,
-            "gap_low": float(low),
-            "gap_high": float(high),
+            "gap_low": float(bounds["low"]),
+            "gap_high": float(bounds["high"]),
             "p": p_value(nulls[score], size),
             "null_median": float(np.median(nulls[score])),
             "overall": together,

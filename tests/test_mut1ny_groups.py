@@ -99,8 +99,8 @@ def test_bootstrap_of_two_people_has_three_outcomes():
     found, times = np.unique(values.round(6), return_counts=True)
     assert found.tolist() == pytest.approx([0.3, 0.5, 0.9])
     assert times / 4000 == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
-    low, high = group_stats.interval(values)
-    assert (low[0], high[0]) == pytest.approx((0.3, 0.9))
+    found = group_stats.with_bounds(np.array([0.5]), values)
+    assert (found["low"][0], found["high"][0]) == pytest.approx((0.3, 0.9))
 
 
 def test_people_in_several_groups_are_drawn_for_all_at_once_and_groups_of_people_keep_their_size():
