@@ -23,12 +23,29 @@ UNCHECKED = "torchmetrics, validate_args=False"
 TORCHMETRICS = "torchmetrics.functional.classification"
 
 
+def sides(ours: Callable, torchmetrics: Callable, **peers: Callable) -> Sides:
+    """torchmetrics(checked) runs with and without its look for values that are no class."""
+    unchecked = {UNCHECKED: lambda: torchmetrics(False)}
+    return {"ours": ours, "torchmetrics": lambda: torchmetrics(True), **unchecked, **peers}
+
+
+def of_monai(predicted: Tensor, truth: Tensor) -> np.ndarray:
+    counts = import_module("monai.metrics").get_confusion_matrix(predicted, truth)
+    return counts.sum(0)[:, [0, 1, 3]].numpy()
+
+
+def of_smp(predicted: Tensor, truth: Tensor, **kind) -> np.ndarray:
+    get_stats = import_module("segmentation_models_pytorch.metrics").get_stats
+    tp, fp, fn, _ = get_stats(predicted.long(), truth.long(), **kind)
+    return torch.stack([tp.sum(0), fp.sum(0), fn.sum(0)], dim=1).numpy()
+
+
 def multilabel(batch: int, size: int) -> Sides:
     """TP, FP, FN of 18 masks, pooled over a batch: 18 x 3; predictions as a channels_last network leaves them."""
     truth = (torch.rand(batch, 18, size, size) < 0.2).byte()
     binary = (torch.randn(truth.shape) + 2 * truth > 1).contiguous(memory_format=torch.channels_last)
 
-    def torchmetrics(checked: bool = True) -> np.ndarray:
+    def torchmetrics(checked: bool) -> np.ndarray:
         scores = import_module(TORCHMETRICS).multilabel_stat_scores
         counts = scores(binary.int(), truth, num_labels=18, average=None, validate_args=checked)
         return counts[:, [0, 1, 3]].numpy()
@@ -38,23 +55,9 @@ def multilabel(batch: int, size: int) -> Sides:
         matrix = import_module("sklearn.metrics").multilabel_confusion_matrix(*rows)  # 18 2 2: (TN, FP), (FN, TP)
         return np.stack([matrix[:, 1, 1], matrix[:, 0, 1], matrix[:, 1, 0]], axis=1)
 
-    def monai() -> np.ndarray:
-        counts = import_module("monai.metrics").get_confusion_matrix(binary.float(), truth.float())
-        return counts.sum(0)[:, [0, 1, 3]].numpy()
-
-    def smp() -> np.ndarray:
-        get_stats = import_module("segmentation_models_pytorch.metrics").get_stats
-        tp, fp, fn, _ = get_stats(binary.long(), truth.long(), mode="multilabel")
-        return torch.stack([tp.sum(0), fp.sum(0), fn.sum(0)], dim=1).numpy()
-
-    return {
-        "ours": lambda: multilabel_counts(binary, truth)[:, :3].numpy(),
-        "torchmetrics": torchmetrics,
-        UNCHECKED: lambda: torchmetrics(checked=False),
-        "scikit-learn": scikit_learn,
-        "MONAI": monai,
-        "segmentation_models_pytorch": smp,
-    }
+    peers = {"scikit-learn": scikit_learn, "MONAI": lambda: of_monai(binary.float(), truth.float())}
+    peers["segmentation_models_pytorch"] = lambda: of_smp(binary, truth, mode="multilabel")
+    return sides(lambda: multilabel_counts(binary, truth)[:, :3].numpy(), torchmetrics, **peers)
 
 
 def multiclass(batch: int, size: int) -> Sides:
@@ -67,7 +70,7 @@ def multiclass(batch: int, size: int) -> Sides:
         tp = np.diagonal(matrix)
         return np.stack([tp, matrix.sum(0) - tp, matrix.sum(1) - tp], axis=1)
 
-    def torchmetrics(checked: bool = True) -> np.ndarray:
+    def torchmetrics(checked: bool) -> np.ndarray:
         matrix = import_module(TORCHMETRICS).multiclass_confusion_matrix
         return from_matrix(matrix(predicted, truth, num_classes=19, validate_args=checked))
 
@@ -77,22 +80,11 @@ def multiclass(batch: int, size: int) -> Sides:
 
     def monai() -> np.ndarray:
         one_hot = import_module("monai.networks").one_hot
-        both = [one_hot(x[:, None], 19) for x in (predicted, truth.long())]
-        return import_module("monai.metrics").get_confusion_matrix(*both).sum(0)[:, [0, 1, 3]].numpy()
+        return of_monai(*(one_hot(x[:, None], 19) for x in (predicted, truth.long())))
 
-    def smp() -> np.ndarray:
-        get_stats = import_module("segmentation_models_pytorch.metrics").get_stats
-        tp, fp, fn, _ = get_stats(predicted, truth.long(), mode="multiclass", num_classes=19)
-        return torch.stack([tp.sum(0), fp.sum(0), fn.sum(0)], dim=1).numpy()
-
-    return {
-        "ours": lambda: from_matrix(confusion_matrix(predicted, truth, 19)),
-        "torchmetrics": torchmetrics,
-        UNCHECKED: lambda: torchmetrics(checked=False),
-        "scikit-learn": scikit_learn,
-        "MONAI": monai,
-        "segmentation_models_pytorch": smp,
-    }
+    peers = {"scikit-learn": scikit_learn, "MONAI": monai}
+    peers["segmentation_models_pytorch"] = lambda: of_smp(predicted, truth, mode="multiclass", num_classes=19)
+    return sides(lambda: from_matrix(confusion_matrix(predicted, truth, 19)), torchmetrics, **peers)
 
 
 def area(batch: int, size: int) -> Sides:
@@ -100,24 +92,20 @@ def area(batch: int, size: int) -> Sides:
     truth = (torch.rand(batch, 1, size, size) < 0.3).long()
     scores = torch.sigmoid(torch.randn(truth.shape) + 2 * truth)
 
-    def torchmetrics(checked: bool = True) -> np.ndarray:
+    def ours() -> np.ndarray:
+        return np.array(auroc_from_sums(rank_sums(rank_histogram(scores, truth)).tolist())[0])
+
+    def torchmetrics(checked: bool) -> np.ndarray:
         return import_module(TORCHMETRICS).binary_auroc(scores, truth, validate_args=checked).numpy()
 
     def scikit_learn() -> np.ndarray:
-        return np.array(
-            import_module("sklearn.metrics").roc_auc_score(truth.flatten().numpy(), scores.flatten().numpy())
-        )
+        of_scores = import_module("sklearn.metrics").roc_auc_score
+        return np.array(of_scores(truth.flatten().numpy(), scores.flatten().numpy()))
 
     def monai() -> np.ndarray:
         return np.array(import_module("monai.metrics").compute_roc_auc(scores.flatten(), truth.flatten()))
 
-    return {
-        "ours": lambda: np.array(auroc_from_sums(rank_sums(rank_histogram(scores, truth)).tolist())[0]),
-        "torchmetrics": torchmetrics,
-        UNCHECKED: lambda: torchmetrics(checked=False),
-        "scikit-learn": scikit_learn,
-        "MONAI": monai,
-    }
+    return sides(ours, torchmetrics, **{"scikit-learn": scikit_learn, "MONAI": monai})
 
 
 def distance(batch: int, size: int) -> Sides:
@@ -164,10 +152,10 @@ def metrics(quick: bool) -> Iterator[Row]:
     warnings.simplefilter("ignore", FutureWarning)  # peers' deprecations of their own dependencies
     for what, measure, batch, size in MEASURES:
         size = 32 if quick else size
-        runs, differences, sides = {}, {}, measure(batch, size)
-        for name, compute in sides.items():
+        runs, differences, contenders = {}, {}, measure(batch, size)
+        for name, compute in contenders.items():
             try:
-                differences[name] = float(np.abs(sides["ours"]() - compute()).max())
+                differences[name] = float(np.abs(contenders["ours"]() - compute()).max())
                 runs[name] = lambda compute=compute: timed(compute)
             except ImportError:
                 print(f"metrics: {name} is not installed")

@@ -4,6 +4,7 @@ Every contender is a process of its own (contest.py), so that nothing of ours, s
 the peer, and memory is each one's own. The images are random: no network's speed depends on what it sees.
 """
 
+import functools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -224,17 +225,15 @@ def against_peers(
 def training(quick: bool) -> Iterator[Row]:
     """Case by case at the paper's size."""
     for name, case in CASES.items():
-        size, batch, rounds, budget = (64, 2, 2, 1) if quick else (case.size, case.batch, 7, 40)
-        yield from against_peers(name, prepare_training, size, batch, rounds, budget, ("training", "memory"))
+        how = (64, 2, 2, 1) if quick else (case.size, case.batch, 7, 40)
+        yield from against_peers(name, prepare_training, *how, ("training", "memory"))
 
 
 def inference(quick: bool) -> Iterator[Row]:
     """Case by case at batch 1 and 8."""
-    parts = ("inference", "inference memory")
     for name, case in CASES.items():
-        for batch in (1, 2) if quick else (1, 8):
-            size, rounds, budget = (64, 2, 1) if quick else (case.size, 9, 12)
-            yield from against_peers(name, prepare_inference, size, batch, rounds, budget, parts)
+        for how in ((64, 1, 2, 1), (64, 2, 2, 1)) if quick else ((case.size, 1, 9, 12), (case.size, 8, 9, 12)):
+            yield from against_peers(name, prepare_inference, *how, ("inference", "inference memory"))
 
 
 # ---- What each optimisation brings ----------------------------------------------------------------------------------
@@ -266,27 +265,32 @@ def prepare_pooling(expand: bool, size: int) -> Callable[[], None]:
     return repeat
 
 
-def whole_batches(quick: bool) -> Iterator[Row]:
-    """A batch in one gather from the cache against each face by itself, in milliseconds."""
+def side_by_side(what: str, ours: Callable, other: str, theirs: Callable, rounds: int) -> list[Row]:
+    """Two functions in this process, in milliseconds."""
+    found = in_turns({"ours": lambda: timed(ours), other: lambda: timed(theirs)}, rounds, budget=5)
+    return compare("optimisations", what, "ms", found)
+
+
+def whole_batches(quick: bool) -> list[Row]:
+    """A batch in one gather from the cache against each face by itself."""
     with tempfile.TemporaryDirectory() as folder:
         n, size = (8, 32) if quick else (200, 128)
         where = write_celebamask(Path(folder) / "faces", n, size=size)
         data, rng = cached(where, n, size, "masks", Path(folder) / "cache"), np.random.default_rng(0)
 
+        def whole() -> tuple[Tensor, Tensor]:
+            return data.batch(rng.permutation(n)[:16])
+
         def one_by_one() -> list[Tensor]:
             faces = [data.batch([i]) for i in rng.permutation(n)[:16]]
             return [torch.cat(parts) for parts in zip(*faces, strict=True)]
 
-        runs = {
-            "ours": lambda: timed(lambda: data.batch(rng.permutation(n)[:16])),
-            "a face at a time": lambda: timed(one_by_one),
-        }
-        found = in_turns(runs, rounds=2 if quick else 60, budget=1 if quick else 5)
-    yield from compare("optimisations", f"16 faces from the cache, {size} px, 18 masks", "ms", found)
+        what = f"16 faces from the cache, {size} px, 18 masks"
+        return side_by_side(what, whole, "a face at a time", one_by_one, rounds=2 if quick else 60)
 
 
-def small_integers(quick: bool) -> Iterator[Row]:
-    """Counts of a batch of masks in small integers of contiguous memory against plain sums, in milliseconds."""
+def small_integers(quick: bool) -> list[Row]:
+    """Counts of a batch of masks in small integers of contiguous memory against plain sums."""
     size = 32 if quick else 128
     truth = (torch.rand(8, 18, size, size) < 0.2).byte()
     found = torch.randn(truth.shape).contiguous(memory_format=torch.channels_last) > 0
@@ -295,12 +299,9 @@ def small_integers(quick: bool) -> Iterator[Row]:
         p, y = found.bool(), truth.bool()
         return torch.stack([x.sum((0, 2, 3)) for x in (p & y, p & ~y, ~p & y, ~p & ~y)], dim=1)
 
-    runs = {
-        "ours": lambda: timed(lambda: multilabel_counts(found, truth)),
-        "plain sums of bools": lambda: timed(plain_sums),
-    }
-    seconds = in_turns(runs, rounds=2 if quick else 30, budget=1 if quick else 5)
-    yield from compare("optimisations", f"counts of 18 masks in channels_last, 8 x {size} px", "ms", seconds)
+    what = f"counts of 18 masks in channels_last, 8 x {size} px"
+    ours = functools.partial(multilabel_counts, found, truth)
+    return side_by_side(what, ours, "plain sums of bools", plain_sums, rounds=2 if quick else 30)
 
 
 def optimisations(quick: bool) -> Iterator[Row]:

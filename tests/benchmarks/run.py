@@ -1,4 +1,4 @@
-"""Speed and memory beside the peers: one table, and results.csv here.
+"""Speed and memory beside the peers, into results.csv here.
 
     pip install -r tests/benchmarks/requirements.txt        the peers, beside the project's own requirements
     python tests/benchmarks/run.py                          about 40 minutes on two cores without bf16
@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 
 from benchmarks.contest import Row, machine
 
-from common.pictures import print_table, write_csv
+from common.pictures import write_csv
 
 HERE = Path(__file__).resolve().parent
 PARTS = {  # part -> the module that measures it, and its rows' parts: memory is measured in the same processes
@@ -55,16 +55,6 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     write_csv(path, lines)
 
 
-def show(rows: list[Row]) -> list[list[str]]:
-    """The table: a header and one line a row."""
-    lines = [["part", "what", "against", "ours", "theirs", "", "ratio", "largest difference"]]
-    for row in rows:
-        difference = "" if row.difference is None else f"{row.difference:.1g}"
-        numbers = [f"{row.ours:.3g}", f"{row.theirs:.3g}", row.unit, f"{row.ratio:.2f}", difference]
-        lines.append([row.part, row.what, row.peer, *numbers])
-    return lines
-
-
 def measure(part: str, quick: bool, data: Path | None) -> Iterator[Row]:
     """The rows of a part, one by one. Parts are imported when they are measured, with all that they need."""
     of_part = getattr(import_module(f"benchmarks.{PARTS[part][0]}"), part)
@@ -89,9 +79,6 @@ def main() -> None:
             seconds = time.perf_counter() - started
             print(f"{seconds:6.0f} s  {row.part}: {row.what}; {row.peer}: {row.ratio:.2f}", flush=True)
             write_rows(args.csv, before + rows)
-    print(f"\n{here}\n")
-    measured = {name for part in args.only for name in PARTS[part][1]}
-    print_table(show([row for row in read_rows(args.csv) if row.machine == here and row.part in measured]), left=3)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from nu_deeplabv3plus.eval import scale
 from nu_deeplabv3plus.model import DeepLabV3Plus
 
 HERE = Path(__file__).resolve().parent
-DIFFERENT, SIZE, BATCH, ALL = 200, 128, 4, 30_000
+DIFFERENT, PAINTED, SIZE, BATCH, ALL = 200, 512, 128, 4, 30_000  # generated faces, their px, those of the cache
 COLUMNS = {  # name -> decimals
     "cache, MB": 0,
     "build, s": 1,
@@ -81,14 +81,14 @@ def memory() -> dict[str, float]:
     return {"anonymous memory, MB": own, "memory with mapped pages, MB": all_of_it}
 
 
-def measure(folder: Path, n: int, size: int, steps: int = STEPS) -> dict[str, float]:
+def measure(folder: Path, n: int) -> dict[str, float]:
     """COLUMNS for n faces, in a process of its own, as memory is never given back whole."""
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
-        dataset.load(list_celebamask(folder)[:n], size, Path(cache))
+        dataset.load(list_celebamask(folder)[:n], SIZE, Path(cache))
         built = time.perf_counter()
         faces = list_celebamask(folder)[:n]
-        arrays = dataset.load(faces, size, Path(cache))
+        arrays = dataset.load(faces, SIZE, Path(cache))
         found = time.perf_counter()
         data, batches = FaceParts(arrays, list(range(n)), [face.photo.name for face in faces]), shuffled(n, BATCH, 0, 1)
         for batch in batches:
@@ -98,17 +98,17 @@ def measure(folder: Path, n: int, size: int, steps: int = STEPS) -> dict[str, fl
         megabytes = sum(path.stat().st_size for path in Path(cache).rglob("*.npy")) / 1e6
         seconds = {"build, s": built - started, "found again, s": found - built, "epoch of loading, s": read - found}
         in_memory = memory()  # before a network is there
-        minutes = step_seconds(data, batches, steps) * len(batches) / 60
+        minutes = step_seconds(data, batches) * len(batches) / 60
     return {"cache, MB": megabytes, **seconds, **in_memory, "epoch of training, min": minutes}
 
 
-def step_seconds(data: FaceParts, batches: list[np.ndarray], steps: int) -> float:
-    """Median of so many training steps of DeepLabV3+ as train.py makes them, loading included."""
+def step_seconds(data: FaceParts, batches: list[np.ndarray]) -> float:
+    """Median of the training steps of DeepLabV3+ as train.py makes them, loading included."""
     device = pick_device("cpu")
     amp = pick_amp("auto", device)
     model = DeepLabV3Plus().to(memory_format=memory_format(device, amp)).train()
     optimizer, seconds = adam(model, 1e-4), []
-    for batch in itertools.islice(itertools.cycle(batches[:-1]), steps + 5):
+    for batch in itertools.islice(itertools.cycle(batches[:-1]), STEPS + 5):
         started = time.perf_counter()
         images, masks = data.batch(batch)
         with autocast(device, amp):
@@ -148,16 +148,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, metavar="PATH", help="CelebAMask-HQ's folder (default: generated faces)")
     parser.add_argument("--faces", type=int, nargs="+", default=[800, 2000, 4000], metavar="N")
-    parser.add_argument("--size", type=int, default=SIZE, help="of the cache, px")
-    parser.add_argument("--different", type=int, default=DIFFERENT, help="generated faces, the rest are links to them")
-    parser.add_argument("--painted", type=int, default=512, help="size of the generated files, px")
     parser.add_argument("--csv", type=Path, default=HERE / "scale.csv", metavar="FILE", help="default: here")
     args = parser.parse_args()
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         where = args.data
         if where is None:
-            painted = write_celebamask(Path(folder) / "painted", args.different, args.painted)
+            painted = write_celebamask(Path(folder) / "painted", DIFFERENT, PAINTED)
             where = many_faces(Path(folder) / "faces", max(args.faces), painted)
         have = len(list_celebamask(where))
         counts = {min(n, have) for n in args.faces}
@@ -165,7 +162,7 @@ def main() -> None:
             counts = {have // 4, have // 2, have}
         for n in sorted(counts):
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                rows[n] = process.submit(measure, where, n, args.size).result()
+                rows[n] = process.submit(measure, where, n).result()
             print(f"{n} faces:", ", ".join(f"{name} {rows[n][name]:.{d}f}" for name, d in COLUMNS.items()), flush=True)
     print(f"\n{machine()}\n")
     lines = table(rows)
