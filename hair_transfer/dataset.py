@@ -14,7 +14,6 @@ The paper took 2,600 of the faces, about 2,000 to train and 600 to test; which o
 """
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -160,15 +159,6 @@ def normalize(images: Tensor, device: torch.device) -> Tensor:
 # ---- python hair_transfer/dataset.py: verify, describe, draw -------------------------------------------------------
 
 
-def draw_samples(path: Path, faces: list[FaceFiles], size: int, part: str) -> None:
-    """Photos, and below each the same with its mask painted over."""
-    samples = [decode(face, size) for face in faces]
-    photos = [sample["images"] for sample in samples]
-    painted = [pictures.overlay(s["images"], np.unpackbits(s["masks"], axis=-1), PALETTE) for s in samples]
-    names = [face.photo.name for face in faces]
-    pictures.save_grid(path, [photos, painted], row_titles=["photo", part], column_titles=names)
-
-
 def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to look at").add_argument
@@ -184,37 +174,30 @@ def main() -> None:
     faces = list_faces(folders, args.part)[: args.limit]
     pictures.make_folder(args.out)
 
-    def look(i: int) -> tuple[float, str, list[Path]]:
+    def look(i: int) -> tuple[float, list[Path]]:
         share = np.unpackbits(decode(faces[i], args.size)["masks"], axis=-1).mean()
-        black = [] if share else [mask for mask in faces[i].masks.values() if not read_mask(mask).any()]
-        with Image.open(faces[i].photo) as photo:
-            return share, f"{photo.width} x {photo.height} px", black
+        return share, [] if share else [mask for mask in faces[i].masks.values() if not read_mask(mask).any()]
 
     found, problems = try_all(look, len(faces))
-    without, black = sum(not face.masks for face in faces), [path for *_, paths in found.values() for path in paths]
+    without, black = sum(not face.masks for face in faces), [path for _, paths in found.values() for path in paths]
     print(f"{source}: {len(faces)} faces, {without} without {args.part} ({without / len(faces):.1%}), "
           f"{len(black)} more whose mask is all black")  # fmt: skip
-    ids = {face.id for face in faces}
-    pairs = [f"{first}/{second}" for second, first in DUPLICATES.items() if {first, second} <= ids]
-    print(f"{len(pairs)} of the {len(DUPLICATES)} known pairs of duplicates", *pairs)
     if found:
-        sizes = Counter(size for _, size, _ in found.values()).most_common(5)
-        print("photos of", ", ".join(f"{size} ({n})" for size, n in sizes))
-        shares = np.array([share for share, *_ in found.values()])
+        shares = [share for share, _ in found.values()]
         quantiles = ", ".join(f"{q:.1%}" for q in np.quantile(shares, [0, 0.1, 0.5, 0.9, 1]))
-        print(f"{args.part} covers {shares.mean():.1%} of the pixels; of a picture at least, 10 %, median, 90 %, at "
+        print(f"{args.part} covers {np.mean(shares):.1%} of the pixels; of a picture at least, 10 %, median, 90 %, at "
               f"most: {quantiles}")  # fmt: skip
-        draw_samples(args.out / "samples.png", [faces[i] for i in list(found)[:8]], args.size, args.part)
+        chosen = [faces[i] for i in list(found)[:8]]
+        samples = [decode(face, args.size) for face in chosen]
+        photos = [sample["images"] for sample in samples]
+        painted = [pictures.overlay(s["images"], np.unpackbits(s["masks"], axis=-1), PALETTE) for s in samples]
+        pictures.save_grid(args.out / "samples.png", [photos, painted], row_titles=["photo", args.part],
+                           column_titles=[face.photo.name for face in chosen])  # fmt: skip
         print(f"samples.png -> {args.out}")
-    for path in black:
-        print(f"{path}: all black, so this face counts as one without {args.part}")
-    for problem in problems:
-        print(problem)
+    for line in (*(f"{path}: all black, so this face counts as one without {args.part}" for path in black), *problems):
+        print(line)
     if problems:
         raise InputError(f"{source}: {len(problems)} problem(s) in {len(faces)} faces, the lines above name them")
-    if len(faces) > 2:
-        train, test = split([face.id for face in faces], seed=0)
-        print(f"train.py splits them into {len(train)} to train and {len(test)} to test")
     print("every photo and every mask can be read")
 
 

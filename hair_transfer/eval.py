@@ -175,7 +175,7 @@ def draw_figure_3(path: Path, names: list[str], photos: np.ndarray, outputs: lis
 def draw_errors(path: Path, names: list[str], photos: np.ndarray, masks: np.ndarray, outputs: list[np.ndarray]) -> None:
     """Each face once per model: what it found of the mask, what it missed, what it took for hair (at 0.5).
 
-    photos: N x H x W x 3 uint8; masks: N x H x W bool; outputs: of each model N x H x W float in 0..1.
+    As draw_figure_3(); masks: N x H x W bool.
     """
     palette = np.array([(0, 0, 0), *ERRORS.values()], np.uint8)
     rows = [[photo] for photo in photos]
@@ -219,61 +219,57 @@ def main() -> None:
     name = f"{args.split}-{Path(other).resolve().name}" if other else args.split
     outs = result_folders(args.checkpoints, args.out, name)
     networks = [load(path, args.device, args.amp) for path in args.checkpoints]
-    pairs = (dataset.list_pairs(args.pairs), f"{args.pairs}, pairs") if args.pairs else None
-    selected = [pairs or faces_of(args.split, args.data, network.checkpoint) for network in networks]
-    (faces, source), first = selected[0], networks[0].checkpoint["args"]
-    who = [face.identity for face in faces]
-    for path, network, (others, _) in zip(args.checkpoints, networks, selected, strict=True):
-        same = all(network.checkpoint["args"][name] == first[name] for name in ("part", "size"))
-        if not same or [face.identity for face in others] != who:
+    first = networks[0].checkpoint["args"]
+    candidates, tested = {}, []  # name -> folder, network, what results.json says of it; whom the first is tested on
+    for path, out, network in zip(args.checkpoints, outs, networks, strict=True):
+        saved = network.checkpoint
+        if args.pairs:
+            faces, source = dataset.list_pairs(args.pairs), f"{args.pairs}, pairs"
+        else:
+            faces, source = faces_of(args.split, args.data, saved)
+        who = [face.identity for face in faces]
+        tested = tested or who
+        if who != tested or any(saved["args"][flag] != first[flag] for flag in ("part", "size")):
             raise InputError(
                 f"{path}: has another --part or --size, or other {args.split} faces or masks, than "
                 f"{args.checkpoints[0]}, and cannot stand beside it; evaluate them apart"
             )
-    data = HairMasks(faces, first["size"], args.cache)
-    facts = {"part": first["part"], "size": first["size"], "data": source, "split": args.split, "n": len(data)}
-    facts["batch_size"] = first["batch_size"]
-
-    candidates = {}  # name -> folder, network, what results.json says of it
-    for path, out, network in zip(args.checkpoints, outs, networks, strict=True):
-        saved = network.checkpoint
         name = f"{path.resolve().parent.name}/{path.stem}"
         name = str(path) if name in candidates else name
         candidates[name] = out, network, {"checkpoint": str(path)} | {key: saved[key] for key in ("epoch", "weights")}
         start = f"in batches of {saved['args']['batch_size']}, from {saved['weights']}"
         print(f"{name}: trained to epoch {saved['epoch']} at {first['size']} px {start}")
         if seen := count_seen(who, saved["split"]["train"] + saved["seen"]):
-            print(f"{name}: WAS TRAINED ON {seen} OF THESE {len(data)} FACES")
+            print(f"{name}: WAS TRAINED ON {seen} OF THESE {len(faces)} FACES")
     out = args.out or outs[0]
     if args.mean_mask:
         train = HairMasks(training_faces(args.data, networks[0].checkpoint), first["size"], args.cache)
         model = MeanMask(train).to(networks[0].device)
         mean = {"weights": f"mean mask of the {len(train)} training faces of {args.checkpoints[0]}"}
         candidates[MEAN_MASK] = out / "mean-mask", networks[0]._replace(model=model, amp=False), mean
-    for stale in (out / "errors.png", out / "mean-mask" / "results.json"):  # of other faces perhaps
-        stale.unlink(missing_ok=True)
 
+    data = HairMasks(faces, first["size"], args.cache)
     print(f"{source}, split {args.split}, {len(data)} faces, all in batches of {first['batch_size']}\n")
+    facts = {"part": first["part"], "size": first["size"], "data": source, "split": args.split, "n": len(data)}
+    facts["batch_size"] = first["batch_size"]
     results, drawn, chosen = {}, [], choose_faces(len(data), first["seed"])
     for name, (folder, (model, _, device, amp), about) in candidates.items():
-        scores = evaluate(model, data, first["batch_size"], device, amp)
-        results[name] = about | facts | scores
-        of_part = {score: scores[score] for score in ("iou", "precision", "recall")} | {"f1": scores["f1_05"]}
-        pictures.make_folder(folder)
-        pictures.write_json(folder / "results.json", results[name] | {"per_class": {first["part"]: of_part}})
+        results[name] = about | facts | evaluate(model, data, first["batch_size"], device, amp)
+        pictures.write_json(pictures.make_folder(folder) / "results.json", results[name])
         drawn.append(predict_faces(model, data, chosen, device, amp))
     pictures.print_table(table(results))
     error = max(result["auroc_error"] for name, result in results.items() if name != MEAN_MASK)  # whose ties are ties
-    print("" if math.isnan(error) else f"\nAUROC over all pixels: off by {error:.0e} at most.", end="")
+    if not math.isnan(error):
+        print(f"\nAUROC over all pixels: off by {error:.0e} at most.")
     if first["part"] == "hair":
-        print("\nIn brackets: what the paper's AUROC stands for if its code averaged in a zero with the batches, as\n"
-              "its template does. The paper prints no other score.", end="")  # fmt: skip
+        print("In brackets: what the paper's AUROC stands for if its code averaged in a zero with the batches, as its\n"
+              "template does. The paper prints no other score.")  # fmt: skip
     pictures.write_csv(out / "table.csv", table(results))
     (photos, *_), (masks, *_), outputs = zip(*drawn, strict=True)
     draw_figure_3(out / "figure3.png", list(results), photos, outputs)
     if args.error_map:
         draw_errors(out / "errors.png", list(results), photos, masks, outputs)
-    print(f"\nresults.json -> {', '.join(str(folder) for folder, *_ in candidates.values())}")
+    print(f"results.json -> {', '.join(str(folder) for folder, *_ in candidates.values())}")
     print(f"table.csv, figure3.png{', errors.png' if args.error_map else ''} -> {out}")
 
 

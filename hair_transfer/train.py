@@ -104,24 +104,23 @@ def build_model(args: Namespace, test: list[str]) -> tuple[DeepLabV3, str, list[
     Of a checkpoint of this repository it also says how many of the `test` faces it, or one that it started from, was
     trained on: with any, the scores would flatter the transfer.
     """
-    state_dict, source, checkpoint = load_weights(
-        args.weights, "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1", name="coco"
-    )
+    coco = "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1"
+    state_dict, source, checkpoint = load_weights(args.weights, coco, name="coco")
     model = DeepLabV3(output=args.output, aux=args.aux > 0)
     if state_dict is None:
         return model, source, []
     # paper: a pre-trained DeepLabV3; here: its backbone under new heads, as in the template, which replaces both heads
     fill(model.backbone, backbone_of(state_dict), "a ResNet-101 under torchvision's names", args.weights)
-    source, seen = f"backbone of {source}, new heads", []
-    if checkpoint:
-        if checkpoint.get("format") != FORMAT:
-            raise InputError(f"--weights {args.weights}: was written by another version of this code; train it again")
-        task = checkpoint["args"].get("part", "its own task")
-        seen = sorted({*checkpoint["split"]["train"], *checkpoint.get("seen", [])})
-        before = f"epoch {checkpoint['epoch']}, itself from {checkpoint['weights']}"
-        source += f" ({checkpoint['paper']} on {task}, {before})"
-        if known := count_seen(test, seen):
-            source += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST FACES"
+    source = f"backbone of {source}, new heads"
+    if not checkpoint:
+        return model, source, []
+    if checkpoint.get("format") != FORMAT:
+        raise InputError(f"--weights {args.weights}: was written by another version of this code; train it again")
+    task, before = checkpoint["args"].get("part", "its own task"), checkpoint["weights"]
+    source += f" ({checkpoint['paper']} on {task}, epoch {checkpoint['epoch']}, itself from {before})"
+    seen = sorted({*checkpoint["split"]["train"], *checkpoint.get("seen", [])})
+    if known := count_seen(test, seen):
+        source += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST FACES"
     return model, source, seen
 
 
