@@ -98,9 +98,8 @@ class Parsed(Exception):
 def commands(text: str) -> list[str]:
     """The commands of a text that start one of our scripts, braces written out as a shell does."""
     text = text.replace("\\\n", " ")
-    lines = [line.strip() for line in text.splitlines()] + re.findall(
-        r"(?<!`)`(python [^`]*)`", text.replace("\n", " ")
-    )
+    lines = [part.strip() for line in text.splitlines() for part in line.split("&&")]
+    lines += re.findall(r"(?<!`)`(python [^`]*)`", text.replace("\n", " "))
     found = [re.split(r" # |   +", line)[0] for line in lines if re.match(r"(python|torchrun) .*\w+/\w+\.py", line)]
 
     def written_out(choice: re.Match) -> str:
