@@ -77,10 +77,15 @@ def one_hot(group: np.ndarray, G: int) -> np.ndarray:
     return (group[..., None, :] == np.arange(G)[:, None]).astype(np.float64)
 
 
-def stacked(scores: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The scores of each resample or permutation -> one array of each score, with one axis more in front."""
-    scores = list(scores)
-    return {name: np.array([one[name] for one in scores]) for name in scores[0]}
+def blocks(drawn: np.ndarray) -> list[np.ndarray]:
+    """Resamples or permutations, repeats x n -> a few at a time, for the weights of all could fill the memory."""
+    return np.split(drawn, range(100, len(drawn), 100))
+
+
+def joined(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The scores of blocks -> those of all repeats."""
+    parts = list(parts)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 # ---- Bootstrap over people -----------------------------------------------------------------------------------------
@@ -137,7 +142,8 @@ def bootstrap(
     person says nothing about the next: a group of one has nan.
     """
     members = one_hot(groups.of_image, len(groups.names))
-    scores = stacked(weighted_scores(counts, drawn[groups.person] * members, shared) for drawn in weights)
+    resamples = (block[:, None, groups.person] * members for block in blocks(weights))
+    scores = joined(weighted_scores(counts, resample, shared) for resample in resamples)
     for values in scores.values():
         values[:, np.array(groups.people) < 2] = np.nan
     return scores
@@ -185,7 +191,7 @@ def gap(values: np.ndarray) -> np.ndarray:
 
 def permutation_null(counts: np.ndarray, groups: np.ndarray, G: int) -> dict[str, np.ndarray]:
     """repeats x n groups of the null -> the gap of each of SCORES, repeats."""
-    scores = stacked(weighted_scores(counts, one_hot(group, G)) for group in groups)
+    scores = joined(weighted_scores(counts, one_hot(block, G)) for block in blocks(groups))
     return {name: gap(scores[name]) for name in SCORES}
 
 
