@@ -112,15 +112,14 @@ def test_a_classifiers_resnet_101_is_a_backbone_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    "content",
     [
-        ({"features.0.weight": torch.zeros(1)}, "not a ResNet-101"),
-        ({"backbone.conv1.weight": torch.zeros(64, 3, 7, 7)}, "not a ResNet-101"),
-        ({"paper": "a_paper", "format": FORMAT, "model": {"encoder.conv1.weight": torch.zeros(1)}}, "not a ResNet-101"),
+        {"features.0.weight": torch.zeros(1)},
+        {"backbone.conv1.weight": torch.zeros(64, 3, 7, 7)},
+        {"paper": "a_paper", "format": FORMAT, "model": {"encoder.conv1.weight": torch.zeros(1)}},
     ],
 )
-def test_files_that_hold_no_resnet_101(content, named, tmp_path, monkeypatch):
+def test_files_that_hold_no_resnet_101(content, tmp_path, monkeypatch):
     monkeypatch.setattr("hair_transfer.model.BLOCKS", (1, 1, 1, 1))
     torch.save(content, tmp_path / "file.pth")
-    message = refused(build, tmp_path / "file.pth")
-    assert named in message and f"--weights {tmp_path / 'file.pth'}" in message
+    assert f"--weights {tmp_path / 'file.pth'}: not a ResNet-101" in refused(build, tmp_path / "file.pth")

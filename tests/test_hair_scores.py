@@ -54,13 +54,12 @@ def test_auroc_by_hand(scores, truth, expected, bound):
     assert binned_auroc(scores, truth) == pytest.approx((expected, bound), abs=1e-12)
 
 
-@pytest.mark.parametrize("truth", [[0, 0, 0], [1, 1, 1]])
-def test_one_class_has_no_auroc(truth):
-    assert all(math.isnan(value) for value in binned_auroc([0.1, 0.2, 0.3], truth))
+def test_one_class_has_no_auroc():
+    for truth in ([0, 0, 0], [1, 1, 1]):
+        assert all(math.isnan(value) for value in binned_auroc([0.1, 0.2, 0.3], truth))
 
 
-@pytest.mark.parametrize("scale", [1e-6, 0.3, 1e4])
-@pytest.mark.parametrize("separation", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize(("scale", "separation"), [(1e-6, 4.0), (0.3, 0.0), (1e4, 1.0)])
 def test_binned_auroc_equals_the_exact_one_within_its_stated_error(scale, separation):
     rng = np.random.default_rng(0)
     truth = rng.random(200_000) < 0.2
@@ -81,9 +80,8 @@ def test_the_pairs_of_thirty_thousand_large_masks_do_not_overflow():
 # ---- Edges ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_edges_and_their_band_equal_scipys(seed):
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(40, 50)), 4)
+def test_edges_and_their_band_equal_scipys():
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(40, 50)), 4)
     mask = torch.from_numpy(noise > 0)[None, None]
     cross = ndimage.generate_binary_structure(2, 1)
     expected = (noise > 0) & ~ndimage.binary_erosion(noise > 0, cross, border_value=1)  # the frame is no edge

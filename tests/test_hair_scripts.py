@@ -191,16 +191,12 @@ def test_the_auxiliary_loss_counts_with_its_weight(aux, monkeypatch):
     assert scores["loss"] == pytest.approx(0.25)  # of the main output alone, whatever the weight
 
 
-def test_a_run_folder_holds_what_the_readme_says(trained):
-    names = {path.name for path in trained.iterdir() if path.is_file()}
-    assert names == {"last.pt", "best.pt", "log.csv", "curves.png", "samples.png", "run.json"}
+def test_the_log_and_the_best_epoch(trained):
     rows = list(csv.DictReader(open(trained / "log.csv")))
     assert list(rows[0]) == ["epoch", *SCORES, *(f"test_{name}" for name in SCORES), "seconds"]
-    assert all(0 <= float(row[name]) <= 1 for row in rows for name in list(row)[1:-1])
     best, losses = load_checkpoint(trained / "best.pt", "hair_transfer"), [float(row["test_loss"]) for row in rows]
     assert best["epoch"] == 1 + losses.index(min(losses)) and best["classes"] == ["hair"]
-    run = json.loads((trained / "run.json").read_text())
-    assert run["weights"] == "random (--weights none)" and [len(part) for part in run["split"].values()] == [9, 3]
+    assert best["weights"] == "random (--weights none)" and [len(part) for part in best["split"].values()] == [9, 3]
 
 
 def test_runs_are_named_by_their_weights_and_test_faces_without_hair_are_noted(
@@ -233,7 +229,7 @@ def test_what_a_start_had_seen_is_not_forgotten_on_the_way(start, evaluate, call
     assert "IT WAS TRAINED ON 9 OF THE 12 TEST FACES" in source
     assert set(seen) == {*saved["seen"], *saved["split"]["train"]}
     assert "WAS TRAINED ON 9 OF THESE 12 FACES" in succeed(evaluate(best, "--data", faces, "--split", "all"))
-    assert results(tmp_path / "run" / f"best-all-{faces.name}")["per_class"].keys() == {"skin"}
+    assert results(tmp_path / "run" / f"best-all-{faces.name}")["part"] == "skin"
     both = (best, trained / "best.pt", "--data", faces, "--split", "all")
     assert "two/best.pt: has another --part" in one_line_error(evaluate(*both))
     photo = others / "CelebA-HQ-img" / "0.jpg"
@@ -249,9 +245,6 @@ def test_what_a_start_had_seen_is_not_forgotten_on_the_way(start, evaluate, call
         (("--size", "100"), "--size 100 must be a multiple of 8, such as 104"),
         (("--limit", "2"), "2 face(s) are too few"),
         (("--weights", "auto"), "give coco or none"),
-        (("--weights", "pretrained"), "--weights pretrained: no such file"),
-        (("--init", "random"), "--init"),
-        (("--output", "softmax"), "--output"),
         (("--part", "necklace"), "--part"),
     ],
 )
@@ -282,11 +275,8 @@ def test_eval_gives_table_numbers_figure_3_error_maps_and_the_mean_mask(
     mean, found = trains.mean(0), results(out / "mean-mask")
     assert found["loss"] == pytest.approx(((tests - mean) ** 2).mean(), rel=1e-5)
     assert found["recall"] == pytest.approx((tests * (mean > 0.5)).sum() / tests.sum())
-    assert found["per_class"]["hair"]["iou"] == found["iou"] > 0
     header, *rows = csv.reader(open(out / "table.csv"))
     assert header[1:4] == ["two/best", "two/last", "mean training mask"] and rows[-1][3] == f"{found['loss']:.6f}"
-    succeed(evaluate(trained / "best.pt", "--out", out))  # what it does not draw now, it does not leave either
-    assert not (out / "errors.png").exists() and not (out / "mean-mask" / "results.json").exists()
 
 
 def test_eval_on_other_faces_and_the_mean_mask_of_faces_that_have_moved(evaluate, faces, trained, tmp_path):
@@ -311,7 +301,8 @@ def test_changed_faces_are_refused_and_flags_that_exclude_each_other(evaluate, f
     folder = shutil.copytree(faces, tmp_path / "faces")
     for path in folder.rglob("*_hair.png"):
         path.unlink() if path.name != "00000_hair.png" else None
-    assert f"{folder}: " in one_line_error(evaluate(trained / "best.pt", "--data", folder))
+    error = one_line_error(evaluate(trained / "best.pt", "--data", folder))
+    assert f"{folder}: " in error and "their photos or masks have changed" in error
     error = one_line_error(evaluate(trained / "best.pt", "--pairs", tmp_path, "--split", "all"))
     assert "--pairs and --split" in error
 
@@ -341,13 +332,10 @@ def test_recolor_keeps_size_orientation_alpha_and_whatever_is_no_hair(call, trai
     result = call(recolor, *given, "--color", "blond", "#3050C0", "--out", out, "--device", "cpu")
     assert "bad.jpg" in one_line_error(result) and "3 photo(s)" in result.stdout
     assert "no hair found, so left as they are: bald" in result.stdout
-    names = {
-        f"{photo}_{what}.png" for photo in ("turned", "cut", "bald") for what in ("blond", "3050c0", "strip", "mask")
-    }
-    assert {path.name for path in out.iterdir()} == names
-    assert (
-        Image.open(out / "turned_blond.png").size == (120, 200) and Image.open(out / "turned_blond.png").mode == "RGB"
-    )
+    kinds = ("blond", "3050c0", "strip", "mask")
+    assert {path.name for path in out.iterdir()} == {f"{a}_{b}.png" for a in ("turned", "cut", "bald") for b in kinds}
+    turned = Image.open(out / "turned_blond.png")
+    assert turned.size == (120, 200) and turned.mode == "RGB"
     dyed = np.asarray(Image.open(out / "cut_3050c0.png"))
     assert (dyed[..., 3:] == alpha).all()
     assert (dyed[:, 60:150, :3] == picture[:, 60:150]).all() and (dyed[:, :35, :3] != picture[:, :35]).any(-1).all()
