@@ -137,9 +137,11 @@ def select(args: Namespace, checkpoint: Checkpoint) -> tuple[FaceLabels, list[st
         faces, who = [faces[i] for i in kept], [who[i] for i in kept]
     learned = among(who, checkpoint["split"]["train"])
     seen = among(sorted(set(who) - set(learned)), checkpoint["pool"])
-    refused = {"val": {"was trained on": learned}, "test": {"was trained on": learned, "saw in step 1": seen}}
-    for words, known in refused.get(args.split, {}).items():
-        if known:
+    for known, forbidden, words in (
+        (learned, ("val", "test"), "was trained on"),
+        (seen, ("test",), "saw in step 1"),
+    ):
+        if known and args.split in forbidden:
             raise InputError(
                 f"{data.folder}: {path} {words} {len(known)} of its {args.split} faces, such as "
                 f"{known[0].split(':')[0]}; give --data another folder, or --split all to count them in"
@@ -257,11 +259,11 @@ def main() -> None:
         summary = {"checkpoint": str(path), "epoch": checkpoint["epoch"], "weights": checkpoint["weights"]}
         summary |= {"labels": len(checkpoint["split"]["train"]), "fraction": was["fraction"], "size": was["size"]}
         summary |= facts | summarize(evaluate(model, faces, was["batch_size"], device, amp), classes)
+        learned, seen = facts["learned_in_step_2"], facts["seen_in_step_1"]
+        known = f"; {learned} OF THEM IT LEARNED FROM" if learned else ""
+        known += f"; step 1 has seen {seen} of them, without their labels" if seen else ""
         print(f"\n{path}, epoch {summary['epoch']}, {summary['labels']} labels, {was['size']} px, from "
-              f"{summary['weights']}\n{facts['data']}", end="")  # fmt: skip
-        print(f"; {facts['learned_in_step_2']} OF THEM IT LEARNED FROM" if facts["learned_in_step_2"] else "", end="")
-        seen = facts["seen_in_step_1"]
-        print(f"; step 1 has seen {seen} of them, without their labels" if seen else "")
+              f"{summary['weights']}\n{facts['data']}{known}")  # fmt: skip
         pictures.print_table(table(summary))
         pictures.write_csv(pictures.make_folder(out) / "table.csv", table(summary))
         pictures.write_json(out / "results.json", summary)

@@ -25,14 +25,8 @@ CELEBA, LAPA = LAYOUTS["celebamask"], LAYOUTS["lapa"]
 
 @pytest.fixture(scope="module")
 def lapa_faces(tmp_path_factory):
-    """Thirty painted faces in LaPa's layout. Shared: tests that change files copy it first."""
-    return layouts.write_lapa(tmp_path_factory.mktemp("data") / "LaPa", n=30, size=48)
-
-
-@pytest.fixture
-def copy(lapa_faces, tmp_path):
-    shutil.copytree(lapa_faces, tmp_path / "LaPa")
-    return tmp_path / "LaPa"
+    """Twenty painted faces in LaPa's layout. Shared: tests that change files copy it first."""
+    return layouts.write_lapa(tmp_path_factory.mktemp("data") / "LaPa", n=20, size=48)
 
 
 def people(names, sources=None):
@@ -42,22 +36,8 @@ def people(names, sources=None):
 # ---- LaPa ----------------------------------------------------------------------------------------------------------
 
 
-def test_lapa_of_mixed_sizes_loads_into_one_array(lapa_faces, tmp_path):
-    data = locate(lapa_faces)
-    assert data.layout == "lapa" and set(data.parts) == {"train", "val", "test"}
-    train = data.parts["train"]
-    sizes = {Image.open(face.photo).size for face in train}
-    assert len(sizes) > 5 and any(w != h for w, h in sizes)
-    arrays = dataset.load(train, 64, LAPA, tmp_path / "cache")
-    faces = FaceLabels(arrays, list(range(len(train))), [f.name for f in train], LAPA)
-    images, labels = faces.batch([0, 3, 5])
-    assert images.shape == (3, 3, 64, 64) and labels.shape == (3, 64, 64) and labels.dtype == torch.uint8
-    assert set(np.unique(arrays["labels"])) <= {*range(11), IGNORED}
-
-
 def test_a_photo_that_is_not_square_keeps_its_shape(tmp_path):
-    (tmp_path / "labels").mkdir()
-    photo, label = tmp_path / "a.png", tmp_path / "labels" / "a.png"
+    photo, label = tmp_path / "a.png", tmp_path / "label.png"
     picture = np.zeros((20, 40, 3), np.uint8)
     picture[0], picture[-1] = 10, 200
     Image.fromarray(picture).save(photo)
@@ -69,52 +49,24 @@ def test_a_photo_that_is_not_square_keeps_its_shape(tmp_path):
     assert (sample["images"][:11] == 10).all() and (sample["images"][29:] == 200).all()
 
 
-def bad_value(folder):
-    path = sorted((folder / "train" / "labels").iterdir())[1]
-    label = np.asarray(Image.open(path)).copy()
-    label[3, 4] = 11
-    Image.fromarray(label).save(path)
-    return path, "has the value 11; expected 0..10"
-
-
-def colours(folder):
-    path = min((folder / "test" / "labels").iterdir())
-    Image.open(path).convert("RGB").save(path)
-    return path, "has 3 channels"
-
-
-def other_size(folder):
+def test_bad_and_missing_labels_are_named(lapa_faces, tmp_path):
+    folder = shutil.copytree(lapa_faces, tmp_path / "LaPa")
     path = min((folder / "val" / "labels").iterdir())
-    Image.fromarray(np.zeros((7, 9), np.uint8)).save(path)
-    return path, "is 9 x 7 px, its photo"
-
-
-def truncated(folder):
-    path = sorted((folder / "train" / "labels").iterdir())[2]
-    path.write_bytes(path.read_bytes()[:40])
-    return path, "cannot be read as an image"
-
-
-@pytest.mark.parametrize("damage", [bad_value, colours, other_size, truncated])
-def test_a_bad_label_is_named(damage, copy, tmp_path):
-    path, words = damage(copy)
-    data = locate(copy)
-    faces = [face for part in data.parts.values() for face in part]
-    message = refused(dataset.load, faces, 32, LAPA, tmp_path / "cache")
-    assert str(path) in message and words in message
-
-
-def test_a_photo_without_label_and_a_part_without_photos_are_refused(copy):
-    label = min((copy / "val" / "labels").iterdir())
-    label.unlink()
-    assert f"{label.stem}.jpg: has no label" in refused(locate, copy)
-    shutil.rmtree(copy / "val" / "images")
-    assert "val/images: holds no photo" in refused(locate, copy)
-
-
-def test_the_source_of_a_warped_copy():
-    names = ("HELEN_137346980_1_5", "12708537734_6", "portrait", "my_photo")
-    assert [*map(layouts.source_of, names)] == ["HELEN_137346980_1", "12708537734", "portrait", "my_photo"]
+    content, label = path.read_bytes(), np.asarray(Image.open(path))
+    damages = {
+        "has the value 11; expected 0..10": lambda: Image.fromarray(np.full_like(label, 11)).save(path),
+        "has 3 channels": lambda: Image.fromarray(np.stack([label] * 3, -1)).save(path),
+        "is 9 x 7 px, its photo": lambda: Image.new("L", (9, 7)).save(path),
+        "cannot be read as an image": lambda: path.write_bytes(content[:40]),
+    }
+    for words, damage in damages.items():
+        damage()
+        message = refused(dataset.load, locate(folder).parts["val"], 32, LAPA, tmp_path / "cache")
+        assert str(path) in message and words in message
+    path.unlink()
+    assert f"{path.stem}.jpg: has no label" in refused(locate, folder)
+    shutil.rmtree(folder / "val" / "images")
+    assert "val/images: holds no photo" in refused(locate, folder)
 
 
 # ---- CelebAMask-HQ -------------------------------------------------------------------------------------------------
@@ -135,25 +87,15 @@ def test_later_parts_lie_over_earlier_ones(faces, tmp_path):
     assert (merged[expected == CELEBA.index("hair")] == LAPA.index("hair")).all()
 
 
-def test_a_face_without_masks_and_masks_of_two_sizes_are_named(faces, tmp_path):
-    shutil.copytree(faces, tmp_path / "faces")
-    masks = tmp_path / "faces" / "CelebAMask-HQ-mask-anno" / "0"
-    every = [face for part in locate(tmp_path / "faces").parts.values() for face in part]
-    Image.new("RGB", (40, 40)).save(masks / "00003_nose.png")
-    three = next(f for f in every if f.name == "3")
-    assert "00003_nose.png: is 40 x 40 px" in refused(decode, three, 32, CELEBA)
-    for path in masks.glob("00004_*"):
+def test_a_face_without_masks_is_named_and_step_1_needs_none(faces, tmp_path):
+    folder = shutil.copytree(faces, tmp_path / "faces")
+    masks = folder / "CelebAMask-HQ-mask-anno"
+    for path in masks.rglob("00004_*"):
         path.unlink()
-    every = [face for part in locate(tmp_path / "faces").parts.values() for face in part]
-    assert "4.jpg: has no mask" in refused(decode, next(f for f in every if f.name == "4"), 32, CELEBA)
-    shutil.rmtree(masks.parent)
-    assert "a mask of skin" in refused(locate, tmp_path / "faces")
-    assert len(locate(tmp_path / "faces", labels=False).parts["train"]) == 10  # step 1 needs none
-
-
-def test_a_folder_that_is_neither_is_refused(tmp_path):
-    assert "nowhere: no such folder" in refused(locate, tmp_path / "nowhere")
-    assert "has neither train/images" in refused(locate, tmp_path)
+    every = [face for part in locate(folder).parts.values() for face in part]
+    assert "4.jpg: has no mask" in refused(decode, next(face for face in every if face.name == "4"), 32, CELEBA)
+    shutil.rmtree(masks)
+    assert len(locate(folder, labels=False).parts["train"]) == 10
 
 
 # ---- Splits --------------------------------------------------------------------------------------------------------
@@ -175,99 +117,70 @@ def ids(data):
     return {part: [int(face.name) for face in found] for part, found in data.parts.items()}
 
 
-def test_the_official_split_without_partition_list_goes_by_orig_idx(mapped):
+def test_the_official_split_goes_by_orig_idx_or_by_the_partition_list(mapped, tmp_path):
     data = locate(mapped)
     assert ids(data) == {"train": [0, 1, 6, 7, 8, 9, 10, 11], "val": [2, 3], "test": [4, 5]}
-    assert "official" in data.split_words
-
-
-def test_the_partition_list_decides_where_there_is_one(mapped):
-    sides = [2, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
-    lines = [line.split()[2] for line in MAPPING.splitlines()[1:]]
-    partition = mapped / "list_eval_partition.txt"
-    partition.write_text("".join(f"{name} {side}\n" for name, side in zip(lines, sides, strict=True)))
-    data = locate(mapped)
-    assert ids(data) == {"train": [3, 4, 5, 6, 7, 8, 9, 10], "val": [2, 11], "test": [0, 1]}
-    assert "list_eval_partition.txt" in data.split_words
+    assert data.split_words == "official, by orig_idx"
+    inner = tmp_path / "outer" / "CelebAMask-HQ"  # --data may be the folder that holds it, which may be a link
+    inner.parent.mkdir()
+    inner.symlink_to(mapped)
+    photos = [line.split()[2] for line in MAPPING.splitlines()[1:]]
+    partition = inner.parent / "list_eval_partition.txt"  # CelebA's list lies beside the link
+    partition.write_text("".join(f"{photo} {k % 3}\n" for k, photo in enumerate(photos)))
+    for folder in (inner.parent, inner):
+        found = locate(folder)
+        assert ids(found) == {"train": [0, 3, 6, 9], "val": [1, 4, 7, 10], "test": [2, 5, 8, 11]}
+        assert found.folder == inner and found.split_words == "official, list_eval_partition.txt"
     partition.write_text("\n".join(partition.read_text().splitlines()[:-1]))
-    assert "000018.jpg" in refused(locate, mapped)
+    assert "000018.jpg" in refused(locate, inner)
     (mapped / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(MAPPING.splitlines()[:-2]))
     assert "mapping.txt: has no line for 10.jpg" in refused(locate, mapped)
 
 
-def test_the_folder_that_holds_the_data_is_the_same_data(mapped, tmp_path):
-    """With CelebA's list in either of the two."""
-    outer = mapped.parent / "outer"
-    inner = shutil.copytree(mapped, outer / "CelebAMask-HQ")
-    assert locate(outer).folder == inner and locate(outer).parts == locate(inner).parts
-    lines = [line.split()[2] for line in MAPPING.splitlines()[1:]]
-    (outer / "list_eval_partition.txt").write_text("".join(f"{name} {k % 3}\n" for k, name in enumerate(lines)))
-    store = inner.rename(tmp_path / "store")
-    inner.symlink_to(store)  # the list lies beside the link, not beside what it points to
-    for folder in (outer, inner):
-        found = locate(folder)
-        assert ids(found) == {"train": [0, 3, 6, 9], "val": [1, 4, 7, 10], "test": [2, 5, 8, 11]}
-        assert found.split_words == "official, list_eval_partition.txt"
-
-
 def test_the_random_split_is_80_10_10_and_never_parts_duplicates():
-    def found(numbers):
-        return [celebamask.FaceFiles(i, Path(f"{i}.jpg"), {}) for i in numbers]
+    def sides(numbers):
+        found = [celebamask.FaceFiles(i, Path(f"{i}.jpg"), {}) for i in numbers]
+        parts, _ = splits.split_celebamask(Path("none"), found)
+        return {int(face.name): part for part, faces in parts.items() for face in faces}
 
-    parts, words = splits.split_celebamask(Path("none"), found(range(798)))
-    assert [len(parts[p]) for p in parts] == pytest.approx([638, 80, 80], abs=2) and "80/10/10" in words
-    assert len({face.name for part in parts.values() for face in part}) == 798
-    again, _ = splits.split_celebamask(Path("none"), found(range(798)))
-    assert again == parts
-    numbers = sorted({*DUPLICATES, *DUPLICATES.values()})
-    side = {}
-    for part, faces in splits.split_celebamask(Path("none"), found(numbers))[0].items():
-        side |= {int(face.name): part for face in faces}
+    side = sides(range(798))
+    assert [[*side.values()].count(part) for part in ("train", "val", "test")] == pytest.approx([638, 80, 80], abs=2)
+    assert len(side) == 798 and sides(range(798)) == side
+    side = sides(sorted({*DUPLICATES, *DUPLICATES.values()}))
     assert len(set(side.values())) == 3 and all(side[a] == side[b] for a, b in DUPLICATES.items())
-    assert "none is for" in refused(splits.split_celebamask, Path("none"), found([1, 2]))
+    assert "none is for" in refused(sides, [1, 2])
 
 
 # ---- Label fractions -----------------------------------------------------------------------------------------------
 
 
-def test_fractions_are_nested():
-    seed, faces = 1, people([str(i) for i in range(18176)])
-    subsets = [take_fraction(faces, fraction, seed) for fraction in (0.002, 0.005, 0.01, 0.1, 1)]
-    assert [len(s) for s in subsets[:3]] == [36, 91, 182] and len(subsets[-1]) == 18176
+def test_fractions_are_nested_and_drawn_with_the_seed():
+    faces = people([str(i) for i in range(18176)])
+    subsets = [take_fraction(faces, fraction, seed=1) for fraction in (0.002, 0.005, 0.01, 0.1, 1)]
+    assert [len(s) for s in subsets[:3]] == [36, 91, 182] and subsets[-1] == faces
     for small, large in pairwise(subsets):
         assert {face.name for face in small} < {face.name for face in large}
-    assert subsets[0] == take_fraction(faces, 0.002, seed) != take_fraction(faces, 0.002, seed + 1)
+    assert subsets[0] == take_fraction(faces, 0.002, seed=1) != take_fraction(faces, 0.002, seed=2)
     numbers = [int(face.name) for face in subsets[1]]
     assert numbers == sorted(numbers)
+    assert "--fraction 0.002 of 100 labels is 0.2; give 0.02" in refused(take_fraction, faces[:100], 0.002, 0)
+    assert len(take_fraction(faces[:100], 0.02, 0)) == 2
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_warped_copies_of_one_source_stay_together(seed):
-    names = [f"HELEN_{i // 7}_{i % 7}" for i in range(700)] + [f"{i}_0" for i in range(700)]
+def test_warped_copies_of_one_source_stay_together():
+    names = [f"HELEN_{i // 7}_{i % 7}" for i in range(700)] + [f"{i}_0" for i in range(700)] + ["portrait", "my_photo"]
     faces = people(names, [layouts.source_of(name) for name in names])
+    assert len({face.source for face in faces}) == 100 + 700 + 2
     before = set()
     for fraction in (0.01, 0.05, 0.2, 0.7):
-        subset = take_fraction(faces, fraction, seed)
-        assert abs(len(subset) - fraction * 1400) <= 3.5  # half of the largest source
+        subset = take_fraction(faces, fraction, seed=0)
+        assert abs(len(subset) - fraction * 1402) <= 3.5  # half of the largest source
         chosen = {face.source for face in subset}
-        assert all(face in subset for face in faces if face.source in chosen) and before <= chosen
+        assert [face for face in faces if face.source in chosen] == subset and before < chosen
         before = chosen
 
 
-def test_fewer_than_two_labels_are_refused():
-    faces = people([str(i) for i in range(100)])
-    assert len(take_fraction(faces, 0.02, 0)) == 2
-    assert "--fraction 0.002 of 100 labels is 0.2; give 0.02" in refused(take_fraction, faces, 0.002, 0)
-
-
 # ---- Flips and repetitions -----------------------------------------------------------------------------------------
-
-
-def arrays_of(n=6, size=8, classes=CELEBA):
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, len(classes), (n, size, size)).astype(np.uint8)
-    labels[:, 0] = IGNORED
-    return {"images": rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8), "labels": labels}
 
 
 @pytest.mark.parametrize("classes", [CELEBA, LAPA])
@@ -277,38 +190,28 @@ def test_left_and_right_swap_in_the_mirror_and_nothing_else(classes):
     pairs = [("l_eye", "r_eye"), ("l_brow", "r_brow"), ("l_ear", "r_ear")]
     assert swapped == {frozenset(pair) for pair in pairs if pair[0] in classes}
     assert (table[table] == np.arange(256)).all() and table[IGNORED] == IGNORED
-    assert table[classes.index("l_lip")] == classes.index("l_lip")
-    if classes == LAPA:
-        assert table[:11].tolist() == [0, 1, 3, 2, 5, 4, 6, 7, 8, 9, 10]
 
 
-def test_flips_mirror_the_picture_and_the_label_together():
-    arrays = arrays_of()
-    names = [str(i) for i in range(6)]
-    plain = FaceLabels(arrays, list(range(6)), names, CELEBA)
-    flipped = FaceLabels(arrays, list(range(6)), names, CELEBA, flip=True, seed=1)
-    mirror = torch.from_numpy(mirrored_classes(CELEBA))
-    seen = set()
-    for epoch in range(8):
-        images, labels = flipped.batch(range(6), epoch)
-        for i, (image, label) in enumerate(zip(*plain.batch(range(6)), strict=True)):
-            straight = torch.equal(images[i], image)
-            seen.add((i, straight))
-            if straight:
-                assert torch.equal(labels[i], label)
-            else:
-                assert torch.equal(images[i], image.flip(-1)) and torch.equal(labels[i], mirror[label.flip(-1).long()])
-    assert len(seen) == 12  # each face both ways
-
-
-def test_samples_depend_on_seed_epoch_and_face_alone():
-    arrays, names = arrays_of(), [str(i) for i in range(6)]
-    faces = FaceLabels(arrays, [1, 3, 5], names, CELEBA, flip=True, repeat=4, seed=3)
-    assert len(faces) == 12 and faces.names == ["1", "3", "5"]
-    whole, alone = faces.batch(range(12), epoch=2), faces.batch([7], epoch=2)
-    assert torch.equal(whole[0][7], alone[0][0]) and torch.equal(whole[1][7], alone[1][0])
-    turned = [torch.equal(whole[0][i], torch.from_numpy(arrays["images"][1]).permute(2, 0, 1)) for i in (0, 3, 6, 9)]
-    assert 0 < sum(turned) < 4  # its repetitions are drawn apart
+def test_flips_mirror_picture_and_label_together_by_seed_epoch_and_index_alone():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, len(CELEBA), (6, 8, 8)).astype(np.uint8)
+    labels[:, 0] = IGNORED
+    arrays, names = {"images": rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8), "labels": labels}, list("abcdef")
+    flipped = FaceLabels(arrays, [1, 3, 5], names, CELEBA, flip=True, repeat=4, seed=3)
+    straight = FaceLabels(arrays, [1, 3, 5], names, CELEBA, repeat=4).batch(range(12))
+    assert len(flipped) == 12 and flipped.names == ["b", "d", "f"]
+    mirror, turned = torch.from_numpy(mirrored_classes(CELEBA)), np.zeros((2, 12), bool)
+    for epoch in range(2):
+        images, labels = flipped.batch(range(12), epoch)
+        for i, (image, label) in enumerate(zip(*straight, strict=True)):
+            turned[epoch, i] = not torch.equal(images[i], image)
+            if turned[epoch, i]:
+                image, label = image.flip(-1), mirror[label.flip(-1).long()]
+            assert torch.equal(images[i], image) and torch.equal(labels[i], label)
+        alone = flipped.batch([7], epoch)
+        assert torch.equal(alone[0][0], images[7]) and torch.equal(alone[1][0], labels[7])
+    assert 0 < turned[0].sum() < 12 and (turned[0] != turned[1]).any()
+    assert any(0 < turned[0, i::3].sum() < 4 for i in range(3))  # a face's repetitions are drawn apart
 
 
 # ---- The pool ------------------------------------------------------------------------------------------------------
@@ -334,9 +237,8 @@ def test_the_pool_has_no_test_photo_wherever_it_lies_and_says_what_comes_from_wh
 
 
 def test_labels_are_no_photos_and_a_folder_must_hold_some(lapa_faces, faces, tmp_path):
-    found = pool.photos_below(lapa_faces)
-    assert found and all(p.parent.name == "images" for p in found)
-    assert {p.parent.name for p in pool.photos_below(faces)} == {"CelebA-HQ-img"}
+    assert {path.parent.name for path in pool.photos_below(lapa_faces)} == {"images"}
+    assert {path.parent.name for path in pool.photos_below(faces)} == {"CelebA-HQ-img"}
     assert "nowhere: no such folder" in refused(pool.photos_below, faces / "nowhere")
     assert "holds no photo" in refused(pool.photos_below, tmp_path)
 
@@ -347,9 +249,9 @@ def test_what_is_hidden_depends_on_seed_epoch_and_photo_alone():
     photos = [MaskedPhotos(images, names, find_region(64), 0.5, flip=True, seed=seed) for seed in (4, 4, 5)]
     shown, masks = photos[0].batch(range(6), epoch=2)
     assert shown.shape == (6, 3, 64, 64) and masks.shape == (6, 1, 64, 64) and masks.dtype == torch.bool
-    straight = [torch.equal(a, torch.from_numpy(b).permute(2, 0, 1)) for a, b in zip(shown, images, strict=True)]
-    turned = [torch.equal(a.flip(-1), torch.from_numpy(b).permute(2, 0, 1)) for a, b in zip(shown, images, strict=True)]
-    assert any(straight) and any(turned) and all(np.add(straight, turned) == 1)
+    plain = torch.from_numpy(images).permute(0, 3, 1, 2)
+    turned = (shown == plain.flip(-1)).flatten(1).all(1)
+    assert turned.any() and not turned.all() and torch.equal(shown[~turned], plain[~turned])
     again = photos[1].batch([5, 1], epoch=2)  # in another batch, of another process
     assert torch.equal(again[0], shown[[5, 1]]) and torch.equal(again[1], masks[[5, 1]])
     assert not torch.equal(photos[0].batch(range(6), epoch=3)[1], masks)

@@ -18,6 +18,7 @@ from common.run import Trained
 from masked_ssl import dataset, eval, label_fractions, layouts, predict, pretrain, recipe, train
 from masked_ssl import model as ssl_model
 from masked_ssl.classes import LAYOUTS
+from masked_ssl.splits import locate
 
 TINY = ("--size", 32, "--device", "cpu", "--amp", "off", "--batch-size", 4, "--epochs", 2, "--lr", 0.003)
 CPU = torch.device("cpu")
@@ -73,6 +74,10 @@ def same_tensors(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def read_json(path):
+    return json.loads(path.read_text())
+
+
 def rows_of(path):
     with open(path) as file:
         return list(csv.DictReader(file))
@@ -93,26 +98,19 @@ def stop_in(epoch, module, monkeypatch):
 # ---- Both steps ----------------------------------------------------------------------------------------------------
 
 
-def test_what_step_1_leaves_behind(pretrained):
-    names = {path.name for path in pretrained.iterdir()}
-    assert names == {"last.pt", "pretrain.pt", "log.csv", "curves.png", "samples.png", "run.json"}
+def test_what_the_two_steps_leave_behind(pretrained, trained):
+    files = {"last.pt", "log.csv", "curves.png", "samples.png", "run.json"}
+    assert {path.name for path in pretrained.iterdir()} == files | {"pretrain.pt"}
     first, second = rows_of(pretrained / "log.csv")
-    assert list(first) == ["epoch", "loss", "hidden_error", "lr", "seconds"]
     assert float(second["loss"]) < float(first["loss"]) and float(second["lr"]) < float(first["lr"])
     saved = load(pretrained / "pretrain.pt")
     assert saved["start"] == "random" and saved["epoch"] == 2 and "optimizer" not in saved
     assert len(saved["split"]["pool"]) == 11  # of 12: the test photo is not in it
-    assert same_tensors(saved["model"], load(pretrained / "last.pt")["model"])
 
-
-def test_what_step_2_leaves_behind(trained, pretrained):
-    names = {path.name for path in trained.iterdir()}
-    assert names == {"last.pt", "best.pt", "log.csv", "curves.png", "samples.png", "run.json"}
-    rows = rows_of(trained / "log.csv")
-    columns = "epoch steps loss cross_entropy dice val_miou val_f1 test_miou test_f1 lr seconds"
-    assert " ".join(rows[0]) == columns and [row["steps"] for row in rows] == ["5", "10"]
-    assert max(float(row["test_miou"]) for row in rows) > 1  # in per cent
-    run, saved = json.loads((trained / "run.json").read_text()), load(trained / "best.pt")
+    assert {path.name for path in trained.iterdir()} == files | {"best.pt"}
+    rows, run, saved = rows_of(trained / "log.csv"), read_json(trained / "run.json"), load(trained / "best.pt")
+    assert [row["steps"] for row in rows] == ["5", "10"]
+    assert max(float(row["test_miou"]) for row in rows) > 1  # per cent
     assert [len(run["split"][part]) for part in ("train", "val", "test")] == [10, 1, 1]
     assert str(pretrained / "pretrain.pt") in run["weights"] and "itself from random" in run["weights"]
     assert "2 epochs at 32 px on 11 of " in run["weights"]
@@ -121,23 +119,15 @@ def test_what_step_2_leaves_behind(trained, pretrained):
     assert saved["epoch"] == int(best["epoch"]) and saved["classes"] == list(LAYOUTS["celebamask"])
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ((), "50% of rows and columns 5 to 25, L1 on the region"),
-        (("--region", "whole"), "50% of rows and columns 0 to 31, L1 on the region"),
-        (("--two-thirds", "area"), "50% of rows and columns 3 to 28, L1 on the region"),
-        (("--loss-on", "masked"), "50% of rows and columns 5 to 25, L1 on the masked"),
-        (("--loss", "l2"), "50% of rows and columns 5 to 25, L2 on the region"),
-        (("--mask-ratio", 0.3), "30% of rows and columns 5 to 25, L1 on the region"),
-    ],
-)
-def test_each_flag_of_step_1_changes_its_loss(flags, words, call, faces, runs, pretrained, tmp_path, monkeypatch):
+FLAGS = ("--region whole", "--two-thirds area", "--loss-on masked", "--loss l2", "--mask-ratio 0.3", "--augment none")
+
+
+@pytest.mark.parametrize("flags", ["", *FLAGS])
+def test_each_flag_of_step_1_changes_its_loss(flags, call, faces, runs, pretrained, tmp_path, monkeypatch):
     """The run of `pretrained` with one flag more, for one epoch; without any it is that run again."""
     stop_in(2, pretrain, monkeypatch)
     arguments = ("--data", faces, "--weights", "none", "--cache", runs / "cache", *TINY, "--out", tmp_path / "run")
-    result = call(pretrain, *arguments, *flags)
-    assert result.returncode == 130 and f" px over {words}\n" in result.stdout
+    assert call(pretrain, *arguments, *flags.split()).returncode == 130
     loss, other = (rows_of(run / "log.csv")[0]["loss"] for run in (pretrained, tmp_path / "run"))
     assert (loss == other) == (not flags)
 
@@ -160,31 +150,27 @@ def test_lapa_both_steps_from_photos_of_other_folders(call, faces, runs, tmp_pat
 # ---- Where the weights come from -----------------------------------------------------------------------------------
 
 
-def test_the_encoder_goes_from_step_1_to_step_2_whole_and_the_decoder_is_new(pretrained, trained, faces):
+def test_the_encoder_goes_from_step_1_to_step_2_whole_and_the_decoder_is_new(pretrained, trained, faces, tmp_path):
     network, saved = ssl_model.Network(19), load(pretrained / "pretrain.pt")
     before = {name: x.clone() for name, x in network.decoder.state_dict().items()}
-    kind, _, seen = train.start_from(network, str(pretrained / "pretrain.pt"), dataset.locate(faces))
+    kind, _, seen = train.start_from(network, str(pretrained / "pretrain.pt"), locate(faces))
     assert same_tensors(encoder_of(network.state_dict()), encoder_of(saved["model"])) and kind == "pretrained"
     assert same_tensors(network.decoder.state_dict(), before)
     assert seen == saved["split"]["pool"] == load(trained / "best.pt")["pool"] and len(seen) == 11
     del saved["model"]["encoder.nodes.x_1_2.conv1.0.weight"]
-    torch.save(saved, pretrained.parent / "broken.pt")
-    message = refused(train.start_from, network, str(pretrained.parent / "broken.pt"), dataset.locate(faces))
+    torch.save(saved, tmp_path / "broken.pt")
+    message = refused(train.start_from, network, str(tmp_path / "broken.pt"), locate(faces))
     assert "broken.pt: its encoder does not fit this code" in message
 
 
-def test_torchvisions_file_under_any_name_fills_the_resnet_in_both_steps(tmp_path):
-    state, file = resnet50(weights=None).state_dict(), tmp_path / "my weights.bin"
+def test_torchvisions_file_under_any_name_fills_the_resnet(tmp_path, monkeypatch):
+    monkeypatch.setattr(ssl_model, "WIDTH", 64)  # the whole ResNet
+    monkeypatch.setattr(ssl_model, "Bottleneck", BOTTLENECK)
+    state, file, network = resnet50(weights=None).state_dict(), tmp_path / "my weights.bin", ssl_model.Network(3)
     torch.save({f"_orig_mod.module.{name}": x for name, x in state.items()}, file)
-    for fill in (recipe.load_backbone, lambda network, choice: train.start_from(network, choice, None)[:2]):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ssl_model, "WIDTH", 64)  # the whole ResNet
-            patch.setattr(ssl_model, "Bottleneck", BOTTLENECK)
-            network = ssl_model.Network(3)
-        kind, words = fill(network, str(file))
-        assert kind == str(file) and words == f"ResNet-50 of {file}, the rest random"
-        filled = network.encoder.backbone.state_dict()
-        assert all(torch.equal(filled[name], x) for name, x in state.items() if not name.startswith("fc."))
+    assert train.start_from(network, str(file), None) == (str(file), f"ResNet-50 of {file}, the rest random", [])
+    filled = network.encoder.backbone.state_dict()
+    assert all(torch.equal(filled[name], x) for name, x in state.items() if not name.startswith("fc."))
     del state["layer4.2.conv3.weight"]
     torch.save(state, file)
     assert "not torchvision's ResNet-50" in refused(recipe.load_backbone, network, str(file))
@@ -196,7 +182,7 @@ def test_auto_takes_the_encoder_of_the_same_data_only(pretrained, faces, monkeyp
     monkeypatch.setattr(recipe, "HERE", pretrained.parent)
     monkeypatch.setattr(recipe, "load_weights", lambda choice, name: (None, f"RANDOM, for {choice}", {}))
     monkeypatch.setattr(recipe, "load_checkpoint", lambda path, paper: LOAD(path, "masked_ssl"))
-    data, network = dataset.locate(faces), ssl_model.Network(19)
+    data, network = locate(faces), ssl_model.Network(19)
     kind, words, seen = train.start_from(network, "auto", data)
     assert kind == "pretrained" and "pretrain-2/pretrain.pt: 2 epochs" in words and len(seen) == 11
     kind, words, seen = train.start_from(network, "auto", data._replace(folder=faces.parent))
@@ -233,7 +219,7 @@ def test_eval_gives_the_numbers_that_training_logged_tables_and_figures(call, tr
     assert "mean, foreground" in out and "89.6" in out and "poor without pretraining" in out
     names = {"results.json", "table.csv", "figure4.png", "figure5.png", "faces"}
     assert {p.name for p in (tmp_path / "out").iterdir()} == names
-    results, log = json.loads((tmp_path / "out" / "results.json").read_text()), rows_of(trained / "log.csv")[-1]
+    results, log = read_json(tmp_path / "out" / "results.json"), rows_of(trained / "log.csv")[-1]
     for key in ("miou", "f1"):
         assert results[key] == pytest.approx(float(log[f"test_{key}"]))
     assert results["labels"] == 10 and list(results["per_class"]) == list(LAYOUTS["celebamask"])
@@ -258,7 +244,7 @@ def test_eval_of_two_checkpoints_side_by_side_unless_they_cannot_be(call, traine
 def test_eval_refuses_test_faces_that_either_step_has_seen_and_counts_others(call, trained, faces, runs, tmp_path):
     """Other splits of the same faces: ten of those learned from are tested, then the one that step 1 alone has seen."""
     folder = shutil.copytree(faces, tmp_path / "faces")
-    parts = {part: [face.name for face in found] for part, found in dataset.locate(faces).parts.items()}
+    parts = {part: [face.name for face in found] for part, found in locate(faces).parts.items()}
     ids = [*parts["val"], *parts["test"], *parts["train"]]
     mapping = "\n".join(f"{i} {k} {k:06d}.jpg" for k, i in enumerate(ids))
     (folder / "CelebA-HQ-to-CelebA-mapping.txt").write_text(mapping)
@@ -275,7 +261,7 @@ def test_eval_refuses_test_faces_that_either_step_has_seen_and_counts_others(cal
         out = succeed(call(eval, trained / "last.pt", *more, "--split", split, *where))
         assert (f"; {learned} OF THEM IT LEARNED FROM" in out) is (learned > 0)
         assert (f"; step 1 has seen {seen} of them, without their labels" in out) is (seen > 0)
-        results = json.loads((tmp_path / "out" / "results.json").read_text())
+        results = read_json(tmp_path / "out" / "results.json")
         assert (results["learned_in_step_2"], results["seen_in_step_1"]) == (learned, seen)
 
 
@@ -330,23 +316,19 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
     with monkeypatch.context() as patch:
         stop_in(2, train, patch)
         assert call(label_fractions, *arguments).returncode == 130
-    assert load(out / "random-1-seed0" / "last.pt")["epoch"] == 1
     text = succeed(call(label_fractions, *arguments, "--checkpointing"))
     saved = load(out / "random-1-seed0" / "last.pt")  # the one that was stopped
     assert saved["epoch"] == 2 and len(saved["starts"]) == 2 and saved["args"]["checkpointing"]
-    assert "gain, pretrain" in text and "+-" in text
     names = {"settings.json", "results.json", "table.csv", "fractions.png", "figure3.png"}
     assert {p.name for p in out.iterdir() if p.is_file()} == names
-    results = json.loads((out / "results.json").read_text())
-    found = {(r["method"], r["fraction"], r["seed"]): r for r in results["runs"]}
+    results, rows = read_json(out / "results.json"), list(csv.reader(open(out / "table.csv")))
+    found = {(r["method"], r["seed"]): r for r in results["runs"]}
     assert len(found) == 4 and {r["labels"] for r in results["runs"]} == {10}
     assert results["settings"]["encoder_lr"] == pytest.approx(0.0003)  # what was not typed is recorded too
-    rows = list(csv.reader(open(out / "table.csv")))
+    gains = [found["pretrain", seed]["miou"] - found["random", seed]["miou"] for seed in (0, 1)]
     row = next(row for row in rows if row[:3] == ["1", "10", "mIoU"])
-    gains = [found["pretrain", 1.0, s]["miou"] - found["random", 1.0, s]["miou"] for s in (0, 1)]
-    assert row[5] == f"{np.mean(gains):+.2f} +- {np.std(gains, ddof=1):.2f}"
-    assert found["random", 1.0, 0]["miou"] == pytest.approx(found["random", 1.0, 0]["log"][-1]["test_miou"])
-    assert any("neck_l" in row[2] for row in rows)
+    assert row[5] == f"{np.mean(gains):+.2f} +- {np.std(gains, ddof=1):.2f}" and row[5] in text
+    assert found["random", 0]["miou"] == pytest.approx(found["random", 0]["log"][-1]["test_miou"])
     assert (out / "random-1-seed0" / "last.pt").exists() and not (out / "random-1-seed1" / "last.pt").exists()
 
     in_process.clear()
@@ -357,34 +339,31 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
     other = shutil.copytree(faces, tmp_path / "other")
     next(other.glob("CelebAMask-HQ-mask-anno/0/*_nose.png")).unlink()
     assert "its runs have data 12 faces" in one_line_error(call(label_fractions, *arguments, "--data", other))
+    newer = shutil.copytree(pretrained, tmp_path / "pretrain") / "pretrain.pt"
+    torch.save(load(newer) | {"epoch": 3}, newer)
+    assert "its runs have pretrain 2 epochs" in one_line_error(call(label_fractions, *arguments, "--pretrained", newer))
 
 
-@pytest.fixture
-def three_pretrained(pretrained, tmp_path):
-    """Copies of it in the folders a, b and c, which say that they started from random weights, ImageNet's, a file."""
-    paths = []
-    for name, origin in (("a", "random"), ("b", "imagenet"), ("c", "/weights/mine.pth")):
-        (tmp_path / name).mkdir()
-        paths.append(tmp_path / name / "pretrain.pt")
-        torch.save(load(pretrained / "pretrain.pt") | {"start": origin}, paths[-1])
-    return paths
+def test_what_is_compared_with_which_baseline(pretrained, faces, tmp_path):
+    """Copies of a pretraining that say they started from random weights, ImageNet's and a file."""
+    saved = load(pretrained / "pretrain.pt")
 
-
-def test_what_is_compared_with_which_baseline(three_pretrained, faces):
-    data, (a, b, c) = dataset.locate(faces), three_pretrained
+    def copy(folder, **changes):
+        (tmp_path / folder).mkdir()
+        torch.save(saved | changes, tmp_path / folder / "pretrain.pt")
+        return str(tmp_path / folder / "pretrain.pt")
 
     def methods(*paths, baseline="same"):
-        return label_fractions.find_methods(Namespace(pretrained=list(map(str, paths)), baseline=baseline), data)[0]
+        return label_fractions.find_methods(Namespace(pretrained=paths, baseline=baseline), locate(faces))[0]
 
-    assert methods(a) == {"random": "none", "a": str(a)} and methods(b) == {"imagenet": "imagenet", "b": str(b)}
-    assert methods(c) == {"mine": "/weights/mine.pth", "c": str(c)}
+    a, b, c = copy("a"), copy("b", start="imagenet"), copy("c", start="/weights/mine.pth")
+    assert methods(a) == {"random": "none", "a": a} and methods(b) == {"imagenet": "imagenet", "b": b}
+    assert methods(c) == {"mine": "/weights/mine.pth", "c": c}
     assert list(methods(a, b, baseline="imagenet")) == ["imagenet", "a", "b"]
     assert "they started from imagenet and random; give --baseline" in refused(methods, a, b)
     assert "there is another run folder named a" in refused(methods, a, a)
-    random = shutil.copytree(a.parent, a.parent.with_name("random")) / "pretrain.pt"
-    assert "a run folder is named random, as the" in refused(methods, random)
-    torch.save(load(a) | {"log": []}, a)
-    assert "has not finished an epoch yet" in refused(methods, a)
+    assert "a run folder is named random, as the" in refused(methods, copy("random"))
+    assert "has not finished an epoch yet" in refused(methods, copy("d", log=[]))
 
 
 def test_a_flag_that_train_refuses_leaves_the_folder_free_for_the_right_one(call, faces, pretrained, tmp_path):
@@ -397,50 +376,39 @@ def test_a_flag_that_train_refuses_leaves_the_folder_free_for_the_right_one(call
 # ---- The data, bad input -------------------------------------------------------------------------------------------
 
 
-def test_dataset_describes_both_layouts_and_names_what_is_wrong(call, faces, tmp_path, real_pictures):
+def test_dataset_describes_both_layouts_and_names_what_is_wrong(call, faces, tmp_path):
     folder = shutil.copytree(faces, tmp_path / "faces")
     for path in folder.glob("CelebAMask-HQ-mask-anno/0/00003_*.png"):  # as CelebAMask-HQ's 4790
         Image.new("RGB", Image.open(path).size).save(path)
     out = succeed(call(dataset, "--data", folder, "--size", 32, "--out", tmp_path / "a"))
-    assert "19 classes, 10 train, 1 val, 1 test" in out and "0.017" in out and "misprint" in out
+    assert "19 classes, 10 train, 1 val, 1 test" in out and "0.31 (a misprint)" in out
     assert "1 face(s) with no class but the background" in out and "CelebA-HQ-img/3.jpg" in out
-    assert "every photo and every label can be read" in out and (tmp_path / "a" / "samples.png").exists()
     folder = layouts.write_lapa(tmp_path / "LaPa", n=20, size=40)
-    labels = sorted((folder / "test" / "labels").iterdir())
-    Image.fromarray(np.full_like(np.asarray(Image.open(labels[0])), 99)).save(labels[0])
+    label = min((folder / "test" / "labels").iterdir())
+    Image.fromarray(np.full_like(np.asarray(Image.open(label)), 99)).save(label)
     result = call(dataset, "--data", folder, "--size", 32, "--out", tmp_path / "b")
     assert result.returncode == 2 and "11 classes, 21 train, 2 val, 2 test" in result.stdout
-    assert "16 source photos" in result.stdout and "has the value 99; expected 0..10" in result.stdout
+    assert "16 source photos" in result.stdout and f"{label}: has the value 99" in result.stdout
 
 
 @pytest.mark.parametrize(
     ("module", "args", "named"),
     [
-        (train, ("--data", "{faces}", "--size", "100"), "--size 100 must be a multiple of 32"),
         (train, ("--data", "{faces}", "--fraction", "0.01"), "--fraction 0.01 of 10 labels is 0.1"),
-        (train, ("--data", "{faces}", "--weights", "lost.pt"), "lost.pt: no such file"),
-        (train, ("--data", "{faces}", "--weights", "{other}"), "a checkpoint of hair_transfer, not of masked_ssl"),
         (train, ("--data", "{faces}", "--weights", "{last}"), "a checkpoint of train.py; give the pretrain.pt"),
-        (train, ("--resume", "{pre}"), "holds no optimiser"),
         (train, ("--resume", "{pre_last}"), "a checkpoint of pretrain.py"),
         (pretrain, ("--resume", "{last}"), "a checkpoint of train.py"),
         (pretrain, ("--data", "{faces}", "--limit", "1"), "1 photo(s) are too few for batch norm"),
         (pretrain, ("--data", "{faces}", "--weights", "{pre}"), "a checkpoint of masked_ssl; give torchvision's"),
         (pretrain, ("--data", "{faces}", "--checkpointing", "--compile"), "leave it or --compile out"),
         (eval, ("{pre}",), "a checkpoint of pretrain.py, which has learned no classes"),
-        (
-            label_fractions,
-            ("--data", "{faces}", "--pretrained", "lost.pt"),
-            "lost.pt: no such file; python masked",
-        ),
+        (label_fractions, ("--data", "{faces}", "--pretrained", "lost.pt"), "lost.pt: no such file; python masked"),
         (label_fractions, ("--fraction", "0.5"), "--fraction is set by this script"),
         (label_fractions, ("--layout", "lap"), "argument --layout"),
     ],
 )
-def test_bad_arguments_are_one_clear_line(module, args, named, call, faces, pretrained, trained, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"paper": "hair_transfer", "model": {"weight": torch.zeros(1)}}, tmp_path / "other.pt")
-    files = {"other": tmp_path / "other.pt", "pre": pretrained / "pretrain.pt", "pre_last": pretrained / "last.pt"}
-    names = {"faces": faces, "last": trained / "last.pt"} | files
+def test_bad_arguments_are_one_clear_line(module, args, named, call, faces, pretrained, trained):
+    names = {"pre": pretrained / "pretrain.pt", "pre_last": pretrained / "last.pt"}
+    names |= {"faces": faces, "last": trained / "last.pt"}
     where = ("--cache", trained.parent / "cache")
     assert named in one_line_error(call(module, *(arg.format(**names) for arg in args), *where))
