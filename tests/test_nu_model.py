@@ -117,16 +117,6 @@ def test_the_network_is_its_parts_in_the_order_of_the_figure(model):
     assert found.std() > 0.01 and (found - y).abs().max() <= 1e-4
 
 
-def test_a_batch_equals_its_images_one_by_one_in_either_memory_format(model):
-    x = image(2, 3, 32, 32)
-    with torch.no_grad():
-        expected = model(x)
-        torch.testing.assert_close(torch.cat([model(x[:1]), model(x[1:])]), expected, atol=1e-4, rtol=1e-4)
-        found = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
-    model.to(memory_format=torch.contiguous_format)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-
-
 def test_the_encoder_of_the_network_takes_the_weights_of_torchvision(reference):
     encoder = DeepLabV3Plus().encoder
     fill(encoder, encoder.trunk_of(reference.state_dict()), "torchvision's ResNet-50", "imagenet")

@@ -110,7 +110,6 @@ def test_the_split_is_80_20_seeded_and_disjoint():
 def test_dataset_describes_a_folder_draws_its_figures_and_names_every_bad_file(call, faces, tmp_path, real_pictures):
     out = succeed(call(dataset, "--data", faces, "--size", 32, "--out", tmp_path / "figures"))
     assert "12 faces" in out and "every photo and every mask can be read" in out
-    assert next(line for line in out.splitlines() if line.startswith("nose")).split()[1] == "12"
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"figure1.png", "figure2.png", "figure3.png"}
     folder = shutil.copytree(faces, tmp_path / "faces")
     photo = folder / "CelebA-HQ-img" / "3.jpg"

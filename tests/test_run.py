@@ -48,8 +48,9 @@ def test_a_checkpoint_comes_back_and_what_does_not_fit_is_one_line(tmp_path):
 # ---- Writing -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "use another")])
+@pytest.mark.parametrize(
+    ("step", "number", "remedy"), [("fsync", errno.ENOSPC, "free some space"), ("replace", errno.EACCES, "use another")]
+)
 def test_a_failed_write_leaves_the_old_file_and_no_other(step, number, remedy, tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     save(path, b"old")
@@ -247,9 +248,6 @@ def test_run_folders_are_numbered_and_never_overwritten(tmp_path):
         message = refused(new_folder, out, tmp_path, "x")
         assert f"{out} already holds a run's {left}" in message and ("--resume" in message) == (left == "last.pt")
         (out / left).unlink()
-    (tmp_path / "file").write_text("")
-    assert str(tmp_path / "file" / "x") in refused(new_folder, tmp_path / "file" / "x", tmp_path, "x")
-    assert str(tmp_path / "file") in refused(new_folder, None, tmp_path / "file", "x")
 
 
 def test_results_of_several_checkpoints_do_not_meet(tmp_path):
