@@ -1,6 +1,6 @@
 """No source runs code from a file, and none downloads unchecked: whoever adds a way around must change this file too.
 
-What hostile files do is in test_bad_input.py, test_run.py, test_device.py and test_mut1ny_data.py.
+What hostile files do is in test_bad_input.py, test_device.py and test_mut1ny_data.py.
 """
 
 import ast
