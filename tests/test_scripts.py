@@ -86,8 +86,13 @@ def test_a_run_that_was_stopped_and_killed_equals_a_whole_one(name, training, fa
         steps = at_backward(patch, None, 0)
         succeed(call(training.module, *arguments(training, faces, tmp_path, "whole", "--epochs", 3)))
     number, code = (signal.SIGTERM, 143) if list(TRAININGS).index(name) % 2 else (signal.SIGINT, 130)
+
+    def stop():
+        assert signal.getsignal(number) != signal.SIG_DFL, "the script does not take it; it would end the tests"
+        os.kill(os.getpid(), number)
+
     with monkeypatch.context() as patch:
-        at_backward(patch, lambda: os.kill(os.getpid(), number), len(steps) // 3 + 1)
+        at_backward(patch, stop, len(steps) // 3 + 1)
         result = call(training.module, *arguments(training, faces, tmp_path, "my run", "--epochs", 3))
     said = [line for line in result.stderr.splitlines() if line]
     assert result.returncode == code and len(said) == 1 and "stopped; go on with: " in said[0]
