@@ -109,7 +109,7 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written goes nowhere
         sys.exit(141)
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        if out_of_memory(error):
             remedy = "give a smaller --batch-size or --size where the script has them, or --device cpu"
             _end(2, f"error: out of memory; {remedy}{Stop.hint}")
         if not any(words in str(error) for words in LOST_PROCESS):
@@ -119,6 +119,11 @@ def run(main: Callable[[], None]) -> None:
         if not error.filename:
             raise
         _end(2, f"error: {error.filename}: {error.strerror}; check the path and its permissions{Stop.hint}")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or PyTorch, on any device, has found no more memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _end(code: int, message: str) -> NoReturn:

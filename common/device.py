@@ -59,17 +59,18 @@ def pick_device(choice: str = "auto") -> torch.device:
     return torch.device(choice)
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep freed blocks for the next step; elsewhere nothing.
+def keep_freed_memory(keep: bool = True) -> None:
+    """Have glibc keep freed blocks for the next step, or no longer; elsewhere nothing.
 
     A training step frees and takes gigabytes of activations. Large blocks are mapped and unmapped each time, and much
-    of a step with large activations is then the page faults of memory that comes back as new.
+    of a step with large activations is then the page faults of memory that comes back as new. But where blocks of many
+    sizes come and go, as with large photos, kept ones do not fit the next and the peak is higher.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
-        libc.mallopt(M_TRIM_THRESHOLD, -1)  # never shrink the heap,
-        libc.mallopt(M_TOP_PAD, 64 << 20)  # let it grow by 64 MB at a time,
-        libc.mallopt(M_MMAP_MAX, 0)  # and map no block outside of it
+        libc.mallopt(M_TRIM_THRESHOLD, -1 if keep else 128 << 10)  # never shrink the heap,
+        libc.mallopt(M_TOP_PAD, 64 << 20 if keep else 128 << 10)  # let it grow by 64 MB at a time,
+        libc.mallopt(M_MMAP_MAX, 0 if keep else 65536)  # and map no block outside of it; or glibc's defaults
 
 
 def pick_amp(choice: str, device: torch.device) -> bool:

@@ -2,19 +2,23 @@
 
 import io
 import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 from tqdm import tqdm
 
-from common.cli import InputError
+from common.cli import InputError, Parser, add_machine_arguments, number, out_of_memory
+from common.device import keep_freed_memory
+from common.pictures import make_folder, overlay, save_grid, save_image, save_label
 
 # Pillow warns above 89 megapixels, which some phones have, and refuses twice as many, which read_photo() reports
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff")
+LEAST_SHARE = 0.01  # of a photo: of what covers less, the scripts say that it was not found
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -22,7 +26,9 @@ def read_photo(path: Path) -> Image.Image:
     (L, 0..255) is kept as .info["alpha"]. Raises InputError if it cannot be decoded."""
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
+            ImageOps.exif_transpose(file, in_place=True)
+            file.load()
+        image = file
         if image.mode == "F":
             raise ValueError("its pixels are floats, of which nothing says what is white: save it with 8 bits")
         if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip them to white
@@ -49,7 +55,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
             return ImageCms.profileToProfile(image.convert(colours), source, target, outputMode="RGB")
         except (ImageCms.PyCMSError, OSError):  # broken, or of another number of channels: as good as none
             pass
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def reason(path: Path, error: Exception) -> str:
@@ -143,40 +149,122 @@ def list_photos(path: Path) -> list[Path]:
     return photos
 
 
-class OwnPhotos:
-    """A user's photos, for the scripts that make pictures of them: `for name, photo in photos`, with a progress bar.
+# ---- A user's photos -----------------------------------------------------------------------------------------------
 
-    name: the file's without its suffix, with it if two photos have one name; photo: as read_photo() gives it. One that
-    cannot be read is passed over; call raise_unreadable() at the end. Raises InputError at once if there is no photo,
-    or if `out` is where they lie: pictures could replace them, or be taken for photos the next time.
+
+def add_crop_argument(add: Callable) -> None:
+    """--crop, for an argument group's add_argument."""
+    add("--crop", nargs=4, type=number(float, 0, 1), default=[0.0, 0.0, 1.0, 1.0], metavar=("L", "T", "R", "B"),
+        help="use this part of each photo alone: left, top, right, bottom, as fractions of its sides (default: all; "
+        "frame the faces as the training photos do)")  # fmt: skip
+
+
+def check_crop(crop: list[float]) -> None:
+    """Raises InputError for a --crop without area."""
+    left, top, right, bottom = crop
+    if left >= right or top >= bottom:
+        text = " ".join(f"{part:g}" for part in crop)
+        raise InputError(f"--crop {text}: keeps nothing; give left < right and top < bottom")
+
+
+def cropped(photo: Image.Image, crop: list[float]) -> Image.Image:
+    """The part of a photo, and of its alpha, that --crop keeps; at least one pixel."""
+    if crop == [0, 0, 1, 1]:
+        return photo  # without a copy: it may be large
+    left, top, right, bottom = (round(part * side) for part, side in zip(crop, 2 * photo.size, strict=True))
+    box = (left, top, max(right, left + 1), max(bottom, top + 1))
+    part = photo.crop(box)
+    if "alpha" in photo.info:
+        part.info["alpha"] = photo.info["alpha"].crop(box)
+    return part
+
+
+def add_photo_arguments(parser: Parser, what: str, out: str, picture: str) -> Callable:
+    """CHECKPOINT PHOTO..., --crop, --out and the machine's arguments -> the group's add_argument, for the script's own.
+
+    what: of the group's title; out: the default folder; picture: which one --out FILE.png is.
+    """
+    add = parser.add_argument_group(f"{what} (ours)").add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
+    add("photos", type=Path, nargs="*", metavar="PHOTO", help="photos and folders of photos")
+    add_crop_argument(add)
+    add("--out", type=Path, default=Path(out), metavar="OUT",
+        help=f"a folder; or, for one photo, a file that ends in .png: {picture} (default: ./{out})")  # fmt: skip
+    add_machine_arguments(parser)
+    return add
+
+
+class OwnPhotos:
+    """A user's photos, for the scripts that make pictures of them: photos.each(work), then photos.end(...).
+
+    `out` is a folder or, for one photo, a file: then .file is its name, else None. Raises InputError at once if there
+    is no photo, or if pictures could replace the photos or be taken for photos the next time.
     """
 
-    def __init__(self, paths: list[Path], out: Path):
-        self.paths, self.unreadable = [photo for path in paths for photo in list_photos(path)], []
+    def __init__(self, paths: list[Path], out: Path, crop: list[float]):
+        check_crop(crop)
+        if not paths:
+            raise InputError(f"no photo is given; type: {Path(sys.argv[0]).name} CHECKPOINT PHOTO [PHOTO ...]")
+        self.out, self.crop, self.without, self.failed = out, crop, [], []
+        self.paths = [photo for path in paths for photo in list_photos(path)]
         for folder in filter(Path.is_dir, paths):
             others = [p for p in files_below(folder) if p not in self.paths]
             if others:
                 print(f"{folder}: {len(others)} other file(s) are left out, such as {others[0]} (photos are "
                       f"{', '.join(PHOTO_SUFFIXES)}; give subfolders by name)")  # fmt: skip
+        self.file = out if out.suffix.lower() in PHOTO_SUFFIXES and not out.is_dir() else None
+        if self.file and out.suffix.lower() != ".png":
+            raise InputError(f"--out {out}: pictures are written as PNG; give a name that ends in .png, or a folder")
+        if self.file and len(self.paths) > 1:
+            raise InputError(f"--out {out}: is one file, but there are {len(self.paths)} photos; give a folder")
+        if self.file and out.resolve() == self.paths[0].resolve():
+            raise InputError(f"--out {out}: is the photo itself; give another name")
         if out.resolve() in {path.resolve().parent for path in self.paths}:
             raise InputError(f"--out {out}: is the folder of the photos; give another one")
 
-    def __iter__(self) -> Iterator[tuple[str, Image.Image]]:
+    def each(self, work: Callable[[str, Image.Image], float]) -> None:
+        """work(name, photo) for each, with a progress bar; it returns which share of the photo was found.
+
+        name: the file's without its suffix, with it if two photos have one name; photo: as read_photo() and --crop give
+        it. One that cannot be read, or is too large for the memory, is passed over until the end.
+        """
+        make_folder(self.file.parent if self.file else self.out)
+        keep_freed_memory(False)
         unique = len({path.stem.casefold() for path in self.paths}) == len(self.paths)  # some disks: a and A are one
         for path in tqdm(self.paths, "photos", disable=None):
             try:
                 photo = read_photo(path)
             except InputError as error:
-                self.unreadable.append(str(error))
+                self.failed.append(str(error))
                 continue
-            yield path.stem if unique else path.name, photo
+            try:
+                share = work(path.stem if unique else path.name, cropped(photo, self.crop))
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                size = f"{photo.width} x {photo.height} px"
+                self.failed.append(f"{path}: out of memory at {size}; make it smaller, or --crop to the face")
+                continue
+            if share < LEAST_SHARE:
+                self.without.append(path.name)
 
-    @property
-    def done(self) -> int:
-        """How many could be read."""
-        return len(self.paths) - len(self.unreadable)
+    def save_labels(self, name: str, photo: Image.Image, label: np.ndarray, palette: np.ndarray, legend: dict) -> None:
+        """NAME_label.png, NAME_overlay.png and NAME_legend.png, or the overlay alone as --out FILE."""
+        image = np.asarray(photo)
+        painted = overlay(image, label, palette)
+        save_image(self.file or self.out / f"{name}_overlay.png", painted)
+        if not self.file:
+            save_label(self.out / f"{name}_label.png", label, palette)
+            titles = ["photo", "classes"]
+            save_grid(self.out / f"{name}_legend.png", [[image, painted]], column_titles=titles, legend=legend, cell=3)
 
-    def raise_unreadable(self) -> None:
-        """Raise InputError with the names of those that could not be read, if there are any."""
-        if self.unreadable:
-            raise InputError("; ".join(self.unreadable))
+    def end(self, kinds: str, what: str) -> None:
+        """Say where the pictures are and in which photos no `what` was found; InputError for those passed over."""
+        done = len(self.paths) - len(self.failed)
+        if done:
+            print(f"{done} photo(s) -> {self.file or f'{self.out}: {kinds}'}")
+        if self.without:
+            print(f"no {what} covers {LEAST_SHARE:.0%} of {', '.join(self.without)}: crop to the face "
+                  "(--crop LEFT TOP RIGHT BOTTOM, as --crop 0.2 0 0.8 0.7)")  # fmt: skip
+        if self.failed:
+            raise InputError("; ".join(self.failed))

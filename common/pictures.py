@@ -87,8 +87,12 @@ def print_table(rows: list[list[str]], left: int = 1) -> None:
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:
     """H x W x 3 uint8 photo with its labels painted over; background (0) stays clear."""
-    mixed = Image.blend(Image.fromarray(image), Image.fromarray(palette[label]), opacity)
-    return np.where(label[..., None] > 0, np.asarray(mixed), image)
+    painted = image.copy()
+    for top in range(0, len(image), 512):  # by rows: a copy of 48 megapixels is 144 MB, and there would be five
+        clear, labels = image[top : top + 512], label[top : top + 512]
+        mixed = Image.blend(Image.fromarray(clear), Image.fromarray(palette[labels]), opacity)
+        np.copyto(painted[top : top + 512], np.asarray(mixed), where=labels[..., None] > 0)
+    return painted
 
 
 def save_label(path: Path, label: np.ndarray, palette: np.ndarray) -> None:
@@ -122,7 +126,10 @@ def plain(name: str) -> str:
     return " " * name.startswith("_") + name.replace("$", r"\$")
 
 
-def save_figure(path: Path, figure: "Figure", dpi: int = 100) -> None:
+DPI = 100  # dots per inch of figures
+
+
+def save_figure(path: Path, figure: "Figure", dpi: int = DPI) -> None:
     """A matplotlib figure as PNG, written whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
@@ -141,7 +148,7 @@ def save_grid(
 ) -> None:
     """Rows of pictures (H x W x 3 uint8, H x W bool, or None for a gap) with titles and a legend of names and colours.
 
-    `cell`: the side of a picture in inches, at 100 dots per inch.
+    `cell`: the side of a picture in inches, at DPI.
     """
     n_columns = max(len(row) for row in rows)
     height = cell * len(rows) + 0.3 + (0.22 * -(-len(legend) // 6) + 0.1 if legend else 0)
@@ -159,6 +166,8 @@ def save_grid(
             if picture is None:
                 axis.set_frame_on(False)
                 continue
+            k = int(max(picture.shape[:2]) / (2 * DPI * cell))  # of a large photo matplotlib would make gigabytes
+            picture = np.asarray(Image.fromarray(picture).reduce(k)) if k > 1 else picture
             axis.imshow(picture, cmap="gray", vmin=0, vmax=1 if picture.dtype == bool else 255, interpolation="nearest")
             if titles:
                 axis.set_title(titles[r][c], fontsize=7, parse_math=False)

@@ -99,6 +99,7 @@ class Trained(NamedTuple):
 def trained(model: nn.Module, checkpoint: Checkpoint, device: str = "auto", amp: str | None = None) -> Trained:
     """`model` with the checkpoint's weights; `amp` as --amp, None: as it was trained. InputError if they do not fit."""
     restore(checkpoint, model=model)
+    del checkpoint["model"]  # hundreds of megabytes, which the model has now
     device = pick_device(device)
     amp = pick_amp(amp or checkpoint["args"]["amp"], device)
     model.to(device, memory_format=memory_format(device, amp, training=False)).eval()

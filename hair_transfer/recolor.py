@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import scipy
 import torch
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor
 
 from common import cli, pictures
 from common.cli import InputError, number
 from common.device import autocast
-from common.images import OwnPhotos, read_photo
+from common.images import OwnPhotos, add_photo_arguments, read_photo
 from common.run import Trained
 from hair_transfer.dataset import normalize
 from hair_transfer.eval import grey, load
@@ -46,7 +46,7 @@ DARKEST, LIGHTEST = 4, 96  # of hair and colour, as the curve takes them: beyond
 TOE = 3  # added to lightness before the curve, which would else leave black specks in what it makes light
 OWN_CHROMA, MOST = 0.3, 12  # of the hair's own variation in chroma that stays, and how far from its middle it counts
 COLOURFUL = 40  # chroma from which on a colour keeps that much of it; grey keeps none, or it would look tinted
-STRIP_HEIGHT, TITLE = 512, 24  # px
+STRIP, ENOUGH = 256, 10**6  # rows that are dyed at a time; pixels that tell the hair's middle colour
 
 
 # ---- sRGB and CIE Lab (D65) ----------------------------------------------------------------------------------------
@@ -126,21 +126,25 @@ def refine(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
     shrink = min(1, WORK_SIDE / max(H, W))
     w, h = max(1, round(W * shrink)), max(1, round(H * shrink))
     small = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)) / 255.0
-    radius = max(1, round(RADIUS * max(h, w)))
-    a, b = guided_filter(small, resize(probability, w, h).astype(np.float64), radius, EPS)
+    p = resize(probability, w, h)
+    a, b = guided_filter(small, p.astype(np.float64), max(1, round(RADIUS * max(h, w))), EPS)
+    window = 2 * max(1, int(REACH * max(h, w) / 2)) + 1  # half the reach to either side
+    near = scipy.ndimage.maximum_filter(p >= SURE, window).astype(np.float32)
+    near = scipy.ndimage.uniform_filter(near, window, mode="nearest")  # fades out, where a plain cut would show
     hair = resize(b, W, H)
     for c in range(3):
         hair += resize(a[..., c], W, H) * (image[..., c] / np.float32(255))
-    hair = np.clip((hair - HAZE) / (FULL - HAZE), 0, 1)
-    window = 2 * max(1, int(REACH * max(H, W) / 2)) + 1  # half the reach to either side
-    near = scipy.ndimage.maximum_filter(probability >= SURE, window).astype(np.float32)
-    hair *= scipy.ndimage.uniform_filter(near, window, mode="nearest")  # fades out, where a plain cut would show
-    return np.where(hair >= 1 / 255, hair, 0).astype(np.float32)
+    hair -= HAZE
+    hair /= FULL - HAZE
+    np.clip(hair, 0, 1, out=hair)
+    hair *= resize(near, W, H)
+    hair[hair < 1 / 255] = 0
+    return hair
 
 
 def resize(values: np.ndarray, w: int, h: int) -> np.ndarray:
     """H x W float -> h x w float32, bilinear."""
-    return np.array(Image.fromarray(values.astype(np.float32)).resize((w, h), Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(values.astype(np.float32, copy=False)).resize((w, h), Image.Resampling.BILINEAR))
 
 
 # ---- Its new colour ------------------------------------------------------------------------------------------------
@@ -154,42 +158,28 @@ def recolor(image: np.ndarray, hair: np.ndarray, color: tuple[int, int, int], st
     about 1.5 where blond becomes dark; from platinum to black it is near 3, and strands look harder there. Chroma
     becomes the colour's, less of it in shadows and towards white highlights, as on a dyed strand.
     """
-    blend = hair * strength
-    dyed = blend > 0
-    if not dyed.any():
+    if not hair.any() or not strength:
         return image.copy()
-    lab = srgb_to_lab(image[dyed] / 255)  # pixels 3
     target = srgb_to_lab(np.array(color) / 255)
-    sure = hair[dyed] >= min(SURE, hair.max())
-    middle = np.median(lab[sure], axis=0)
-
+    sure = image[hair >= min(SURE, hair.max())]
+    middle = np.median(srgb_to_lab(sure[:: -(-len(sure) // ENOUGH)] / 255), axis=0)
     old, aim = np.clip([middle[0], target[0]], DARKEST, LIGHTEST)
-    curve = (np.array([old, old + LIFT * (aim - old), *lab[:, 0].clip(0, 100)]) + TOE) / (100 + TOE)
-    gamma = max(np.log(curve[1]) / np.log(curve[0]), STEEPEST)
-    light = (100 + TOE) * curve[2:] ** gamma - TOE
-    light = light.clip(0, 100)
-    shade = np.minimum(light / aim, (100 - light) / (100 - aim))[:, None]  # 1 at the colour's own lightness
     own = OWN_CHROMA * min(1, np.hypot(*target[1:]) / COLOURFUL)
-    chroma = shade * target[1:] + own * (lab[:, 1:] - middle[1:]).clip(-MOST, MOST)
-    new = np.concatenate([light[:, None], chroma], axis=1)
 
-    mixed = lab + blend[dyed][:, None] * (new - lab)
     result = image.copy()
-    result[dyed] = np.round(255 * lab_to_srgb(mixed)).astype(np.uint8)
+    for top in range(0, len(image), STRIP):
+        rows = slice(top, top + STRIP)
+        dyed = hair[rows] > 0
+        lab = srgb_to_lab(image[rows][dyed] / 255)  # pixels 3
+        curve = (np.array([old, old + LIFT * (aim - old), *lab[:, 0].clip(0, 100)]) + TOE) / (100 + TOE)
+        gamma = max(np.log(curve[1]) / np.log(curve[0]), STEEPEST)
+        light = ((100 + TOE) * curve[2:] ** gamma - TOE).clip(0, 100)
+        shade = np.minimum(light / aim, (100 - light) / (100 - aim))[:, None]  # 1 at the colour's own lightness
+        chroma = shade * target[1:] + own * (lab[:, 1:] - middle[1:]).clip(-MOST, MOST)
+        new = np.concatenate([light[:, None], chroma], axis=1)
+        mixed = lab + strength * hair[rows][dyed][:, None] * (new - lab)
+        result[rows][dyed] = np.round(255 * lab_to_srgb(mixed)).astype(np.uint8)
     return result
-
-
-def strip(images: dict[str, np.ndarray]) -> Image.Image:
-    """Pictures of one size, H x W x 3 uint8, side by side under their titles, at most STRIP_HEIGHT high."""
-    H, W = next(iter(images.values())).shape[:2]
-    h = min(H, STRIP_HEIGHT)
-    w = max(1, round(W * h / H))
-    row = Image.new("RGB", (w * len(images), h + TITLE), "white")
-    for i, (title, image) in enumerate(images.items()):
-        row.paste(Image.fromarray(image).resize((w, h), Image.Resampling.LANCZOS), (i * w, TITLE))
-        font = ImageFont.load_default(0.75 * TITLE)
-        ImageDraw.Draw(row).text(((i + 0.5) * w, TITLE / 2), title, "black", font, anchor="mm")
-    return row
 
 
 # ---- Command line --------------------------------------------------------------------------------------------------
@@ -205,43 +195,40 @@ def parse_color(text: str) -> tuple[int, int, int]:
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument_group("what to recolour (ours; the paper has the idea alone)").add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
-    add("photos", type=Path, nargs="+", metavar="PHOTO", help="photos and folders of photos")
+    add = add_photo_arguments(parser, "what to recolour", "recolored", "the recoloured photo")
     add("--color", nargs="+", required=True, metavar="COLOR", help=f"{', '.join(COLOURS)}, a CSS name or #rrggbb")
     add("--strength", type=number(float, 0, 1), default=1.0, metavar="X",
         help="0: nothing changes, 1: dyed through (default: 1)")  # fmt: skip
-    add("--out", type=Path, default=Path("recolored"), metavar="DIR", help="default: ./recolored")
-    cli.add_machine_arguments(parser)
-    args = parser.parse_args()
-    colors = {color.lower(): parse_color(color) for color in args.color}
-    photos = OwnPhotos(args.photos, args.out)
+    args = parser.parse_intermixed_args()
+    files = [text for text in args.color if Path(text).exists()]  # --color auburn a.jpg: a.jpg is no colour
+    colors = {color.lower(): parse_color(color) for color in args.color if color not in files}
+    photos = OwnPhotos([*args.photos, *map(Path, files)], args.out, args.crop)
+    if photos.file and len(colors) > 1:
+        raise InputError(f"--out {photos.file}: is one file, but there are {len(colors)} colours; give a folder")
     network = load(args.checkpoint, args.device, args.amp)
     if (part := network.checkpoint["args"]["part"]) != "hair":
         raise InputError(
             f"{args.checkpoint}: was trained to find {part}, not hair; give one of a run with --part hair (the default)"
         )
-    pictures.make_folder(args.out)
-    without = []
-    for name, photo in photos:
+
+    def dye(name: str, photo: Image.Image) -> float:
         image = np.asarray(photo)
         hair = refine(image, predict(network, photo))
-        if not hair.any():
-            without.append(name)
-        results = {color: recolor(image, hair, rgb, args.strength) for color, rgb in colors.items()}
-        for color, result in results.items():
-            picture = Image.fromarray(result)
+        strip = [image]
+        for color, rgb in colors.items():
+            strip.append(recolor(image, hair, rgb, args.strength))
+            picture = Image.fromarray(strip[-1])
             if "alpha" in photo.info:
                 picture.putalpha(photo.info["alpha"])
-            pictures.save_image(args.out / f"{name}_{color.lstrip('#')}.png", picture)
-        pictures.save_image(args.out / f"{name}_strip.png", strip({"before": image} | results))
-        pictures.save_image(args.out / f"{name}_mask.png", grey(hair))
-    if photos.done:
-        kinds = ", ".join(f"*_{kind.lstrip('#')}.png" for kind in (*colors, "strip", "mask"))
-        print(f"{photos.done} photo(s) -> {args.out}: {kinds}")
-    if without:
-        print(f"no hair found, so left as they are: {', '.join(without)}")
-    photos.raise_unreadable()
+            pictures.save_image(photos.file or photos.out / f"{name}_{color.lstrip('#')}.png", picture)
+        if not photos.file:
+            titles = ["before", *colors]
+            pictures.save_grid(photos.out / f"{name}_strip.png", [strip], column_titles=titles, cell=4)
+            pictures.save_image(photos.out / f"{name}_mask.png", grey(hair))
+        return (hair >= SURE).mean()
+
+    photos.each(dye)
+    photos.end(", ".join(f"*_{kind.lstrip('#')}.png" for kind in (*colors, "strip", "mask")), "hair")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
     python lrn_headtorso/whiten.py lrn_headtorso/runs/lrn/best.pt PHOTO FOLDER --out white
     python lrn_headtorso/whiten.py best.pt portrait.jpg --background "#2060a0"      or skyblue, transparent, beach.jpg
 
-Writes NAME.png at the photo's own size. The network sees it at the size that it was trained at (224 x 224 px: Sec. 3);
-at the photo's size a guided filter moves the contour to the photo's own edges, and near it the old background's colour
-is taken out of the person's. Farther inside, every pixel stays as it was.
+Writes NAME.png at the photo's own size, and NAME_strip.png, before and after. The network sees the photo at the size
+that it was trained at (224 x 224 px: Sec. 3). At the photo's size a guided filter moves the contour to the photo's own
+edges, and near it the old background's colour is taken out of the person's. Farther inside every pixel stays as it is.
 """
 
 import sys
@@ -22,7 +22,7 @@ from PIL import Image, ImageColor, ImageOps
 from common import cli, pictures
 from common.cli import InputError
 from common.device import autocast, to_device
-from common.images import OwnPhotos, read_photo
+from common.images import OwnPhotos, add_photo_arguments, read_photo
 from common.run import Trained
 from lrn_headtorso.dataset import normalize
 from lrn_headtorso.eval import load
@@ -54,16 +54,19 @@ def replace_background(
 
     What is transparent in the photo (.info["alpha"]) is background too.
     """
-    colours = np.asarray(photo).astype(np.float32) / 255
-    matte = refine(colours, probability, band=max(2, round(BAND * max(photo.size))))
+    image = np.asarray(photo)
+    matte = refine(image, probability, band=max(2, round(BAND * max(photo.size))))
     if "alpha" in photo.info:
         matte = np.minimum(matte, np.asarray(photo.info["alpha"], np.float32) / 255)
-    colours = foreground_colours(colours, matte)
-    if background is None:
-        cutout = np.dstack([np.where(matte[..., None] > 0, colours, 0), matte])
-        return Image.fromarray(np.rint(cutout * 255).astype(np.uint8))
-    behind = np.asarray(background, np.float32) / 255
-    return Image.fromarray(np.rint(composite(colours, matte, behind) * 255).astype(np.uint8))
+    result = np.empty((*matte.shape, 4 if background is None else 3), np.uint8)
+    behind = np.broadcast_to(np.asarray(background or 0, np.uint8), image.shape)
+    for rows, colours in foreground_colours(image, matte):
+        if background is None:
+            strip = np.dstack([np.where(matte[rows, :, None] > 0, colours, 0), matte[rows]])
+        else:
+            strip = composite(colours, matte[rows], behind[rows].astype(np.float32) / 255)
+        result[rows] = np.rint(strip * 255)
+    return Image.fromarray(result)
 
 
 def parse_background(choice: str) -> Image.Image | tuple[int, ...] | None:
@@ -82,30 +85,25 @@ def parse_background(choice: str) -> Image.Image | tuple[int, ...] | None:
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument_group("what to put on another background (ours)").add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
-    add("photos", type=Path, nargs="+", metavar="PHOTO", help="photos and folders of photos")
+    add = add_photo_arguments(parser, "what to put on another background", "whitened", "the result")
     add("--background", default="white", metavar="B", help="a colour, transparent, or a picture (default: white)")
-    add("--out", type=Path, default=Path("whitened"), metavar="DIR", help="default: ./whitened")
-    cli.add_machine_arguments(parser)
-    args = parser.parse_args()
-    photos, background = OwnPhotos(args.photos, args.out), parse_background(args.background)
+    args = parser.parse_intermixed_args()
+    photos, background = OwnPhotos(args.photos, args.out, args.crop), parse_background(args.background)
     network = load(args.checkpoint, args.device, args.amp)
-    pictures.make_folder(args.out)
-    nobody = []
-    for name, photo in photos:
-        probability = predict(network, photo)
-        if not (probability > FOUND_ABOVE).any():
-            nobody.append(name)
-        behind = background
+
+    def whiten(name: str, photo: Image.Image) -> float:
+        probability, behind = predict(network, photo), background
         if isinstance(background, Image.Image):
             behind = ImageOps.fit(background, photo.size, Image.Resampling.BICUBIC)
-        pictures.save_image(args.out / f"{name}.png", replace_background(photo, probability, behind))
-    if photos.done:
-        print(f"{photos.done} photo(s) on {args.background} -> {args.out}")
-    if nobody:
-        print(f"nobody found in {', '.join(nobody)}: all of the picture is background; crop it to head and shoulders")
-    photos.raise_unreadable()
+        result = replace_background(photo, probability, behind)
+        pictures.save_image(photos.file or photos.out / f"{name}.png", result)
+        if not photos.file:
+            titles, strip = ["before", "after"], [[np.asarray(photo), np.asarray(result)]]
+            pictures.save_grid(photos.out / f"{name}_strip.png", strip, column_titles=titles, cell=4)
+        return (probability > FOUND_ABOVE).mean()
+
+    photos.each(whiten)
+    photos.end("NAME.png, NAME_strip.png", "person")
 
 
 if __name__ == "__main__":

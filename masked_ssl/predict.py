@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from common import cli, pictures
+from common import cli
 from common.device import autocast
-from common.images import OwnPhotos, read_photo
+from common.images import OwnPhotos, add_photo_arguments, read_photo
 from common.run import Trained
 from masked_ssl.classes import legend, palette
 from masked_ssl.dataset import normalize
@@ -51,27 +51,19 @@ def predict(network: Trained, photo: Image.Image | str | Path) -> np.ndarray:
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument_group("what to predict (ours)").add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run of train.py")
-    add("photos", type=Path, nargs="+", metavar="PHOTO", help="photos and folders of photos")
-    default = Path("predictions", "masked_ssl")
-    add("--out", type=Path, default=default, metavar="DIR", help=f"default: ./{default.as_posix()}")
-    cli.add_machine_arguments(parser)
-    args = parser.parse_args()
-    photos = OwnPhotos(args.photos, args.out)
+    add_photo_arguments(parser, "what to predict", "predictions/masked_ssl", "the overlay")
+    args = parser.parse_intermixed_args()
+    photos = OwnPhotos(args.photos, args.out, args.crop)
     network = load(args.checkpoint, args.device, args.amp)
-    pictures.make_folder(args.out)
     classes = tuple(network.checkpoint["classes"])
-    for name, photo in photos:
-        image, label = np.asarray(photo), predict(network, photo)
-        painted = pictures.overlay(image, label, palette(classes))
-        pictures.save_label(args.out / f"{name}_label.png", label, palette(classes))
-        pictures.save_image(args.out / f"{name}_overlay.png", painted)
-        look = {"column_titles": ["photo", "classes"], "legend": legend(classes), "cell": 3}
-        pictures.save_grid(args.out / f"{name}_legend.png", [[image, painted]], **look)
-    if photos.done:
-        print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png")
-    photos.raise_unreadable()
+
+    def segment(name: str, photo: Image.Image) -> float:
+        label = predict(network, photo)
+        photos.save_labels(name, photo, label, palette(classes), legend(classes))
+        return (label > 0).mean()
+
+    photos.each(segment)
+    photos.end("*_label.png, *_overlay.png, *_legend.png", "face part")
 
 
 if __name__ == "__main__":

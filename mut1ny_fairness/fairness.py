@@ -26,7 +26,7 @@ from PIL import Image
 from common import cli, pictures
 from common.cli import InputError, number
 from common.data import progress
-from common.images import read_photo
+from common.images import add_crop_argument, check_crop, cropped, read_photo
 from common.metrics import confusion_matrix, counts_from_confusion
 from common.run import Trained
 from mut1ny_fairness import group_pictures, group_stats
@@ -34,7 +34,7 @@ from mut1ny_fairness.dataset import HERE, read_label
 from mut1ny_fairness.eval import describe, load_all, outputs
 from mut1ny_fairness.group_stats import HEADLINE
 from mut1ny_fairness.group_tables import all_numbers, difference_table, gap_table, score_table
-from mut1ny_fairness.groups import MIN_RANKED, Groups, Photo, cropped, find_groups, read_groups
+from mut1ny_fairness.groups import MIN_RANKED, Groups, Photo, find_groups, read_groups
 from mut1ny_fairness.losses import predicted_classes
 from mut1ny_fairness.palette import CLASSES
 
@@ -175,9 +175,7 @@ def parse_args() -> Namespace:
     add("--classes", type=class_numbers, metavar="A,B",
         help="score only these (default: all in the labels but the background; "
         f"means leave out what is not in the labels of {MIN_RANKED} people of every ranked group)")
-    add("--crop", nargs=4, type=number(float, 0, 1), default=[0.0, 0.0, 1.0, 1.0], metavar=("L", "T", "R", "B"),
-        help="the part of every photo to use, in fractions of its sides: frame the faces as the training photos do "
-        "(default: the whole photo)")
+    add_crop_argument(add)
     add("--out", type=Path, metavar="DIR",
         help="default: fairness-BY beside the first checkpoint; with --simulate runs/simulate here")
     add = parser.add_argument_group("statistics (ours)").add_argument
@@ -194,9 +192,7 @@ def parse_args() -> Namespace:
     args = parser.parse_args()
     if len(args.by) > 2 or len(set(args.by)) < len(args.by):
         parser.error(f"--by {' '.join(args.by)}: give one column or two different ones")
-    left, top, right, bottom = args.crop
-    if right - left < 0.05 or bottom - top < 0.05:
-        parser.error(f"--crop {left:g} {top:g} {right:g} {bottom:g}: keeps nothing; give left < right and top < bottom")
+    check_crop(args.crop)
     if not args.simulate and (not args.checkpoints or not args.groups):
         parser.error("give checkpoints and --groups FILE, or --simulate")
     return args

@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from common import pictures
-from common.images import read_photo
+from common.images import cropped, read_photo
 from mut1ny_fairness.group_stats import HEADLINE
-from mut1ny_fairness.groups import NOT_GIVEN, Groups, Photo, cropped, group_of
+from mut1ny_fairness.groups import NOT_GIVEN, Groups, Photo, group_of
 from mut1ny_fairness.palette import CLASSES, LEGEND, PALETTE
 
 SIDE = 256  # of a photo in the grid, at most

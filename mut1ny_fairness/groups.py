@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from common.cli import InputError
 from mut1ny_fairness.tables import inside, read_table
@@ -46,12 +45,6 @@ def read_groups(path: Path, by: list[str]) -> tuple[list[Photo], list[str]]:
         seen[image] = where
         photos.append(Photo(image, label, row.get("person") or str(image), row))
     return photos, columns
-
-
-def cropped(image: Image.Image, crop: list[float]) -> Image.Image:
-    """The part of an image that --crop keeps: left, top, right, bottom as fractions of its width and height."""
-    W, H = image.size
-    return image.crop([round(part * side) for part, side in zip(crop, (W, H, W, H), strict=True)])
 
 
 def group_of(photo: Photo, by: list[str]) -> tuple[str, ...]:

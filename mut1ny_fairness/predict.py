@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from common import cli, pictures
-from common.images import OwnPhotos, read_photo
+from common import cli
+from common.images import OwnPhotos, add_photo_arguments, read_photo
 from common.run import Trained
 from mut1ny_fairness.eval import load, outputs
 from mut1ny_fairness.losses import predicted_classes
@@ -50,26 +50,18 @@ def predict(network: Trained, photo: Image.Image | str | Path) -> np.ndarray:
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument_group("what to predict (ours)").add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
-    add("photos", type=Path, nargs="+", metavar="PHOTO", help="photos and folders of photos")
-    default = Path("predictions", "mut1ny_fairness")
-    add("--out", type=Path, default=default, metavar="DIR", help=f"default: ./{default.as_posix()}")
-    cli.add_machine_arguments(parser)
-    args = parser.parse_args()
-    photos = OwnPhotos(args.photos, args.out)
+    add_photo_arguments(parser, "what to predict", "predictions/mut1ny_fairness", "the overlay")
+    args = parser.parse_intermixed_args()
+    photos = OwnPhotos(args.photos, args.out, args.crop)
     network = load(args.checkpoint, args.device, args.amp)
-    pictures.make_folder(args.out)
-    for name, photo in photos:
-        image, label = np.asarray(photo), predict(network, photo)
-        painted = pictures.overlay(image, label, PALETTE)
-        pictures.save_label(args.out / f"{name}_label.png", label, PALETTE)
-        pictures.save_image(args.out / f"{name}_overlay.png", painted)
-        cells, titles = [[image, PALETTE[label], painted]], ["photo", "11 classes", "overlay"]
-        pictures.save_grid(args.out / f"{name}_legend.png", cells, column_titles=titles, legend=LEGEND, cell=3)
-    if photos.done:
-        print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png")
-    photos.raise_unreadable()
+
+    def segment(name: str, photo: Image.Image) -> float:
+        label = predict(network, photo)
+        photos.save_labels(name, photo, label, PALETTE, LEGEND)
+        return (label > 0).mean()
+
+    photos.each(segment)
+    photos.end("*_label.png, *_overlay.png, *_legend.png", "face part")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image
 from common import cli, pictures
 from common.celebamask import PARTS
 from common.device import autocast
-from common.images import OwnPhotos, read_photo
+from common.images import OwnPhotos, add_photo_arguments, read_photo
 from common.run import Trained
 from nu_deeplabv3plus.dataset import LEGEND, PALETTE, merge_masks
 from nu_deeplabv3plus.eval import load, scale
@@ -50,35 +50,24 @@ def predict(network: Trained, photo: Image.Image | str | Path) -> np.ndarray:
     return masks
 
 
-def write_predictions(out: Path, name: str, photo: Image.Image, masks: np.ndarray) -> None:
-    """NAME_masks/PART.png, NAME_label.png, NAME_overlay.png, NAME_legend.png; raises InputError if it cannot."""
-    folder = pictures.make_folder(out / f"{name}_masks")
-    for part, mask in zip(PARTS, masks, strict=True):
-        pictures.save_image(folder / f"{part}.png", mask.astype(np.uint8) * 255)
-    image, label = np.asarray(photo), merge_masks(masks)
-    painted = pictures.overlay(image, label, PALETTE)
-    pictures.save_label(out / f"{name}_label.png", label, PALETTE)
-    pictures.save_image(out / f"{name}_overlay.png", painted)
-    titles = ["photo", "all parts"]
-    pictures.save_grid(out / f"{name}_legend.png", [[image, painted]], column_titles=titles, legend=LEGEND, cell=3)
-
-
 def main() -> None:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument_group("what to predict (ours)").add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt of a run")
-    add("photos", type=Path, nargs="+", metavar="PHOTO", help="photos and folders of photos")
-    default = Path("predictions", "nu_deeplabv3plus")
-    add("--out", type=Path, default=default, metavar="DIR", help=f"default: ./{default.as_posix()}")
-    cli.add_machine_arguments(parser)
-    args = parser.parse_args()
-    photos = OwnPhotos(args.photos, args.out)
+    add_photo_arguments(parser, "what to predict", "predictions/nu_deeplabv3plus", "the overlay")
+    args = parser.parse_intermixed_args()
+    photos = OwnPhotos(args.photos, args.out, args.crop)
     network = load(args.checkpoint, args.device, args.amp)
-    for name, photo in photos:
-        write_predictions(args.out, name, photo, predict(network, photo))
-    if photos.done:
-        print(f"{photos.done} photo(s) -> {args.out}: *_label.png, *_overlay.png, *_legend.png, *_masks/PART.png")
-    photos.raise_unreadable()
+
+    def segment(name: str, photo: Image.Image) -> float:
+        masks = predict(network, photo)
+        photos.save_labels(name, photo, merge_masks(masks), PALETTE, LEGEND)
+        if not photos.file:
+            folder = pictures.make_folder(photos.out / f"{name}_masks")
+            for part, mask in zip(PARTS, masks, strict=True):
+                pictures.save_image(folder / f"{part}.png", mask.view(np.uint8) * np.uint8(255))
+        return max(mask.mean() for mask in masks)
+
+    photos.each(segment)
+    photos.end("*_label.png, *_overlay.png, *_legend.png, *_masks/PART.png", "face part")
 
 
 if __name__ == "__main__":

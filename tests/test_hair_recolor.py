@@ -10,7 +10,7 @@ from scipy import ndimage
 from common.celebamask import PARTS
 from common.faces import generate_face
 from common.run import Trained
-from hair_transfer.recolor import COLOURS, REACH, lab_to_srgb, parse_color, predict, recolor, refine, srgb_to_lab, strip
+from hair_transfer.recolor import COLOURS, REACH, lab_to_srgb, parse_color, predict, recolor, refine, srgb_to_lab
 
 BLOND, BLACK, BLUE = (201, 163, 106), (27, 24, 25), (48, 80, 192)
 
@@ -150,11 +150,3 @@ def test_colours_by_name_and_number():
     assert all(len(parse_color(name)) == 3 for name in COLOURS)
     for text in ("#12", "colour", ""):
         assert f"--color {text}: no such colour" in refused(parse_color, text)
-
-
-def test_a_strip_has_titles_and_is_not_higher_than_needed():
-    red = np.full((1000, 800, 3), (200, 0, 0), np.uint8)
-    wide = strip({"before": red, "teal": red, "blond": red})
-    small = np.asarray(strip({"before": red[:100, :80], "teal": red[:100, :80]}))
-    assert wide.size == (3 * 410, 512 + 24) and small.shape == (100 + 24, 160, 3)
-    assert (small[24:] == (200, 0, 0)).all() and small[:24, :80].min() < 100 < small[:24].mean()

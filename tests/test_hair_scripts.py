@@ -331,7 +331,7 @@ def test_recolor_keeps_size_orientation_alpha_and_whatever_is_no_hair(call, trai
     given, out = (trained / "best.pt", photos, tmp_path / "bald.png"), tmp_path / "out"
     result = call(recolor, *given, "--color", "blond", "#3050C0", "--out", out, "--device", "cpu")
     assert "bad.jpg" in one_line_error(result) and "3 photo(s)" in result.stdout
-    assert "no hair found, so left as they are: bald" in result.stdout
+    assert "no hair covers 1% of bald.png: crop to the face" in result.stdout
     kinds = ("blond", "3050c0", "strip", "mask")
     assert {path.name for path in out.iterdir()} == {f"{a}_{b}.png" for a in ("turned", "cut", "bald") for b in kinds}
     turned = Image.open(out / "turned_blond.png")
@@ -343,9 +343,14 @@ def test_recolor_keeps_size_orientation_alpha_and_whatever_is_no_hair(call, trai
 
 def test_recolor_with_the_network_itself(call, faces, trained, tmp_path):
     photo, out = faces / "CelebA-HQ-img" / "0.jpg", tmp_path / "out"
-    flags = ("--color", "teal", "--strength", 0, "--out", out, "--device", "cpu")
-    succeed(call(recolor, trained / "best.pt", photo, *flags))
+    flags = ("--strength", 0, "--out", out, "--device", "cpu", "--color", "teal")
+    succeed(call(recolor, trained / "best.pt", *flags, photo))  # in the order in which one may think of it
     assert (np.asarray(Image.open(out / "0_teal.png")) == np.asarray(Image.open(photo))).all()
     output = recolor.predict(recolor.load(trained / "best.pt", "cpu"), photo)
     assert output.shape == (64, 64) and output.dtype == np.float32 and 0 <= output.min() < output.max() <= 1
     assert "no such colour" in one_line_error(call(recolor, trained / "best.pt", photo, "--color", "hairy"))
+    assert "no photo is given; type:" in one_line_error(call(recolor, trained / "best.pt", "--color", "teal"))
+    succeed(call(recolor, trained / "best.pt", photo, "--color", "teal", "--out", "dyed.png", "--crop", 0, 0, 1, 0.5))
+    assert Image.open("dyed.png").size == (64, 32)
+    two = call(recolor, trained / "best.pt", photo, "--color", "teal", "red", "--out", "dyed.png")
+    assert "is one file, but there are 2 colours" in one_line_error(two)

@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from conftest import refused
 from PIL import Image, ImageCms
 
 from common.celebamask import FLIP_PAIRS, PARTS, check_masks, list_celebamask
-from common.images import OwnPhotos, files_below, list_photos, read_mask, read_photo
+from common.images import OwnPhotos, check_crop, files_below, list_photos, read_mask, read_photo
 
 
 def gradient(size=(40, 30)):
@@ -146,8 +147,13 @@ def test_files_below_follows_links_but_not_in_circles(tmp_path, monkeypatch):
     assert f"{closed}: Permission denied; make it readable" in refused(files_below, tmp_path / "masks")
 
 
+WHOLE = [0.0, 0.0, 1.0, 1.0]
+
+
 def names_of(tmp_path, *paths):
-    return [name for name, _ in OwnPhotos(list(paths), tmp_path / "out")]
+    names = []
+    OwnPhotos(list(paths), tmp_path / "out", WHOLE).each(lambda name, photo: names.append(name) or 1)
+    return names
 
 
 def test_own_photos_come_from_files_and_folders_under_names_of_their_own(tmp_path, capsys):
@@ -161,15 +167,58 @@ def test_own_photos_come_from_files_and_folders_under_names_of_their_own(tmp_pat
     assert f"1 other file(s) are left out, such as {folder / 'more' / 'c.jfif'}" in capsys.readouterr().out
     gradient().save(folder / "A.png")  # one file where case does not count
     assert names_of(tmp_path, folder) == ["A.png", "a.jpg", "b.png"]
-    assert f"--out {folder}: is the folder of the photos" in refused(OwnPhotos, [folder], folder)
+    assert f"--out {folder}: is the folder of the photos" in refused(OwnPhotos, [folder], folder, WHOLE)
 
 
-def test_a_photo_that_cannot_be_read_does_not_keep_the_others_back(tmp_path):
-    gradient().save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_text("no photo")
-    photos = OwnPhotos([tmp_path], tmp_path / "out")
-    assert [name for name, _ in photos] == ["a"] and photos.done == 1
-    assert str(tmp_path / "b.png") in refused(photos.raise_unreadable)
+def test_a_photo_that_cannot_be_read_or_is_too_large_does_not_keep_the_others_back(tmp_path, capsys):
+    for name in ("a.png", "large.png", "nobody.png"):
+        gradient().save(tmp_path / name)
+    (tmp_path / "bad.png").write_text("no photo")
+    photos = OwnPhotos([tmp_path], tmp_path / "out", WHOLE)
+
+    def work(name, photo):
+        if name == "large":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return 0.3 if name == "a" else 0.005
+
+    photos.each(work)
+    error = refused(photos.end, "*.png", "hair")
+    assert f"{tmp_path / 'bad.png'}: cannot be read" in error
+    assert f"{tmp_path / 'large.png'}: out of memory at 40 x 30 px; make it smaller, or --crop to the face" in error
+    told = capsys.readouterr().out
+    assert f"2 photo(s) -> {tmp_path / 'out'}: *.png" in told
+    assert "no hair covers 1% of nobody.png: crop to the face (--crop LEFT TOP RIGHT BOTTOM" in told
+
+    def fails(name, photo):
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        photos.each(fails)
+
+
+def test_own_framing_keeps_a_part_of_each_photo_and_of_its_alpha(tmp_path):
+    cutout = gradient().convert("RGBA")
+    cutout.putalpha(Image.fromarray(np.tri(30, 40, dtype=np.uint8) * 255))
+    cutout.save(tmp_path / "a.png")
+    seen = []
+    OwnPhotos([tmp_path], tmp_path / "out", [0.25, 0.0, 1.0, 0.5]).each(lambda name, photo: seen.append(photo) or 1)
+    assert seen[0].size == seen[0].info["alpha"].size == (30, 15)
+    assert np.array_equal(np.asarray(seen[0]), np.asarray(read_photo(tmp_path / "a.png"))[:15, 10:])
+    assert np.array_equal(np.asarray(seen[0].info["alpha"]), np.asarray(cutout)[:15, 10:, 3])
+    assert "--crop 0.5 0 0.5 1: keeps nothing; give left < right" in refused(check_crop, [0.5, 0.0, 0.5, 1.0])
+
+
+def test_one_photo_may_become_one_file(tmp_path):
+    for name in ("a.png", "b.png"):
+        gradient().save(tmp_path / name)
+    one, both = [tmp_path / "a.png"], [tmp_path]
+    photos = OwnPhotos(one, tmp_path / "new" / "result.png", WHOLE)
+    photos.each(lambda name, photo: photo.save(photos.file) or 1)
+    assert (tmp_path / "new" / "result.png").is_file()
+    assert "is one file, but there are 2 photos; give a folder" in refused(OwnPhotos, both, Path("r.png"), WHOLE)
+    assert "is the photo itself" in refused(OwnPhotos, one, tmp_path / "a.png", WHOLE)
+    assert "give a name that ends in .png, or a folder" in refused(OwnPhotos, one, Path("r.jpg"), WHOLE)
+    assert "no photo is given; type: " in refused(OwnPhotos, [], Path("out"), WHOLE)
 
 
 def test_folders_without_photos_are_named(tmp_path):

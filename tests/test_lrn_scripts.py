@@ -296,8 +296,8 @@ def test_whiten_shows_the_network_what_training_showed_it(trained, people, tmp_p
 
 def test_whiten_names_the_photos_in_which_nobody_is_found(call, people, nobody):
     out = succeed(call(whiten, nobody, people / "photos" / "0004.jpg", "--out", "white", "--device", "cpu"))
-    assert "nobody found in 0004: all of the picture is background" in out
-    assert (np.asarray(Image.open("white/0004.png")) == 255).all()
+    assert "no person covers 1% of 0004.jpg: crop to the face" in out
+    assert (np.asarray(Image.open("white/0004.png")) == 255).all() and Path("white/0004_strip.png").is_file()
 
 
 def test_dataset_describes_a_folder_and_names_every_bad_file(call, people, tmp_path, real_pictures):

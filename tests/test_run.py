@@ -41,8 +41,9 @@ def test_a_checkpoint_comes_back_and_what_does_not_fit_is_one_line(tmp_path):
     assert loaded["args"] == args
     assert f"{path}: holds no 'log'" in refused(lambda: loaded["log"])
     model, _, _, amp = trained(torch.nn.Linear(2, 3), loaded, "cpu")
-    assert torch.equal(model.weight, loaded["model"]["weight"]) and not model.training and not amp
-    assert f"{path}: its model does not fit this code" in refused(trained, torch.nn.Linear(2, 4), loaded, "cpu")
+    again = load_checkpoint(path, "a_paper")
+    assert torch.equal(model.weight, again["model"]["weight"]) and not model.training and not amp
+    assert f"{path}: its model does not fit this code" in refused(trained, torch.nn.Linear(2, 4), again, "cpu")
 
 
 # ---- Writing -------------------------------------------------------------------------------------------------------
