@@ -4,7 +4,8 @@
       CelebA-HQ-img/0.jpg ... 29999.jpg                            photos, 1024 x 1024
       CelebAMask-HQ-mask-anno/0/00000_skin.png ... 14/29999_*.png  masks, 512 x 512, black and white, folder id // 2000
 
-A part that a face lacks has no file. The raw masks overlap: skin lies under eyes, brows, nose and lips.
+The masks may also lie beside that folder. A part that a face lacks has no file. The raw masks overlap: skin lies under
+eyes, brows, nose and lips.
 Get it from https://github.com/switchablenorms/CelebAMask-HQ; non-commercial research and education only, and the data
 may not be passed on. Lee et al., "MaskGAN", CVPR 2020.
 """
@@ -16,6 +17,7 @@ from common.cli import InputError
 from common.data import identity
 from common.images import files_below
 
+PHOTOS, MASKS = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno"
 PARTS = ("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip",
          "hair", "hat", "ear_r", "neck_l", "neck", "cloth")  # fmt: skip
 NAMES = dict(zip(PARTS, ("skin", "nose", "glasses", "left eye", "right eye", "left brow", "right brow", "left ear",
@@ -46,30 +48,41 @@ class FaceFiles(NamedTuple):
         return identity(self.photo, self.masks.values())
 
 
+def celebamask_root(folder: Path) -> Path | None:
+    """The CelebAMask-HQ folder that `folder` is, holds, or is a part of."""
+    root = folder.parent if folder.name in (PHOTOS, MASKS) else folder
+    return next((path for path in (root, root / "CelebAMask-HQ") if (path / PHOTOS).is_dir()), None)
+
+
 def list_celebamask(folder: Path, part: str = "skin") -> list[FaceFiles]:
-    """The faces of a CelebAMask-HQ folder (or of the folder that holds it), sorted by id.
+    """The faces of a CelebAMask-HQ folder, or of the one that celebamask_root() finds, sorted by id.
 
     Raises InputError if there are no photos, or not a single mask of `part` ("": masks are not needed). Faces without
     any mask are listed with an empty dict, masks without a photo are left out.
     """
-    if (folder / "CelebAMask-HQ").is_dir():
-        folder = folder / "CelebAMask-HQ"
+    folder = celebamask_root(folder) or folder
     if not folder.is_dir():
         what = "with CelebA-HQ-img/ and CelebAMask-HQ-mask-anno/ in it"
         raise InputError(f"{folder}: no such folder; give the one {what}")
     faces = {}
-    for path in files_below(folder / "CelebA-HQ-img"):
+    for path in files_below(folder / PHOTOS):
         if path.stem.isdecimal() and path.suffix.lower() in (".jpg", ".jpeg", ".png"):
             faces[int(path.stem)] = FaceFiles(int(path.stem), path, {})
     if not faces:
         raise InputError(f"{folder}: looked for CelebA-HQ-img/0.jpg, ... and found none; give CelebAMask-HQ's folder")
-    for path in files_below(folder / "CelebAMask-HQ-mask-anno"):  # whatever subfolder it is in
+    beside = (folder if (folder / MASKS).is_dir() else folder.parent) / MASKS
+    masks = files_below(beside)
+    for path in masks:  # whatever subfolder it is in
         id, _, name = path.stem.partition("_")
         if id.isdecimal() and int(id) in faces and name in PARTS and path.suffix.lower() == ".png":
             faces[int(id)].masks[name] = path
     found = {name for face in faces.values() for name in face.masks}
     if part and part not in found:
         what = f"only of {', '.join(sorted(found))}" if found else "nor of any other part"
+        others = masks or [path for path in files_below(folder) if path.relative_to(folder).parts[0] != PHOTOS]
+        merged = [path for path in others if path.stem.isdecimal() and path.suffix == ".png"]
+        if not found and merged:
+            what = f"but {merged[0]} looks like a merged mask, all parts in one file, which is not read"
         raise InputError(
             f"{folder}: not one of its {len(faces)} faces has a mask of {part}, {what}; unpack all of the annotations "
             f"(CelebAMask-HQ-mask-anno/0/00000_{part}.png, ...)"

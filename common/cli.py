@@ -62,6 +62,7 @@ def add_machine_arguments(parser: Parser, amp: str | None = None) -> argparse._A
 # ---- Running a script, and stopping it ----------------------------------------------------------------------------
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # CUDA's and MPS's words, and the CPU's
+COMPILERS = ("torch._dynamo", "torch._inductor")  # modules of their errors
 LOST_PROCESS = ("closed by peer", "reset by peer", "remote process exited")  # gloo's words, and NCCL's
 
 
@@ -90,8 +91,9 @@ def hold_signals() -> Iterator[None]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call main(). Bad input, an unreadable path, too little memory: one line and exit code 2; Ctrl-C and SIGTERM: one
-    line, 130 and 143; a reader that has gone, as in `| head`: 141; a lost process of torchrun: one line and 1."""
+    """Call main(). Bad input, an unreadable path, too little memory, no compiler for --compile: one line, exit code 2;
+    Ctrl-C and SIGTERM: one line, 130 and 143; a reader that has gone, as in `| head`: 141; a lost process of torchrun:
+    one line and 1."""
     Stop.waiting, Stop.hint = None, ""
     signal.signal(signal.SIGINT, _on_signal)
     signal.signal(signal.SIGTERM, _on_signal)
@@ -112,6 +114,10 @@ def run(main: Callable[[], None]) -> None:
         if out_of_memory(error):
             remedy = "give a smaller --batch-size or --size where the script has them, or --device cpu"
             _end(2, f"error: out of memory; {remedy}{Stop.hint}")
+        if type(error).__module__.startswith(COMPILERS):
+            why = next(filter(None, str(error).splitlines()), "")[:150]
+            hint = f"{Stop.hint} --no-compile" if Stop.hint else ""
+            _end(2, f"error: torch.compile does not work here ({why}); leave it out with --no-compile{hint}")
         if not any(words in str(error) for words in LOST_PROCESS):
             raise
         _end(1, f"error: another process of this job has died, its own lines say why{Stop.hint}")

@@ -119,7 +119,7 @@ def world() -> tuple[int, int]:
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
-    """Seed PyTorch for an epoch, each process differently: dropout depends on seed, epoch and rank alone."""
+    """Seed PyTorch for an epoch, each process differently: what it draws depends on seed, epoch and rank alone."""
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, world()[0]]).generate_state(1, np.uint64)[0]))
 
 

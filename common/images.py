@@ -1,4 +1,4 @@
-"""Reading photos and masks from disk, with errors that name the file."""
+"""Reading photos and masks from disk, with errors that name the file; a user's own photos, and what is made of them."""
 
 import io
 import os
@@ -102,6 +102,11 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
         black = mask == 0
     other = mask[~white & ~black]
     if other.size:
+        if mask.ndim == 2 and mask.max() < 20:
+            raise InputError(
+                f"{path}: has values up to {mask.max()}, the class numbers of a merged mask; give the masks of single "
+                "parts, black and white"
+            )
         what = f"value {other[0]}" if mask.ndim == 2 else f"colour {tuple(other[0].tolist())}"
         raise InputError(
             f"{path}: has the {what}; a mask holds black and white alone (was it saved as JPEG or resized smoothly? "

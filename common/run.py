@@ -1,7 +1,7 @@
 """A training run: its arguments, its folder, its checkpoints. A helper, not a Trainer: the loop stays in train.py.
 
     args, saved = arguments(parser, "nu_deeplabv3plus", free=("data",))     a resumed run has its own
-    run = Run(args, saved, HERE, name="none", parts={"model": model, "optimizer": optimizer}, ...)
+    run = Run(args, saved, HERE, device, amp, name="none", parts={"model": model, "optimizer": optimizer}, ...)
     for epoch in run.epochs():
         ...
         run.end_epoch({"loss": loss, "val_loss": val_loss}, better=True)
@@ -42,6 +42,16 @@ class Checkpoint(dict):
 
     def __missing__(self, key: str):
         raise InputError(f"{self.path}: holds no {key!r}; use a checkpoint that this code has written")
+
+    def data(self, given: str | list[str] | None = None) -> str | list[str] | None:
+        """--data, else what the run had; raises InputError if it had a folder that is no longer there."""
+        was = self["args"]["data"]
+        if given or not was:
+            return given
+        for folder in [was] if isinstance(was, str) else was:
+            if not Path(folder).exists():
+                raise InputError(f"{folder}: is gone, where {self.path} had its data; give --data where they are now")
+        return was
 
 
 def load_checkpoint(path: Path, paper: str) -> Checkpoint:
@@ -144,8 +154,11 @@ def arguments(
             raise InputError(f"--resume {args.resume}: holds no optimiser to go on with; give the run's last.pt")
         parser.set_defaults(**saved["args"])
         args = parser.parse_args()
-        for name, value in saved["args"].items():
-            if name not in ("epochs", "device", "compile", *free) and getattr(args, name) != value:
+        if args.data == saved["args"]["data"]:
+            saved.data()  # raises InputError if they have moved
+        for name in vars(args).keys() - {"epochs", "device", "compile", *free, *NOT_SAVED}:
+            value = saved["args"].get(name, parser.get_default(name))
+            if getattr(args, name) != value:
                 flag = "--" + name.replace("_", "-")
                 raise InputError(
                     f"{flag} {getattr(args, name)} differs from {value} in {args.resume}; leave {flag} out to go on "

@@ -31,7 +31,7 @@ from common.celebamask import FaceFiles
 from common.cli import InputError
 from common.data import check_finite, count_seen, find, in_order, progress
 from common.device import autocast, to_device
-from common.run import Trained, load_checkpoint, result_folders, trained
+from common.run import Checkpoint, Trained, load_checkpoint, result_folders, trained
 from hair_transfer import dataset
 from hair_transfer.dataset import HERE, HairMasks, normalize
 from hair_transfer.model import DeepLabV3
@@ -101,10 +101,10 @@ def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trai
     return trained(DeepLabV3(output=args["output"], aux=args["aux"] > 0), checkpoint, device, amp)
 
 
-def faces_of(side: str, data: list[str] | None, checkpoint: dict) -> tuple[list[FaceFiles], str]:
+def faces_of(side: str, data: list[str] | None, checkpoint: Checkpoint) -> tuple[list[FaceFiles], str]:
     """The faces that the checkpoint's run trained or tested on (side: train, test, or all of the folders), and where
     they come from: `data`, or where they were then."""
-    folders, source = dataset.locate(data or checkpoint["args"]["data"])
+    folders, source = dataset.locate(checkpoint.data(data))
     faces = dataset.list_faces(folders, checkpoint["args"]["part"])
     if side != "all":
         known = [face.identity for face in faces]
@@ -112,7 +112,7 @@ def faces_of(side: str, data: list[str] | None, checkpoint: dict) -> tuple[list[
     return faces, source
 
 
-def training_faces(data: list[str] | None, checkpoint: dict) -> list[FaceFiles]:
+def training_faces(data: list[str] | None, checkpoint: Checkpoint) -> list[FaceFiles]:
     """The faces that the checkpoint's run was trained on, from `data` if they are there, else where they were then."""
     if data:
         with contextlib.suppress(InputError):

@@ -5,8 +5,8 @@
     python hair_transfer/recolor.py best.pt FOLDER --color black --strength 0.6 --out dyed
 
 Writes for each photo NAME_COLOR.png at its own size, upright; NAME_strip.png, before and after; NAME_mask.png, how much
-of each pixel is hair. Photos are read as sRGB of 8 bits; of that, pixels away from the hair keep their very values. The
-network saw faces as CelebAMask-HQ cuts them: upright, centred, about half of the picture. Crop yours likewise.
+of each pixel is hair. Photos are read as sRGB of 8 bits; pixels away from the hair do not change. The network saw faces
+as CelebAMask-HQ cuts them: upright, centred, about half of the picture. Frame yours likewise with --crop.
 """
 
 import sys
@@ -164,6 +164,8 @@ def recolor(image: np.ndarray, hair: np.ndarray, color: tuple[int, int, int], st
     sure = image[hair >= min(SURE, hair.max())]
     middle = np.median(srgb_to_lab(sure[:: -(-len(sure) // ENOUGH)] / 255), axis=0)
     old, aim = np.clip([middle[0], target[0]], DARKEST, LIGHTEST)
+    curve = (np.array([old, old + LIFT * (aim - old)]) + TOE) / (100 + TOE)
+    gamma = max(np.log(curve[1]) / np.log(curve[0]), STEEPEST)
     own = OWN_CHROMA * min(1, np.hypot(*target[1:]) / COLOURFUL)
 
     result = image.copy()
@@ -171,9 +173,8 @@ def recolor(image: np.ndarray, hair: np.ndarray, color: tuple[int, int, int], st
         rows = slice(top, top + STRIP)
         dyed = hair[rows] > 0
         lab = srgb_to_lab(image[rows][dyed] / 255)  # pixels 3
-        curve = (np.array([old, old + LIFT * (aim - old), *lab[:, 0].clip(0, 100)]) + TOE) / (100 + TOE)
-        gamma = max(np.log(curve[1]) / np.log(curve[0]), STEEPEST)
-        light = ((100 + TOE) * curve[2:] ** gamma - TOE).clip(0, 100)
+        curve = (lab[:, 0].clip(0, 100) + TOE) / (100 + TOE)
+        light = ((100 + TOE) * curve**gamma - TOE).clip(0, 100)
         shade = np.minimum(light / aim, (100 - light) / (100 - aim))[:, None]  # 1 at the colour's own lightness
         chroma = shade * target[1:] + own * (lab[:, 1:] - middle[1:]).clip(-MOST, MOST)
         new = np.concatenate([light[:, None], chroma], axis=1)
@@ -200,8 +201,10 @@ def main() -> None:
     add("--strength", type=number(float, 0, 1), default=1.0, metavar="X",
         help="0: nothing changes, 1: dyed through (default: 1)")  # fmt: skip
     args = parser.parse_intermixed_args()
-    files = [text for text in args.color if Path(text).exists()]  # --color auburn a.jpg: a.jpg is no colour
+    files = [text for text in args.color if text.lower() not in COLOURS and Path(text).exists()]  # --color auburn a.jpg
     colors = {color.lower(): parse_color(color) for color in args.color if color not in files}
+    if not colors:
+        parser.error(f"--color {' '.join(files)}: no colour; give one before the photos")
     photos = OwnPhotos([*args.photos, *map(Path, files)], args.out, args.crop)
     if photos.file and len(colors) > 1:
         raise InputError(f"--out {photos.file}: is one file, but there are {len(colors)} colours; give a folder")

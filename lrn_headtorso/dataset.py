@@ -185,7 +185,7 @@ class HeadTorso:
         return images, to_device(torch.from_numpy(alphas), device)[:, None]
 
     def augmented(self, indices: np.ndarray, device: torch.device, epoch: int) -> tuple[Tensor, Tensor]:
-        """The same, flipped, zoomed and rotated (Sec. 2.3), half of them before another background (Sec. 5)."""
+        """The same, flipped, zoomed and rotated (Sec. 2.3); with `backgrounds`, half before another one (Sec. 5)."""
         images, alphas = self.batch(indices, device)
         rngs = [np.random.default_rng([self.seed, epoch, i]) for i in indices]
         affine = torch.from_numpy(np.stack([random_affine(rng) for rng in rngs]))

@@ -166,7 +166,7 @@ def predict_maps(
 
 
 def draw_predictions(path: Path, columns: dict[str, list[np.ndarray]], row_titles: list[str] | None = None) -> None:
-    """Figure 2: photo, truth, and the mask of each network: title -> N pictures, H x W x 3 or H x W uint8."""
+    """Figure 2: photo, truth, and the mask of each network: title -> N pictures, H x W x 3 uint8 or H x W bool."""
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     titles = [title.replace(" (", "\n(").replace(", ", ",\n") for title in columns]
     pictures.save_grid(path, rows, column_titles=titles, row_titles=row_titles)
@@ -221,7 +221,7 @@ def main() -> None:
     for path in args.checkpoints:
         network = load(path, args.device, args.amp)
         checkpoint = network.checkpoint
-        folder, source, _ = dataset.locate(args.data or checkpoint["args"]["data"])
+        folder, source, _ = dataset.locate(checkpoint.data(args.data))
         pairs, _ = list_pairs(folder)
         if args.split != "all":
             known = [pair.identity for pair in pairs]

@@ -4,7 +4,7 @@
       photos/NAME.jpg      photos; also in subfolders, and LFW's own lfw/First_Last/First_Last_0001.jpg
       cutouts/NAME.png     RGBA cut-outs, alpha = mask; also NAME-removebg-preview.png; or masks, black to white
 
-A CelebAMask-HQ folder will do too: there the union of all parts is the person.
+The cut-outs may also lie beside FOLDER. A CelebAMask-HQ folder will do too: there the union of all parts is the person.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from common.celebamask import list_celebamask
+from common.celebamask import celebamask_root, list_celebamask
 from common.cli import InputError
 from common.data import identity
 from common.images import PHOTO_SUFFIXES, files_below, read_mask, read_photo, reason
@@ -44,11 +44,14 @@ def list_pairs(folder: Path) -> tuple[list[Pair], list[Path]]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one with photos/ and cutouts/ in it, or CelebAMask-HQ")
-    if (folder / "CelebA-HQ-img").is_dir() or (folder / "CelebAMask-HQ").is_dir():
+    if celebamask_root(folder):
         faces = list_celebamask(folder)
         pairs = [Pair(str(face.id), face.photo, tuple(face.masks.values())) for face in faces if face.masks]
         return pairs, [face.photo for face in faces if not face.masks]
-    photos, cutouts = (_by_name(folder, folders) for folders in (PHOTO_FOLDERS, CUTOUT_FOLDERS))
+    if folder.name in PHOTO_FOLDERS and not any((folder / name).is_dir() for name in PHOTO_FOLDERS):
+        folder = folder.parent
+    photos = _by_name(folder, PHOTO_FOLDERS)
+    cutouts = _by_name(folder, CUTOUT_FOLDERS) or _by_name(folder.parent, CUTOUT_FOLDERS)
     pairs = [Pair(name, photos[name], (cutouts[name],)) for name in sorted(photos.keys() & cutouts.keys())]
     if not pairs:
         raise InputError(
@@ -87,7 +90,8 @@ def read_alpha(path: Path) -> np.ndarray:
                     return alpha
             if image.mode == "L" and image.format != "JPEG":
                 grey = np.asarray(image)
-                return grey * np.uint8(255) if grey.max() == 1 else grey
+                if grey.max() not in range(2, 20):  # else class numbers of a merged mask: read_mask() says so
+                    return grey * np.uint8(255) if grey.max() == 1 else grey
     except Exception as error:  # decoders of broken files raise a dozen kinds
         raise InputError(f"{path}: cannot be read as an image ({reason(path, error)})") from None
     return read_mask(path).astype(np.uint8) * 255

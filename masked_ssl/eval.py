@@ -123,7 +123,7 @@ def select(args: Namespace, checkpoint: Checkpoint) -> tuple[FaceLabels, list[st
     Raises InputError for val or test faces that step 2 has learned from, and for test faces that step 1 has seen.
     """
     was, path = checkpoint["args"], checkpoint.path
-    data = locate(args.data or was["data"], was["layout"], None if args.data or args.split == "all" else was["limit"])
+    data = locate(checkpoint.data(args.data), was["layout"], None if args.data or args.split == "all" else was["limit"])
     classes = tuple(checkpoint["classes"])
     if classes not in (LAYOUTS[data.layout], LAYOUTS["lapa"]):
         raise InputError(

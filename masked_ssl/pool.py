@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.celebamask import MASKS
 from common.cli import InputError
 from common.data import open_cache, stat
 from common.images import PHOTO_SUFFIXES, files_below, read_photo
@@ -19,7 +20,7 @@ from masked_ssl.layouts import CACHE_VERSION, square
 from masked_ssl.masking import draw_mask
 from masked_ssl.splits import Data
 
-LABELS = {"CelebAMask-HQ-mask-anno": "CelebA-HQ-img", "labels": "images"}  # folder of labels -> of photos beside it
+LABELS = {"labels": "images", MASKS: ""}  # folder of labels -> of photos beside it
 
 
 def photos_below(folder: Path) -> list[Path]:

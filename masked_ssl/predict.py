@@ -3,7 +3,7 @@
     python masked_ssl/predict.py masked_ssl/runs/pretrained/best.pt portrait.jpg
     python masked_ssl/predict.py masked_ssl/runs/pretrained/best.pt PHOTO FOLDER --out parsed
 
-The network saw faces as its data set cuts them: upright, in the middle, about half of the picture. Crop yours likewise.
+The network saw faces as its data set cuts them: upright, in the middle, about half of the picture. --crop frames yours.
 Label values are the class numbers, 0 the background.
 """
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.celebamask import DUPLICATES, FaceFiles, list_celebamask
+from common.celebamask import DUPLICATES, FaceFiles, celebamask_root, list_celebamask
 from common.cli import InputError
 from common.faces import write_celebamask
 from masked_ssl.layouts import SPLITS, Face, list_lapa, write_lapa
@@ -47,12 +47,11 @@ def locate(data: str | None, layout: str = "celebamask", limit: int | None = Non
         words = data or f"data/{folder.name} of this folder"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give --data LaPa's or CelebAMask-HQ's")
-    for name in ("LaPa", "CelebAMask-HQ"):  # the folder that holds it will do
-        folder = folder / name if (folder / name).is_dir() else folder
+    folder = folder / "LaPa" if (folder / "LaPa").is_dir() else celebamask_root(folder) or folder
     if any((folder / part / "images").is_dir() for part in SPLITS):
         parts = {part: list_lapa(folder, part) for part in SPLITS}
         layout, split_words = "lapa", "LaPa's own split"
-    elif (folder / "CelebA-HQ-img").is_dir():
+    elif celebamask_root(folder):
         parts, split_words = split_celebamask(folder, list_celebamask(folder, "skin" if labels else ""))
         layout = "celebamask"
     else:

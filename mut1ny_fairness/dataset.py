@@ -26,13 +26,13 @@ from PIL import Image
 from torch import Tensor
 
 from common import cli, pictures
-from common.celebamask import check_masks, list_celebamask
+from common.celebamask import celebamask_root, check_masks, list_celebamask
 from common.cli import InputError
 from common.data import identity, open_cache, try_all
 from common.device import to_device
 from common.images import read_mask, read_photo
 from mut1ny_fairness.palette import CLASSES, LEGEND, PAINTED, PALETTE, celebamask_to_mut1ny, to_classes
-from mut1ny_fairness.prepare import HERE, Pair, is_celebamask, locate, prepare
+from mut1ny_fairness.prepare import HERE, Pair, locate, prepare
 from mut1ny_fairness.tables import inside, read_table
 
 CACHE = HERE / "data" / "cache"
@@ -68,7 +68,7 @@ def list_samples(data: str | None, manifest: str | None = None) -> tuple[list[Sa
     A Mut1ny folder without a manifest is prepared first, and it is said. Raises InputError for what cannot be used.
     """
     root, source = locate(data)
-    if is_celebamask(root):
+    if celebamask_root(root):
         if manifest:
             raise InputError(f"--manifest {manifest}: {root} is CelebAMask-HQ, which has none; leave it out")
         faces = list_celebamask(root)

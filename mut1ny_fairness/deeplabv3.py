@@ -21,12 +21,12 @@ from mut1ny_fairness.resnet import ResNet101, auxiliary_head, conv_bn_relu, upsa
 class ASPP(nn.Module):
     """B x 2048 x h x w -> B x 256 x h x w."""
 
-    def __init__(self, rates: tuple[int, ...], in_channels: int = 2048, channels: int = 256, dropout: float = 0.5):
+    def __init__(self):
         super().__init__()
-        pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(in_channels, channels, 1))
-        atrous = [conv_bn_relu(in_channels, channels, 3, dilation=rate) for rate in rates]
-        self.convs = nn.ModuleList([conv_bn_relu(in_channels, channels, 1), *atrous, pooling])
-        self.project = nn.Sequential(*conv_bn_relu(len(self.convs) * channels, channels, 1), nn.Dropout(dropout))
+        pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(2048, 256, 1))
+        atrous = [conv_bn_relu(2048, 256, 3, dilation=rate) for rate in (12, 24, 36)]
+        self.convs = nn.ModuleList([conv_bn_relu(2048, 256, 1), *atrous, pooling])
+        self.project = nn.Sequential(*conv_bn_relu(5 * 256, 256, 1), nn.Dropout(0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         *branches, pooled = [conv(x) for conv in self.convs]
@@ -41,10 +41,10 @@ class DeepLabV3(nn.Module):
     the public template; the paper does not say.
     """
 
-    def __init__(self, *, num_outputs: int = 3, aux: bool = False, rates: tuple[int, ...] = (12, 24, 36)):
+    def __init__(self, *, num_outputs: int = 3, aux: bool = False):
         super().__init__()
         self.backbone = ResNet101()
-        self.classifier = nn.Sequential(ASPP(rates), *conv_bn_relu(256, 256, 3), nn.Conv2d(256, num_outputs, 1))
+        self.classifier = nn.Sequential(ASPP(), *conv_bn_relu(256, 256, 3), nn.Conv2d(256, num_outputs, 1))
         self.aux_classifier = auxiliary_head(num_outputs) if aux else None
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from common.cli import InputError
 from common.data import check_finite, count_seen, find, in_order, progress
 from common.device import autocast, to_device
 from common.metrics import counts_from_confusion, scores_from_counts
-from common.run import Trained, load_checkpoint, result_folders, trained
+from common.run import Checkpoint, Trained, load_checkpoint, result_folders, trained
 from mut1ny_fairness import dataset
 from mut1ny_fairness.dataset import HERE, LabelledFaces, normalize
 from mut1ny_fairness.deeplabv3 import DeepLabV3
@@ -101,11 +101,11 @@ def describe(title: str, network: Trained) -> str:
     return f"{title}: {checkpoint.path}, epoch {checkpoint['epoch']}, {size} px, weights {checkpoint['weights']}"
 
 
-def select(args: Namespace, checkpoint: dict) -> tuple[LabelledFaces, list[str], str]:
+def select(args: Namespace, checkpoint: Checkpoint) -> tuple[LabelledFaces, list[str], str]:
     """The images to evaluate on, the checkpoint's test split unless told otherwise, who they are, and their source."""
     saved = checkpoint["args"]
     manifest = args.manifest or (saved["manifest"] if args.data is None else None)
-    samples, source = dataset.list_samples(args.data or saved["data"], manifest)
+    samples, source = dataset.list_samples(checkpoint.data(args.data), manifest)
     if args.split != "all":
         known = [sample.identity for sample in samples]
         samples = [samples[i] for i in find(checkpoint["split"][args.split], known, source)]

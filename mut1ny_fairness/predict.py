@@ -1,4 +1,4 @@
-"""Segment your own photos: for each, a label PNG in Mut1ny's colours and an overlay, at the photo's own size.
+"""Segment your own photos: for each, a label PNG in Mut1ny's colours, an overlay, and a legend.
 
     python mut1ny_fairness/predict.py mut1ny_fairness/runs/deeplabv3-rgb/best.pt portrait.jpg
     python mut1ny_fairness/predict.py mut1ny_fairness/runs/deeplabv3-rgb/best.pt PHOTO FOLDER --out segmented

@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 from common import cli, pictures
+from common.celebamask import celebamask_root
 from common.cli import InputError, number
 from common.data import try_all
 from common.images import PHOTO_SUFFIXES, files_below, read_photo
@@ -64,11 +65,6 @@ def locate(data: str | None) -> tuple[Path, str]:
         if (HERE / "data" / name).is_dir():
             return HERE / "data" / name, f"data/{name} of this folder"
     return write_mut1ny(HERE / "data" / "generated"), f"GENERATED (no --data, no data/mut1ny in {HERE.name})"
-
-
-def is_celebamask(root: Path) -> bool:
-    """Whether a folder is CelebAMask-HQ or holds it: that needs no preparing."""
-    return (root / "CelebA-HQ-img").is_dir() or (root / "CelebAMask-HQ").is_dir()
 
 
 def who(folder: str) -> tuple[str, str]:
@@ -269,7 +265,7 @@ def main() -> None:
     add("--out", type=Path, default=HERE / "runs" / "prepare", metavar="DIR", help="default: runs/prepare here")
     args = parser.parse_args()
     root, source = locate(args.data)
-    if is_celebamask(root):
+    if celebamask_root(root):
         raise InputError(f"{root}: CelebAMask-HQ needs no preparing; give it to train.py as it is")
     print(f"data       {source}")
     if args.manifest:

@@ -44,14 +44,13 @@ def pool(x: Tensor, bins: int) -> Tensor:
 class PyramidPooling(nn.Module):
     """B x C x h x w -> B x (C + 4 x C/4) x h x w."""
 
-    def __init__(self, channels: int, bins: tuple[int, ...] = BINS):
+    def __init__(self, channels: int):
         super().__init__()
-        self.bins = bins
-        self.convs = nn.ModuleList([conv_bn_relu(channels, channels // len(bins), 1) for _ in bins])
+        self.convs = nn.ModuleList([conv_bn_relu(channels, channels // len(BINS), 1) for _ in BINS])
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
-        levels = [upsample(conv(pool(x, n)), size) for n, conv in zip(self.bins, self.convs, strict=True)]
+        levels = [upsample(conv(pool(x, n)), size) for n, conv in zip(BINS, self.convs, strict=True)]
         return torch.cat([x, *(level.to(x.dtype) for level in levels)], dim=1)
 
 
@@ -61,14 +60,14 @@ class PSPNet(nn.Module):
     With `aux` a network in training mode returns that and the auxiliary head's.
     """
 
-    def __init__(self, *, num_outputs: int = 3, aux: bool = True, truncated: bool = False, dropout: float = 0.1):
+    def __init__(self, *, num_outputs: int = 3, aux: bool = True, truncated: bool = False):
         super().__init__()
         assert not (aux and truncated), "the auxiliary head sits on layer3, which a truncated encoder has not"
         channels = 512 if truncated else 2048
         self.backbone = ResNet101(truncated)
         self.pyramid = PyramidPooling(channels)
         self.classifier = nn.Sequential(
-            *conv_bn_relu(2 * channels, 512, 3), nn.Dropout(dropout), nn.Conv2d(512, num_outputs, 1)
+            *conv_bn_relu(2 * channels, 512, 3), nn.Dropout(0.1), nn.Conv2d(512, num_outputs, 1)
         )
         self.aux_classifier = auxiliary_head(num_outputs) if aux else None
 

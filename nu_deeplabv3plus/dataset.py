@@ -46,8 +46,7 @@ PALETTE = np.array([
 ], np.uint8)  # background, then PARTS  # fmt: skip
 LEGEND = dict(zip(NAMES.values(), PALETTE[1:], strict=True))
 SWAPPED = np.arange(len(PARTS))  # the channel of each part's mirror image
-for left, right in FLIP_PAIRS:
-    SWAPPED[[left, right]] = right, left
+SWAPPED[np.array(FLIP_PAIRS)] = np.array(FLIP_PAIRS)[:, ::-1]
 
 
 def locate(data: str | None) -> tuple[Path, str]:
@@ -117,7 +116,7 @@ def load(faces: list[FaceFiles], size: int, cache: Path) -> dict[str, np.ndarray
 
 
 def split(n: int, seed: int) -> tuple[list[int], list[int]]:
-    """train and val positions among n faces, 80/20 at random (Sec. 3.2); raises InputError if a side is too small."""
+    """train and val positions among n faces, 80/20 (Sec. 3.2), at random (ours); InputError if a side is too small."""
     order = np.random.default_rng(seed).permutation(n).tolist()
     cut = n - round(VAL_FRACTION * n)
     train, val = sorted(order[:cut]), sorted(order[cut:])
@@ -130,7 +129,7 @@ def merge_masks(masks: np.ndarray) -> np.ndarray:
     """18 x H x W bool masks -> H x W uint8 labels: 0 background, c + 1 for mask c, later masks over earlier ones."""
     label = np.zeros(masks.shape[1:], np.uint8)
     for c, mask in enumerate(masks):
-        label[mask.astype(bool)] = c + 1
+        label[mask] = c + 1
     return label
 
 

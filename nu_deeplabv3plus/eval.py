@@ -26,7 +26,7 @@ from common.data import check_finite, count_seen, find, in_order, progress
 from common.device import autocast, sum_over_processes, to_device
 from common.losses import dice_loss
 from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
-from common.run import Trained, load_checkpoint, result_folders, trained
+from common.run import Checkpoint, Trained, load_checkpoint, result_folders, trained
 from nu_deeplabv3plus import dataset
 from nu_deeplabv3plus.dataset import HERE, LEGEND, PALETTE, FaceParts, merge_masks
 from nu_deeplabv3plus.model import DeepLabV3Plus
@@ -130,10 +130,10 @@ def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trai
     return trained(DeepLabV3Plus(num_classes=len(PARTS)), load_checkpoint(Path(path), HERE.name), device, amp)
 
 
-def select(args: Namespace, checkpoint: dict) -> tuple[FaceParts, list[str], str]:
+def select(args: Namespace, checkpoint: Checkpoint) -> tuple[FaceParts, list[str], str]:
     """The faces to evaluate on (the checkpoint's unless told otherwise), who they are, and their folder in words."""
     saved = checkpoint["args"]
-    folder, source = dataset.locate(args.data or saved["data"])
+    folder, source = dataset.locate(checkpoint.data(args.data))
     faces = list_celebamask(folder)
     if args.split != "all":
         known = [face.identity for face in faces]

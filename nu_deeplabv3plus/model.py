@@ -139,14 +139,14 @@ class DeepLabV3Plus(nn.Module):
     H and W are multiples of 16 (AssertionError otherwise). 17,817,266 learnable parameters with 18 classes.
     """
 
-    def __init__(self, *, num_classes: int = 18, rates: tuple[int, ...] = (6, 12, 18), se_ratio: int = 8):
+    def __init__(self, *, num_classes: int = 18):
         super().__init__()
         self.encoder = ResNet50()
-        self.aspp = ASPP(1024, 256, rates)
-        self.encoder_se = SqueezeExcite(256, se_ratio)  # "after the 1x1 convolution in the encoder"
+        self.aspp = ASPP(1024, 256)
+        self.encoder_se = SqueezeExcite(256)  # "after the 1x1 convolution in the encoder"
         self.low_level = conv_bn_relu(256, 48, 1)
         self.decoder = nn.Sequential(conv_bn_relu(256 + 48, 256, 3), conv_bn_relu(256, 256, 3))
-        self.decoder_se = SqueezeExcite(256, se_ratio)  # "before the up-sampling operation in the decoder"
+        self.decoder_se = SqueezeExcite(256)  # "before the up-sampling operation in the decoder"
         self.classifier = nn.Conv2d(256, num_classes, 1)
         self._init_weights()
 
@@ -168,7 +168,7 @@ class DeepLabV3Plus(nn.Module):
         x = F.interpolate(x, size=low_level.shape[-2:], mode="bilinear", align_corners=False)
         x = torch.cat([x, self.low_level(low_level)], dim=1)  # B 304 H/4 W/4
         x = self.decoder_se(self.decoder(x))  # B 256 H/4 W/4
-        # paper: up x4, then the 1x1; here the other way round, because the two commute (both are linear and bilinear
-        # weights sum to 1, so the bias passes too) and 18 channels are cheaper to up-sample than 256
+        # Keras' design: up x4, then the 1x1. Here the other way round: 18 channels are cheaper to up-sample than 256.
+        # The two commute, because both are linear, and bilinear weights sum to 1, so that the bias passes too.
         x = self.classifier(x)  # B 18 H/4 W/4
         return F.interpolate(x, size=(H, W), mode="bilinear", align_corners=False)

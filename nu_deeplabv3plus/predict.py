@@ -3,7 +3,7 @@
     python nu_deeplabv3plus/predict.py nu_deeplabv3plus/runs/none/best.pt portrait.jpg
     python nu_deeplabv3plus/predict.py nu_deeplabv3plus/runs/none/best.pt PHOTO FOLDER --out parts
 
-The network saw faces as CelebAMask-HQ cuts them: upright, centred, about half of the picture. Crop yours likewise.
+The network saw faces as CelebAMask-HQ cuts them: upright, centred, about half of the picture. --crop frames yours.
 Label values are 0 background, 1 skin ... 18 cloth; where masks overlap the later part wins.
 """
 

@@ -20,10 +20,10 @@ ROWS = ["generated face", "truth", "ours"]
 # folder -> title, the row of its figure, and the columns of photo, truth and output
 COLUMNS = {
     "nu_deeplabv3plus": ("18 face parts", 2, (0, 1, 2)),
-    "hair_transfer": ("hair", 0, (0, 1, 2)),
+    "hair_transfer": ("hair", 1, (0, 1, 2)),
     "lrn_headtorso": ("head and torso", 0, (0, 1, 7)),
     "mut1ny_fairness": ("areas of a face", 2, (0, 1, 2)),
-    "masked_ssl": ("19 classes", 3, (0, 2, 1)),
+    "masked_ssl": ("19 classes", 1, (0, 2, 1)),
 }
 
 

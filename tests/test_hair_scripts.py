@@ -350,7 +350,8 @@ def test_recolor_with_the_network_itself(call, faces, trained, tmp_path):
     assert output.shape == (64, 64) and output.dtype == np.float32 and 0 <= output.min() < output.max() <= 1
     assert "no such colour" in one_line_error(call(recolor, trained / "best.pt", photo, "--color", "hairy"))
     assert "no photo is given; type:" in one_line_error(call(recolor, trained / "best.pt", "--color", "teal"))
-    succeed(call(recolor, trained / "best.pt", photo, "--color", "teal", "--out", "dyed.png", "--crop", 0, 0, 1, 0.5))
-    assert Image.open("dyed.png").size == (64, 32)
-    two = call(recolor, trained / "best.pt", photo, "--color", "teal", "red", "--out", "dyed.png")
-    assert "is one file, but there are 2 colours" in one_line_error(two)
+    one = (trained / "best.pt", photo, "--out", tmp_path / "one.png")
+    succeed(call(recolor, *one, "--crop", 0, 0, 1, 0.5, "--color", "teal"))
+    assert Image.open(tmp_path / "one.png").size == (64, 32)
+    assert "is one file, but there are 2 colours" in one_line_error(call(recolor, *one, "--color", "teal", "red"))
+    assert "no colour; give one before the photos" in one_line_error(call(recolor, *one, "--color", photo))

@@ -9,7 +9,7 @@ import pytest
 from conftest import refused
 from PIL import Image, ImageCms
 
-from common.celebamask import FLIP_PAIRS, PARTS, check_masks, list_celebamask
+from common.celebamask import FLIP_PAIRS, PARTS, celebamask_root, check_masks, list_celebamask
 from common.images import OwnPhotos, check_crop, files_below, list_photos, read_mask, read_photo
 
 
@@ -113,7 +113,8 @@ def test_what_is_no_mask_is_named(tmp_path):
     transparent = np.dstack([MASK * 255] * 4)
     cases = [
         (Image.fromarray(MASK * 37), "has the value 37; a mask holds black and white alone"),
-        (Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)), "has the value 1;"),
+        (Image.fromarray(MASK * 17), "has values up to 17, the class numbers of a merged mask"),
+        (Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8) * 2), "has the value 2;"),
         (Image.fromarray(MASK.astype(np.uint16) * 300), "has the value 300"),
         (coloured, "has the colour (200, 30, 30)"),
         (Image.fromarray(np.dstack([MASK * 255, MASK, MASK])), "has the colour (255, 1, 1)"),
@@ -241,6 +242,12 @@ def test_celebamask_is_listed_by_id_with_the_masks_that_are_there(faces, tmp_pat
     outer = tmp_path / "CelebAMask-HQ"
     outer.symlink_to(faces)
     assert [face.identity for face in list_celebamask(tmp_path)] == [face.identity for face in found]
+    assert celebamask_root(faces / "CelebA-HQ-img") == celebamask_root(faces) == faces
+    (tmp_path / "apart" / "photos").mkdir(parents=True)
+    (tmp_path / "apart" / "photos" / "CelebA-HQ-img").symlink_to(faces / "CelebA-HQ-img")
+    (tmp_path / "apart" / "CelebAMask-HQ-mask-anno").symlink_to(faces / "CelebAMask-HQ-mask-anno")
+    beside = list_celebamask(tmp_path / "apart" / "photos")
+    assert [face.identity for face in beside] == [face.identity for face in found]
     for left, right in FLIP_PAIRS:
         assert PARTS[left].replace("l_", "r_", 1) == PARTS[right]
 
@@ -254,6 +261,10 @@ def test_a_celebamask_folder_that_cannot_be_used_is_named(faces, tmp_path):
     for id in (3, 4):
         (tmp_path / "CelebA-HQ-img" / f"{id}.jpg").write_bytes(buffer.getvalue())
     assert "not one of its 2 faces has a mask of skin, nor of any other" in refused(list_celebamask, tmp_path)
+    (tmp_path / "mask").mkdir()
+    Image.fromarray(MASK * 17).save(tmp_path / "mask" / "3.png")
+    merged = f"but {tmp_path / 'mask' / '3.png'} looks like a merged mask, all parts in one file"
+    assert merged in refused(list_celebamask, tmp_path)
     masks = tmp_path / "CelebAMask-HQ-mask-anno" / "7"
     masks.mkdir(parents=True)
     for name in ("00003_hair.png", "00009_skin.png", "00003_beard.png"):

@@ -66,6 +66,10 @@ def test_lfws_own_layout(tmp_path):
     a_cutout(tmp_path / "cutouts" / "Bo_Kim_0001.png")
     pairs, alone = list_pairs(tmp_path)
     assert [pair.photo.name for pair in pairs] == ["Ann_Lee_0002.jpg", "Bo_Kim_0001.jpg"] and len(alone) == 1
+    assert list_pairs(tmp_path / "lfw") == (pairs, alone)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "lfw").rename(tmp_path / "data" / "lfw")  # the masks beside the data folder
+    assert [pair.name for pair in list_pairs(tmp_path / "data")[0]] == [pair.name for pair in pairs]
 
 
 def test_celebamask_is_the_union_of_all_parts(faces):
@@ -107,6 +111,7 @@ def test_every_kind_of_mask_is_read(tmp_path):
     assert np.array_equal(read_alpha(save(tmp_path / "rgb.png", np.dstack([mask] * 3))), mask)
     opaque = np.dstack([mask, mask, mask, np.full_like(mask, 255)])
     assert np.array_equal(read_alpha(save(tmp_path / "opaque.png", opaque)), mask)
+    assert "the class numbers of a merged mask" in refused(read_alpha, save(tmp_path / "merged.png", mask // 15))
     soft = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
     assert np.array_equal(read_alpha(save(tmp_path / "matte.png", soft)), soft)  # a grey matte is alpha
     assert np.array_equal(read_alpha(save(tmp_path / "one.png", mask // 255)), mask)

@@ -103,7 +103,7 @@ def test_the_output_has_the_size_of_the_input(model):
 
 
 def test_the_network_is_its_parts_in_the_order_of_the_figure(model):
-    """The paper's order: up x4, then the 1x1; ours is the other way round."""
+    """Keras' order: up x4, then the 1x1; ours is the other way round."""
     x = image(2, 3, 64, 96)
     with torch.no_grad():
         nn.init.normal_(model.classifier.bias)  # 0 would hide where the bias is added

@@ -136,14 +136,16 @@ def parse(monkeypatch):
 
 
 def test_a_resumed_run_has_its_own_arguments(tmp_path, parse):
-    saved = {"lr": 0.5, "epochs": 3, "data": ["/x"], "seed": 7, "limit": None, "amp": "off"}
+    saved = {"lr": 0.5, "epochs": 3, "data": [str(tmp_path)], "seed": 7, "amp": "off"}  # without --limit, as of old
     path = write(tmp_path / "last.pt", args=saved, optimizer={})
     args, checkpoint = parse("--resume", path, "--epochs", 9)
-    assert (args.lr, args.epochs, args.data, args.seed) == (0.5, 9, ["/x"], 7) and checkpoint["args"] == saved
+    assert (args.lr, args.epochs, args.data, args.seed) == (0.5, 9, [str(tmp_path)], 7) and checkpoint["args"] == saved
     args, _ = parse("--resume", path, "--lr", 0.5, "--data", "/y", free=("data",))
     assert args.data == ["/y"]
     with pytest.raises(InputError, match="--lr 0.1 differs from 0.5"):
         parse("--resume", path, "--lr", 0.1)
+    with pytest.raises(InputError, match="--limit 3 differs from None"):
+        parse("--resume", path, "--limit", 3)
     with pytest.raises(InputError, match="--data .* differs"):
         parse("--resume", path, "--data", "/y")
     with pytest.raises(SystemExit):
@@ -259,6 +261,12 @@ def test_results_of_several_checkpoints_do_not_meet(tmp_path):
     assert "same folder" in refused(result_folders, [a, a], None, "val")
 
 
+class NoCompiler(RuntimeError):
+    """As torch.compile raises it where no C compiler is."""
+
+    __module__ = "torch._dynamo.exc"
+
+
 # ---- Ends ----------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +277,7 @@ def test_results_of_several_checkpoints_do_not_meet(tmp_path):
         (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), 2, "out of memory; give a smaller --batch-size"),
         (MemoryError(), 2, "out of memory"),
         (PermissionError(errno.EACCES, "Permission denied", "/home/other"), 2, "/home/other: Permission denied; check"),
+        (NoCompiler("g++ is\nnot there"), 2, "torch.compile does not work here"),
         (RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:47"), 1, "another process of this job has died"),
     ],
 )

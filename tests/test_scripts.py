@@ -142,9 +142,14 @@ def test_a_run_stopped_in_its_first_epoch_can_be_resumed_and_data_that_changed_i
     for path, content in kept.items():
         path.write_bytes(content)
     moved = data.rename(tmp_path / "moved")
-    assert str(data) in one_line_error(call(training.module, *resume))
+    gone = f"{data}: is gone, where {tmp_path / 'run' / 'last.pt'} had its data; give --data where they are now"
+    assert gone in one_line_error(call(training.module, *resume))
     succeed(call(training.module, *resume, "--data", moved))
     assert load_checkpoint(tmp_path / "run" / "last.pt", training.folder)["epoch"] == 1
+    if training.script == "train":
+        moved.rename(tmp_path / "again")
+        evaluate = importlib.import_module(f"{training.folder}.eval")
+        assert f"{moved}: is gone, where" in one_line_error(call(evaluate, tmp_path / "run" / "best.pt"))
 
 
 @each_training

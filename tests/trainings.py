@@ -36,7 +36,7 @@ TRAININGS = {
 FOLDERS = [name for name in TRAININGS if "/" not in name]
 
 
-def nu_aspp(in_channels: int, out_channels: int, rates: tuple[int, ...]) -> nn.Module:
+def nu_aspp(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Conv2d(in_channels, out_channels, 1)
 
 
