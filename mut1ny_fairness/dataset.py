@@ -217,11 +217,11 @@ def main() -> None:
 
     found, problems = try_all(look, len(samples))
     categories, people = Counter(sample.category for sample in samples), {sample.person for sample in samples} - {""}
-    print(f"{source}: {len(samples)} images of {len(people)} known people")
-    print(", ".join(f"{count} {category}" for category, count in sorted(categories.items())))
+    kinds = ", ".join(f"{count} {category}" for category, count in sorted(categories.items()))
+    print(f"{source}: {len(samples)} images ({kinds}), with {len(people)} known people")
     if found:
         shares, off = (np.array(of_all) for of_all in zip(*found.values(), strict=True))  # n 11, n
-        print(f"{off.sum():,} label pixels in none of the 11 colours, taken as the nearest: {(off > 0).sum()} images")
+        print(f"{off.sum():,} label pixels in {(off > 0).sum()} images have none of the 11 colours: nearest counts")
         rows = [["class", "images", "pixels", "where present"]]
         for name, share in zip(CLASSES, shares.T, strict=True):
             there = share[share > 0].mean() if share.any() else 0

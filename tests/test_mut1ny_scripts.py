@@ -334,7 +334,7 @@ def test_a_photo_of_the_networks_size_is_segmented_as_in_training(trained, shipp
 
 def test_dataset_and_prepare_describe_a_folder_and_name_every_bad_file(call, shipped, faces, tmp_path):
     out = succeed(call(dataset, "--data", shipped, "--size", 32, "--out", tmp_path / "figures"))
-    assert "30 images of 3 known people" in out and "0 label pixels in none" in out
+    assert ": 30 images (" in out and "with 3 known people" in out and "0 label pixels in 0 images have none" in out
     assert next(line for line in out.splitlines() if line.startswith("nose")).split()[1] == "30"
     manifest = tmp_path / "new" / "list.csv"
     out = succeed(call(prepare, "--data", shipped, "--distance", 3, "--manifest", manifest, "--out", tmp_path / "p"))
