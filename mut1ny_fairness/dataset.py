@@ -221,7 +221,7 @@ def main() -> None:
     print(f"{source}: {len(samples)} images ({kinds}), with {len(people)} known people")
     if found:
         shares, off = (np.array(of_all) for of_all in zip(*found.values(), strict=True))  # n 11, n
-        print(f"{off.sum():,} label pixels in {(off > 0).sum()} images have none of the 11 colours: nearest counts")
+        print(f"{off.sum():,} label pixels in {(off > 0).sum()} images have none of the 11 colours, so the nearest")
         rows = [["class", "images", "pixels", "where present"]]
         for name, share in zip(CLASSES, shares.T, strict=True):
             there = share[share > 0].mean() if share.any() else 0
