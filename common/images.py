@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import unicodedata
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,12 @@ def files_below(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(root, name) for name in names if not name.startswith(".")]
     return sorted(found)
+
+
+def name_of(path: Path) -> str:
+    """A file's name without its suffix, by which photos and masks go together: macOS writes accents as letters of their
+    own, others do not."""
+    return unicodedata.normalize("NFC", path.stem)
 
 
 def list_photos(path: Path) -> list[Path]:

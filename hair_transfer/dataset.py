@@ -30,7 +30,7 @@ from common.cli import InputError
 from common.data import open_cache, try_all
 from common.device import to_device
 from common.faces import write_celebamask
-from common.images import list_photos, read_mask, read_photo
+from common.images import list_photos, name_of, read_mask, read_photo
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / "data" / "cache"
@@ -78,11 +78,11 @@ def list_pairs(folder: Path) -> list[FaceFiles]:
     Raises InputError for a photo without a mask: here every mask must exist.
     """
     photos = list_photos(folder / "photos")
-    masks = {path.stem: path for path in list_photos(folder / "masks")}
+    masks = {name_of(path): path for path in list_photos(folder / "masks")}
     for photo in photos:
-        if photo.stem not in masks:
+        if name_of(photo) not in masks:
             raise InputError(f"{photo}: has no mask {folder / 'masks' / photo.stem}.png; add one (all black: no hair)")
-    return [FaceFiles(i, photo, {"hair": masks[photo.stem]}) for i, photo in enumerate(photos)]
+    return [FaceFiles(i, photo, {"hair": masks[name_of(photo)]}) for i, photo in enumerate(photos)]
 
 
 def split(ids: list[int], seed: int) -> tuple[list[int], list[int]]:

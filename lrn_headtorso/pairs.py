@@ -8,7 +8,6 @@ The cut-outs may also lie beside FOLDER. A CelebAMask-HQ folder will do too: the
 """
 
 import re
-import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from PIL import Image
 from common.celebamask import celebamask_root, list_celebamask
 from common.cli import InputError
 from common.data import identity
-from common.images import PHOTO_SUFFIXES, files_below, read_mask, read_photo, reason
+from common.images import PHOTO_SUFFIXES, files_below, name_of, read_mask, read_photo, reason
 
 PHOTO_FOLDERS = ("photos", "lfw", "lfw-deepfunneled", "lfw_funneled")
 CUTOUT_FOLDERS = ("cutouts", "masks")
@@ -68,8 +67,7 @@ def _by_name(folder: Path, subfolders: tuple[str, ...]) -> dict[str, Path]:
     for path in (path for sub in subfolders for path in files_below(folder / sub)):
         if path.suffix.lower() not in PHOTO_SUFFIXES:
             continue
-        name = re.sub("(-removebg(-preview)?)+$", "", path.stem)  # what remove.bg appends to its downloads
-        name = unicodedata.normalize("NFC", name)  # macOS writes an accent as a letter of its own
+        name = re.sub("(-removebg(-preview)?)+$", "", name_of(path))  # what remove.bg appends to its downloads
         if name in found:
             raise InputError(f"{path}: has the name of {found[name]}; pairs go by name, rename one of them")
         found[name] = path

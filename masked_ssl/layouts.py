@@ -22,7 +22,7 @@ from common import faces
 from common.celebamask import PARTS
 from common.cli import InputError
 from common.data import identity
-from common.images import PHOTO_SUFFIXES, files_below, read_mask, read_photo, reason
+from common.images import PHOTO_SUFFIXES, files_below, name_of, read_mask, read_photo, reason
 from masked_ssl.classes import LAPA, mirrored_classes
 
 SPLITS = ("train", "val", "test")  # LaPa's folders
@@ -52,13 +52,14 @@ class Face(NamedTuple):
 def list_lapa(folder: Path, part: str) -> list[Face]:
     """The photos in folder/part with their labels, sorted by name; InputError if one has no label, or there is none."""
     images, labels = folder / part / "images", folder / part / "labels"
-    photos = {path.stem: path for path in files_below(images) if path.suffix.lower() in PHOTO_SUFFIXES}
+    photos = {name_of(path): path for path in files_below(images) if path.suffix.lower() in PHOTO_SUFFIXES}
+    found = {name_of(path): path for path in files_below(labels) if path.suffix == ".png"}
     if not photos:
         raise InputError(f"{images}: holds no photo; LaPa has {part}/images/NAME.jpg and {part}/labels/NAME.png")
     for name, photo in photos.items():
-        if not (labels / f"{name}.png").is_file():
+        if name not in found:
             raise InputError(f"{photo}: has no label {labels / name}.png; unpack the labels too or remove the photo")
-    return [Face(name, photos[name], {"": labels / f"{name}.png"}, source_of(name)) for name in sorted(photos)]
+    return [Face(name, photos[name], {"": found[name]}, source_of(name)) for name in sorted(photos)]
 
 
 def source_of(name: str) -> str:

@@ -33,7 +33,7 @@ from common import cli, pictures
 from common.celebamask import celebamask_root
 from common.cli import InputError, number
 from common.data import try_all
-from common.images import PHOTO_SUFFIXES, files_below, read_photo
+from common.images import PHOTO_SUFFIXES, files_below, name_of, read_photo
 from mut1ny_fairness.generate import write_mut1ny
 from mut1ny_fairness.tables import inside, read_text
 
@@ -143,9 +143,9 @@ def pairs_of_folders(root: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
     label. Upper and lower case are one."""
     files = [path for path in files_below(root) if path.suffix.lower() in PHOTO_SUFFIXES]
     under = {top: [p for p in files if p.relative_to(root).parts[0].lower() == top] for top in ("samples", "labels")}
-    labels = {(path.parent.name.lower(), path.stem.lower()): path for path in under["labels"]}
+    labels = {(path.parent.name.lower(), name_of(path).lower()): path for path in under["labels"]}
     folders = {folder for folder, _ in labels}
-    found = [(path, labels.get((label_folder(path.parent.name.lower(), folders), path.stem.lower())))
+    found = [(path, labels.get((label_folder(path.parent.name.lower(), folders), name_of(path).lower())))
              for path in under["samples"]]  # fmt: skip
     lonely = [path.relative_to(root).as_posix() for path, label in found if not label]
     return [pair for pair in found if pair[1]], lonely

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 from common.cli import InputError
@@ -55,4 +56,5 @@ def inside(root: Path, name: str, where: str) -> Path:
         outside = True
     if outside or path.is_absolute() or re.match(r"[A-Za-z]:", name):
         raise InputError(f"{where}: the path {name!r} leaves {root}; correct it, or copy the file into the folder")
-    return root / path
+    spelled = (root / unicodedata.normalize(form, str(path)) for form in ("NFC", "NFD"))  # Linux', and macOS' accents
+    return next((other for other in spelled if other.exists()), root / path)

@@ -31,6 +31,7 @@ FOLDERS = {  # folder -> the module of its tables here; "." is the repository's 
 }
 OF_THE_MACHINE = ("--cache", "--resume", "--device")  # flags that do not change a result
 Rows = list[list[str]]
+Results = dict[str, dict]  # of a folder, by the file's path in results/ without suffix
 
 
 # ---- From a run to a file of results -------------------------------------------------------------------------------
@@ -64,23 +65,14 @@ def times(log: list[dict]) -> dict:
 
 
 def clean_command(command: str) -> str:
-    """A run's command as a reader would type it: PATH or MORE_PHOTOS for data, nothing that concerns the machine."""
-    words = shlex.split(command)
-    script = "/".join(Path(words[0]).parts[-2:])
-    kept, values = [], iter(words[1:])
-    for word in values:
+    """A run's command without what concerns the machine."""
+    words, kept = iter(shlex.split(command)), []
+    for word in words:
         if word in OF_THE_MACHINE:
-            next(values)
-        elif word == "--out":  # where later commands find the run
-            kept += ["--out", (Path(script).parent / "runs" / Path(next(values)).name).as_posix()]
-        elif word.startswith("/") and kept[-1] in ("--photos", "MORE_PHOTOS"):
-            kept += ["MORE_PHOTOS"] * (kept[-1] == "--photos")
-        elif word.startswith("/"):
-            in_runs = Path(script).parent / "runs" / "/".join(Path(word).parts[-2:])  # where it would lie without --out
-            kept.append("PATH" if kept[-1] in ("--data", "PATH") else in_runs.as_posix())
+            next(words)
         else:
-            kept.append(word)
-    return shlex.join(["python", script, *kept])
+            kept.append(_without_paths(word))
+    return shlex.join(["python", *kept])
 
 
 def _number(text: str) -> float | int | str | None:
@@ -105,22 +97,10 @@ def _without_paths(value):
 # ---- From files of results to tables -------------------------------------------------------------------------------
 
 
-class NotMeasured(Exception):
-    """A table needs a run that has no results yet."""
-
-
-class Results(dict):
-    """A folder's results by file name (generated/NAME too); asking for one that is not there raises NotMeasured."""
-
-    def __missing__(self, name: str):
-        raise NotMeasured(name)
-
-
 def read_results(folder: str) -> Results:
-    """folder/results/**/*.json by their path in it, without suffix."""
     root = ROOT / folder / "results"
     found = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.json"))}
-    return Results((name, json.loads(path.read_text())) for name, path in found.items())
+    return {name: json.loads(path.read_text()) for name, path in found.items()}
 
 
 def markdown(rows: Rows) -> str:
@@ -148,9 +128,8 @@ def tested_runs(runs: dict[str, dict], score: str, title: str) -> Rows:
     rows = [["run", "best epoch", "loss, test", "training", f"{title}, test", "training", "s per epoch", "min"]]
     for name, run in runs.items():
         found, best = run["results"], run["log"][run["results"]["epoch"] - 1]
-        losses = f"{found['loss']:.4f}", f"{best['loss']:.4f}"
-        scores = f"{found[score]:.3f}", f"{best[score]:.3f}"
-        rows.append([f"`{name}`", f"{found['epoch']} of {run['epochs']}", *losses, *scores, *length(run)])
+        scores = f"{found['loss']:.4f}", f"{best['loss']:.4f}", f"{found[score]:.3f}", f"{best[score]:.3f}"
+        rows.append([f"`{name}`", f"{found['epoch']} of {run['epochs']}", *scores, *length(run)])
     return rows
 
 
@@ -161,11 +140,7 @@ def render(folder: str, text: str) -> str:
     results = whole if folder == "." else whole[folder]
 
     def table(found: re.Match) -> str:
-        try:
-            rows = markdown(tables[found[2]](results))
-        except NotMeasured:
-            rows = "not measured yet"
-        return f"{found[1]}{rows}\n{found[3]}"
+        return f"{found[1]}{markdown(tables[found[2]](results))}\n{found[3]}"
 
     return re.sub(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- /table -->)", table, text, flags=re.DOTALL)
 

@@ -6,7 +6,6 @@ import random
 import shutil
 import zlib
 
-import numpy as np
 import pytest
 import torch
 from conftest import Malice, one_line_error, succeed
@@ -105,15 +104,9 @@ def a_link_to_nowhere(path):
     path.symlink_to("nowhere")
 
 
-def a_jpeg(path):
-    noise = np.random.default_rng(0).integers(0, 2, (64, 64), dtype=np.uint8) * 255
-    Image.fromarray(noise).save(path, "JPEG", quality=60)
-
-
 BAD_PICTURES = [
     lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     lambda path: path.write_bytes(b""),
-    lambda path: path.write_text("not a picture"),
     bomb,
     a_link_to_nowhere,
 ]
@@ -121,9 +114,7 @@ BAD_MASKS = [
     *BAD_PICTURES,
     lambda path: Image.new("L", (40, 24), 255).save(path),  # of another shape
     lambda path: Image.new("L", (64, 64), 37).save(path),  # neither black nor white
-    lambda path: Image.new("RGB", (64, 64), (200, 30, 30)).save(path),
     lambda path: Image.open(path).convert("L").resize((32, 32), Image.Resampling.BILINEAR).save(path),
-    a_jpeg,
 ]
 
 
@@ -144,17 +135,13 @@ def test_a_photo_or_mask_that_cannot_be_used(folder, train, faces, tmp_path):
 
 @each_folder
 def test_harmless_variants_simply_work(folder, call, faces, tmp_path, no_pictures):
-    """dataset.py finds nothing wrong in a folder that holds them all; of photos: grey, palette, CMYK, alpha, 16 bit."""
+    """dataset.py finds nothing wrong in a folder that holds them all; photos of 16 bits: test_images.py."""
     data = shutil.copytree(faces, tmp_path / "faces")
-    for i, mode in enumerate(("L", "P", "CMYK", "RGBA", "I;16")):
+    for i, mode in enumerate(("L", "CMYK", "P", "RGBA")):
         path = data / "CelebA-HQ-img" / f"{i}.jpg"
-        photo = Image.open(path).convert("L" if mode == "I;16" else mode)
-        if mode == "I;16":
-            photo = Image.fromarray(np.asarray(photo).astype(np.uint16) * 257)
-        if mode not in ("L", "CMYK"):
-            path.unlink()
-            path = path.with_suffix(".png")
-        photo.save(path)
+        photo = Image.open(path).convert(mode)
+        path.unlink()
+        photo.save(path.with_suffix(".jpg" if mode in ("L", "CMYK") else ".png"))
     masks = sorted(data.rglob("*_hair.png" if folder == "hair_transfer" else "*_skin.png"))
     for path, mode in zip(masks, ("P", "RGBA", "LA", "1", "L"), strict=False):
         Image.open(path).convert("L").convert(mode).save(path)
@@ -180,14 +167,11 @@ def test_a_checkpoint_that_cannot_be_used(folder, call, tmp_path):
     }
     makes = [
         ("no such checkpoint", lambda: None),
-        ("no such checkpoint", path.mkdir),
         ("loaded safely", lambda: path.write_bytes(pickle.dumps(Malice(marker)))),
         *((words, lambda content=content: torch.save(content, path)) for words, content in contents.items()),
         ("loaded safely", lambda: path.write_bytes(path.read_bytes()[:100])),
     ]
     for words, make in makes:
-        if path.is_dir():
-            path.rmdir()
         make()
         for script, args in (("eval", (path,)), ("train", ("--resume", path))):
             error = one_line_error(call(module(folder, script), *args, "--device", "cpu"))

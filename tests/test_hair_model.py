@@ -4,12 +4,10 @@ from argparse import Namespace
 
 import pytest
 import torch
-from conftest import refused
 from torch import nn
 from torchvision.models import resnet101
 from torchvision.models.segmentation import deeplabv3_resnet101
 
-from common.run import FORMAT
 from hair_transfer.model import DeepLabV3, upsample
 from hair_transfer.train import build_model
 
@@ -41,8 +39,8 @@ def ours():
     return DeepLabV3(num_outputs=21, aux=True)
 
 
-def build(weights, test=(), **changes):
-    return build_model(Namespace(**{"weights": str(weights), "output": "sigmoid", "aux": 0.0} | changes), list(test))
+def build(weights, output="sigmoid", aux=0.0):
+    return build_model(Namespace(weights=str(weights), output=output, aux=aux), [])
 
 
 def difference(model, reference, H, W):
@@ -57,8 +55,6 @@ def difference(model, reference, H, W):
 def test_keys_parameters_and_logits_are_torchvisions(ours, reference):
     assert list(ours.state_dict()) == list(reference.state_dict())
     assert sum(p.numel() for p in ours.parameters()) == 60_996_202
-    own = sum(p.numel() for name, p in ours.named_parameters() if not name.startswith("aux"))
-    assert own - 20 * 257 == 58_625_857  # 20 outputs of 256 weights and a bias fewer
     ours.load_state_dict(reference.state_dict(), strict=True)
     ours.eval()
     for size in ((64, 48), (41, 58)):  # the second: no stride divides it
@@ -73,7 +69,6 @@ def test_the_auxiliary_head_learns_and_the_output_is_float32_in_its_range(ours):
     logits, auxiliary = ours(torch.randn(2, 3, 16, 16))
     (logits.square().mean() + auxiliary.square().mean()).backward()
     assert [name for name, p in ours.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
-    ours.zero_grad(set_to_none=True)
     for output, expected in (("sigmoid", [0, 0.5, 1]), ("tanh", [-1, 0, 1])):
         ours.output = output
         found = ours.activate(torch.tensor([-50.0, 0.0, 50.0], dtype=torch.bfloat16))
@@ -91,35 +86,11 @@ def test_cocos_backbone_gets_new_heads(reference, tmp_path, monkeypatch):
     assert not torch.equal(model.classifier[0].convs[0][0].weight, reference.classifier[0].convs[0][0].weight)
     assert model.classifier[-1].weight.shape == (1, 256, 1, 1) and model.aux_classifier is None
     assert sum(p.numel() for p in model.parameters()) == 58_625_857
-    (tmp_path / "checkpoints" / COCO).unlink()
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-    message = refused(build, "coco")
-    assert "--weights coco" in message and COCO in message and "--weights none" in message
-
-
-def unreachable(*args, **kwargs):
-    raise OSError("no route to host")
 
 
 def test_a_classifiers_resnet_101_is_a_backbone_too(tmp_path):
-    torch.manual_seed(2)
     classifier, path = resnet101(), tmp_path / "resnet101.pth"
     torch.save(classifier.state_dict(), path)
     model, source, _ = build(path, output="tanh", aux=0.5)
     assert torch.equal(model.backbone.layer1[0].downsample[0].weight, classifier.layer1[0].downsample[0].weight)
     assert "resnet101.pth" in source and model.output == "tanh" and model.aux_classifier is not None
-    path.unlink()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"features.0.weight": torch.zeros(1)},
-        {"backbone.conv1.weight": torch.zeros(64, 3, 7, 7)},
-        {"paper": "a_paper", "format": FORMAT, "model": {"encoder.conv1.weight": torch.zeros(1)}},
-    ],
-)
-def test_files_that_hold_no_resnet_101(content, tmp_path, monkeypatch):
-    monkeypatch.setattr("hair_transfer.model.BLOCKS", (1, 1, 1, 1))
-    torch.save(content, tmp_path / "file.pth")
-    assert f"--weights {tmp_path / 'file.pth'}: not a ResNet-101" in refused(build, tmp_path / "file.pth")

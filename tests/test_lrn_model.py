@@ -1,4 +1,4 @@
-"""lrn_headtorso/model.py against torchvision and the published figure; the loss by hand; what freezing means."""
+"""lrn_headtorso/model.py against torchvision and the published figure; the loss and the scores by hand."""
 
 import math
 
@@ -7,16 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import refused
-from scipy.spatial.distance import cdist
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from common.metrics import contour
 from lrn_headtorso.dataset import normalize
 from lrn_headtorso.eval import EVERYTHING, FROZEN, score
 from lrn_headtorso.losses import summed_bce
 from lrn_headtorso.model import LRN, VGG16, UNet, up
-from lrn_headtorso.train import load_encoder, phase_after, start_phase
+from lrn_headtorso.train import load_encoder, phase_after
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +65,6 @@ def test_the_encoder_equals_torchvision(reference):
 
 def test_the_numbers_of_parameters(lrn):
     assert parameters(lrn) == 15_864_198 and parameters(UNet()) == 15_895_553
-    assert parameters(lrn.encoder) == parameters(UNet().encoder) == 14_714_688
 
 
 def test_the_lrn_is_the_published_figure(lrn):
@@ -83,12 +80,8 @@ def test_the_lrn_is_the_published_figure(lrn):
             assert seen.shape[1] == unit.conv1.in_channels == (513, 513, 257, 129, 65)[i - 1]
             torch.testing.assert_close(maps[i], up(torch.sigmoid(unit.conv2(F.relu(unit.conv1(seen))))))
     assert [tuple(p.shape) for p in maps] == [(1, 1, 96 // k, 64 // k) for k in (32, 16, 8, 4, 2, 1)]
-
-
-def test_channel_reduction_leaves_the_units_two_channels():
-    model = LRN(channel_reduction=True)
-    assert [unit.conv1.in_channels for unit in model.units] == [512, 2, 2, 2, 2, 2]
-    assert model(image(1, 3, 32, 64))[-1].shape == (1, 1, 32, 64)
+    reduced = LRN(channel_reduction=True)
+    assert [unit.conv1.in_channels for unit in reduced.units] == [512, 2, 2, 2, 2, 2]
 
 
 def test_the_unet_returns_one_map_and_sizes_must_be_multiples_of_32():
@@ -98,16 +91,6 @@ def test_the_unet_returns_one_map_and_sizes_must_be_multiples_of_32():
     assert found.shape == (2, 1, 32, 64) and 0 <= found.min() and found.max() <= 1
     with pytest.raises(AssertionError, match="multiples of 32, got 32 x 48"):
         model(torch.zeros(1, 3, 32, 48))
-
-
-def test_initialisation_is_glorot_uniform():
-    torch.manual_seed(0)
-    for module in (*LRN().modules(), *UNet().modules()):
-        if isinstance(module, nn.Conv2d):
-            bound = math.sqrt(6 / (9 * (module.in_channels + module.out_channels)))
-            assert module.weight.abs().max() <= bound and not module.bias.any()
-            if module.weight.numel() > 10_000:
-                assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03)
 
 
 def test_images_are_normalised_for_vgg():
@@ -136,16 +119,6 @@ def test_the_loss_by_hand():
     assert summed_bce([fine], alphas).tolist() == pytest.approx([second], rel=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_the_distance_is_that_of_a_brute_force_matrix(seed):
-    rng = np.random.default_rng(seed)
-    predicted, true = rng.random((2, 24, 24)) < (0.1, 0.6)[seed % 2]
-    a, b = np.argwhere(contour(predicted)), np.argwhere(contour(true))
-    matrix = cdist(a, b)
-    expected = max(matrix.min(0).max(), matrix.min(1).max()) * 224 / 24  # in pixels of a 224 px picture
-    assert score(predicted, true)[1] == pytest.approx(expected)
-
-
 def test_scores_of_empty_masks():
     nobody, square = np.zeros((32, 32), bool), np.zeros((32, 32), bool)
     square[8:16, 8:16] = True
@@ -171,42 +144,15 @@ def test_a_hole_is_a_patch_that_the_mask_surrounds():
 # ---- Weights and phases --------------------------------------------------------------------------------------------
 
 
-def test_weights_fill_the_encoder_and_nothing_else(reference, lrn, tmp_path):
-    """torchvision's whole file, the convolutions alone in half precision, and another network, which is refused."""
-    state, path = reference.state_dict(), tmp_path / "vgg.bin"
-    for content in ({**state, "classifier.0.weight": torch.zeros(1)}, {name: x.half() for name, x in state.items()}):
-        torch.save(content, path)
-        model = LRN()
-        before = model.units[0].conv1.weight.clone()
-        assert load_encoder(model, str(path), []) == ("vgg.bin", str(path), [])
-        torch.testing.assert_close(model.encoder.features[28].weight, state["features.28.weight"], atol=1e-2, rtol=1e-2)
-        assert torch.equal(model.units[0].conv1.weight, before)
-    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
-    assert "not torchvision's VGG-16" in refused(load_encoder, lrn, str(path), [])
+def test_weights_fill_the_encoder_and_nothing_else(reference, tmp_path):
+    state, path, model = reference.state_dict(), tmp_path / "vgg.bin", LRN()
+    torch.save({**state, "classifier.0.weight": torch.zeros(1)}, path)
+    before = model.units[0].conv1.weight.clone()
+    assert load_encoder(model, str(path), []) == ("vgg.bin", str(path), [])
+    assert torch.equal(model.encoder.features[28].weight, state["features.28.weight"])
+    assert torch.equal(model.units[0].conv1.weight, before)
     torch.save({name: x for name, x in state.items() if name != "features.28.bias"}, path)
-    assert "features.28.bias" in refused(load_encoder, lrn, str(path), [])
-
-
-@pytest.mark.parametrize("kind", [LRN, UNet])
-def test_frozen_means_frozen(kind):
-    torch.manual_seed(0)
-    model = kind()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-
-    def step(phase):
-        optimizer = start_phase(model, phase, 1e-3)
-        maps = model(image(2, 3, 32, 32) - 0.5)
-        summed_bce(maps, torch.full((2, 1, 32, 32), 255, dtype=torch.uint8)).mean().backward()
-        optimizer.step()
-        moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-        return moved, sum(p.numel() for group in optimizer.param_groups for p in group["params"])
-
-    moved, trained = step(FROZEN)
-    assert moved and not any(name.startswith("encoder.") for name in moved)
-    assert trained == parameters(model) - 14_714_688 and all(p.grad is None for p in model.encoder.parameters())
-    moved, trained = step(EVERYTHING)
-    assert any(name.startswith("encoder.") for name in moved) and trained == parameters(model)
-    assert len(moved) > 0.8 * len(before)  # gradients reach what there is
+    assert "features.28.bias" in refused(load_encoder, model, str(path), [])
 
 
 def test_the_plateau_rule_and_the_phases():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.spatial.distance import directed_hausdorff
 
 from common.metrics import (
     batch_convention,
@@ -51,25 +52,18 @@ class Elsewhere(torch.Tensor):
     device = property(lambda self: NotCPU("cpu"))
 
 
-def brute_confusion(prediction, truth, C):
-    matrix = np.zeros((C, C), np.int64)
-    for t, p in zip(truth.flatten().tolist(), prediction.flatten().tolist(), strict=True):
-        if 0 <= t < C:
-            matrix[t, p] += 1
-    return matrix.tolist()
-
-
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize(("kind", "ignored"), [(torch.int64, 255), (torch.uint8, 255), (torch.int64, -1)])
-def test_confusion_matrix_equals_brute_force(kind, ignored, elsewhere):
+def test_confusion_matrix_counts_each_pair(kind, ignored, elsewhere):
     generator = torch.Generator().manual_seed(0)
     truth, prediction = (torch.randint(0, 5, (3, 9, 7), generator=generator) for _ in range(2))
     truth[torch.rand(truth.shape, generator=generator) < 0.2] = ignored
     for left in (truth, truth[:0], torch.full_like(truth, ignored)):  # some, no image, no pixel
         given = left.to(kind).as_subclass(Elsewhere if elsewhere else torch.Tensor)
         matrix = confusion_matrix(prediction[: len(left)].to(kind), given, 5).as_subclass(torch.Tensor)
-        assert matrix.dtype == torch.int64
-        assert matrix.tolist() == brute_confusion(prediction[: len(left)], left, 5)
+        found = prediction[: len(left)]
+        expected = [[((left == t) & (found == p)).sum().item() for p in range(5)] for t in range(5)]
+        assert matrix.dtype == torch.int64 and matrix.tolist() == expected
 
 
 def test_counts_from_confusion_by_hand_and_as_of_one_hot_masks():
@@ -106,12 +100,8 @@ def test_scores_by_hand_and_means_that_leave_absent_classes_out():
     assert mean_of_present(scores["recall"]) == (pytest.approx((0.6 + 0 + 1) / 3), 2)
     mean, left_out = mean_of_present(np.array([NAN, NAN]))
     assert np.isnan(mean) and left_out == 2
-
-
-def test_counts_beyond_float32_keep_every_pixel():
     big = 2**24 + 1  # the first whole number that float32 cannot hold
-    scores = scores_from_counts(torch.tensor([[big, 0, 1, 0]]))
-    assert scores["support"].tolist() == [big + 1] and scores["recall"][0] == big / (big + 1)
+    assert scores_from_counts(torch.tensor([[big, 0, 1, 0]]))["recall"][0] == big / (big + 1)
 
 
 def test_batch_convention_by_hand():
@@ -160,20 +150,14 @@ def test_hausdorff_by_hand():
     full, hole = np.ones((11, 11), bool), np.ones((11, 11), bool)
     hole[5, 5] = False  # as regions they are one pixel apart; the hole's rim is 4 from the outer contour
     assert hausdorff(full, hole) == 4
-
-
-def test_hausdorff_of_empty_masks():
-    empty, full = np.zeros((30, 40), bool), np.zeros((30, 40), bool)
-    full[3, 4] = True
-    assert hausdorff(empty, empty) == 0
-    assert hausdorff(empty, full) == hausdorff(full, empty) == 50  # the diagonal
+    empty = np.zeros((30, 40), bool)
+    assert hausdorff(empty, empty) == 0 and hausdorff(empty, np.eye(30, 40, dtype=bool)) == 50  # the diagonal
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_hausdorff_equals_brute_force(seed):
+def test_hausdorff_equals_scipys(seed):
     rng = np.random.default_rng(seed)
     a, b = (ndimage.gaussian_filter(rng.normal(size=(28, 35)), 2) > 0.05 for _ in range(2))
     u, v = np.argwhere(contour(a)), np.argwhere(contour(b))
-    distances = np.sqrt(((u[:, None] - v[None]) ** 2).sum(-1))
-    expected = max(distances.min(0).max(), distances.min(1).max())
+    expected = max(directed_hausdorff(u, v)[0], directed_hausdorff(v, u)[0])
     assert expected > 0 and hausdorff(a, b) == hausdorff(b, a) == pytest.approx(expected, abs=1e-9)

@@ -1,4 +1,4 @@
-"""mut1ny_fairness: colours and classes, Mut1ny's folder and its XML, duplicates, the subsample, splits, decoding."""
+"""mut1ny_fairness: colours and classes, Mut1ny's folder and its XML, duplicates, the subsample, splits."""
 
 import csv
 import shutil
@@ -50,8 +50,6 @@ def test_the_palette_is_the_vendors_and_other_colours_go_to_the_nearest_and_are_
     noise = np.random.default_rng(1).integers(0, 256, (50, 50, 3), dtype=np.uint8)
     distance = ((noise[:, :, None].astype(int) - PALETTE.astype(int)) ** 2).sum(-1)  # H W 11
     assert (distance.argmin(-1) == to_classes(noise)[0]).all()
-    output = torch.from_numpy(noise).permute(2, 0, 1)[None].float() / 255  # of a network, read in the same way
-    assert (nearest_class(output)[0].numpy() == distance.argmin(-1)).mean() > 0.999  # but for ties
 
 
 def test_celebamask_parts_are_painted_in_mut1nys_classes():
@@ -83,8 +81,6 @@ def test_the_wrong_channel_order_makes_hair_ears():
     # a network that had learnt the wrong order perfectly: no error to be seen in the paper's loss
     assert loss_of(wrong, label, "rgb", bgr=True) == 0 and loss_of(wrong, label, "rgb") > 0.05
     assert torch.equal(predicted_classes(wrong, "rgb", bgr=True), label)
-    logits = torch.nn.functional.one_hot(read, 11).permute(0, 3, 1, 2).float() * 50
-    assert loss_of(logits, label, "labels", bgr=True) < 1e-6
 
 
 def test_a_class_that_is_not_there_does_not_count_in_the_means_even_if_it_is_predicted():
@@ -119,38 +115,30 @@ def test_f1_of_calling_every_channel_pixel_positive():
 
 
 def test_category_and_person_come_from_the_folders_name():
-    found = {name: who(name) for name in ("femalealison1", "femalealison2", "malegaberial", "male06_2", "female03",
-                                          "female10", "multiperson", "real", "thumbs")}  # fmt: skip
-    assert list(found.values()) == [
-        ("female", "femalealison"), ("female", "femalealison"), ("male", "malegaberial"), ("male", "male06"),
-        ("female", "female03"), ("female", "female10"), ("multi", ""), ("real", ""), ("", ""),
-    ]  # fmt: skip
+    assert who("femalealison1") == who("femalealison2") == ("female", "femalealison")
+    assert [who(name) for name in ("male06_2", "female10")] == [("male", "male06"), ("female", "female10")]
+    assert [who(name) for name in ("multiperson", "real", "thumbs")] == [("multi", ""), ("real", ""), ("", "")]
 
 
-def test_pairs_from_the_xml_with_backslashes(shipped):
-    assert "\\" in (shipped / "training.xml").read_text()
-    pairs, notes = read_pairs(shipped)
-    assert len(pairs) == 38 and notes == []
-    pair = next(pair for pair in pairs if pair.folder == "femalealison2")
+def test_pairs_come_from_the_xml_with_backslashes_and_without_it_from_the_folders_names(copied):
+    xml = copied / "training.xml"
+    whole = xml.read_text()
+    assert "\\" in whole
+    expected, notes = read_pairs(copied)
+    assert len(expected) == 38 and notes == []
+    pair = next(pair for pair in expected if pair.folder == "femalealison2")
     assert pair[:2] == ("samples/femalealison2_light/0000.png", "labels/femalealison2/0000.png")
     assert pair[3:] == ("femalealison", "female")
-
-
-DAMAGES = {
-    "is not well-formed": lambda xml: xml.replace("</dataset>", "<oops>").replace("/>", ">", 3),
-    "names no pairs": lambda xml: "<dataset/>",
-    "there is no training.xml": None,
-    "38 of 38 pairs of training.xml lack a file": lambda xml: xml.replace('name="', 'name="Mut1ny\\'),
-}
-
-
-@pytest.mark.parametrize("said", DAMAGES)
-def test_without_a_usable_xml_pairs_are_matched_by_their_folders(shipped, copied, said):
-    xml, damage = copied / "training.xml", DAMAGES[said]
-    xml.write_text(damage(xml.read_text())) if damage else xml.unlink()
-    pairs, (note,) = read_pairs(copied)
-    assert pairs == read_pairs(shipped)[0]  # male06_light and male06_nolight too
-    assert said in note and "38 pairs matched by folder and name, 0 images without a label left out" in note
+    damages = {
+        "is not well-formed": whole.replace("</dataset>", "<oops>").replace("/>", ">", 3),
+        "names no pairs": "<dataset/>",
+        "38 of 38 pairs of training.xml lack a file": whole.replace('name="', 'name="Mut1ny\\'),
+    }
+    for said, text in damages.items():
+        xml.write_text(text)
+        pairs, (note,) = read_pairs(copied)
+        assert pairs == expected  # male06_light and male06_nolight too
+        assert said in note and "38 pairs matched by folder and name, 0 images without a label left out" in note
 
 
 def test_an_image_never_gets_the_label_of_a_folder_with_a_shorter_name(tmp_path):
@@ -158,60 +146,38 @@ def test_an_image_never_gets_the_label_of_a_folder_with_a_shorter_name(tmp_path)
     expected = {
         "samples/femalebarbera2_park/0001.png": "labels/femalebarbera2/0001.png",
         "samples/femalebarbera_park/0001.png": "labels/femalebarbera/0001.png",
-        "samples/femalebarbera_studio/0002.png": "labels/femalebarbera/0002.png",
-        "samples/male06_dark/0001.png": "labels/male06_1/0001.png",
         "samples/male07_1_dark/0001.png": "labels/male07_1/0001.png",  # not of male07
         "samples/real2_street/0001.png": "labels/real/0001.png",
     }
-    lonely = ["samples/femalebarbera2_park/0002.png", "samples/femalebarbera3_park/0001.png",
-              "samples/male06_nolight/0001.png"]  # fmt: skip
+    lonely = ["samples/femalebarbera2_park/0002.png", "samples/femalebarbera3_park/0001.png"]
     for name in (*expected, *expected.values(), *lonely, "labels/male07/0001.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     pairs, (note,) = read_pairs(tmp_path)
     assert {pair.image: pair.label for pair in pairs} == expected
-    assert f"6 pairs matched by folder and name, 3 images without a label (first {lonely[0]})" in note
+    assert f"4 pairs matched by folder and name, 2 images without a label (first {lonely[0]})" in note
 
 
-@pytest.mark.parametrize(
-    "name", ["samples\\..\\..\\outside.png", "/etc/hostname", "C:\\outside.png", "link/outside.png"]
-)
-def test_a_path_of_the_xml_cannot_leave_the_folder(copied, tmp_path, name):
+def test_a_hostile_xml_cannot_leave_the_folder_nor_define_entities(copied, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
     (copied / "link").symlink_to(tmp_path)
-    pair = f'<d><srcimg name="{name}"/><labelimg name="labels\\real\\0000.png"/></d>'
-    (copied / "training.xml").write_text(pair)
-    error = refused(read_pairs, copied)
-    assert "leaves" in error and "training.xml" in error
-
-
-def test_an_xml_with_entities_is_refused_before_it_is_parsed(copied):
+    for name in ("samples\\..\\..\\outside.png", "/etc/hostname", "C:\\outside.png", "link/outside.png"):
+        pair = f'<d><srcimg name="{name}"/><labelimg name="labels\\real\\0000.png"/></d>'
+        (copied / "training.xml").write_text(pair)
+        error = refused(read_pairs, copied)
+        assert "leaves" in error and "training.xml" in error
     bomb = '<!DOCTYPE d [<!ENTITY a "x"><!ENTITY b "&a;&a;">]><d><srcimg name="&b;"/></d>'
-    declared = b"\xef\xbb\xbf<?xml version='1.0'?>" + bomb.encode()
-    for text in (bomb.encode(), b"\xff\xfe" + bomb.encode("utf-16-le"), declared):
+    for text in (bomb.encode(), b"\xff\xfe" + bomb.encode("utf-16-le")):
         (copied / "training.xml").write_bytes(text)
         assert "entities" in refused(read_pairs, copied)
 
 
-def test_pairs_that_lack_a_file_and_unknown_folders_are_left_out_and_counted(copied):
-    (copied / "samples" / "real" / "0001.png").unlink()
-    shutil.copytree(copied / "labels" / "real", copied / "labels" / "thumbs")
-    more = '<srcimg name="samples\\real\\0000.png"/><labelimg name="labels\\thumbs\\0000.png"/></dataset>'
-    xml = copied / "training.xml"
-    xml.write_text(xml.read_text().replace("</dataset>", more))
-    pairs, notes = read_pairs(copied)
-    assert len(pairs) == 37 and "1 of 39 pairs of training.xml lack a file" in notes[0] and "thumbs" in notes[1]
-    shutil.rmtree(copied / "samples")
-    assert "found no pair" in refused(read_pairs, copied)
+# ---- Duplicates, subsample, splits ---------------------------------------------------------------------------------
 
 
-# ---- Duplicates, subsample, manifest -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("distance", [0, 3, 20])
-def test_duplicates_are_those_that_a_double_loop_finds(distance):
+def test_duplicates_are_those_that_a_double_loop_finds(distance=3):
     """600 hashes: two blocks of the fast search. A fifth are copies of others with up to four bits changed."""
-    rng = np.random.default_rng(distance)
+    rng = np.random.default_rng(0)
     hashes = [int(x) for x in rng.integers(0, 2**64, 600, dtype=np.uint64)]
     for i in rng.permutation(600)[:120].tolist():
         flips = sum(1 << int(bit) for bit in rng.permutation(64)[: rng.integers(0, 5)])
@@ -241,17 +207,11 @@ def test_subsample_takes_all_of_real_50_of_multi_and_10_of_each_other_folder():
     assert chosen == sorted(set(chosen)) == subsample(pairs, seed=1) != subsample(pairs, seed=2)
     counts = Counter(pairs[i].category for i in chosen)
     assert counts == {"real": 70, "multi": 50, "male": 10, "female": 4}
-    # what is drawn of one folder does not depend on the others
-    men = [pairs[i].image for i in chosen if pairs[i].folder == "male01"]
-    alone = [pair for pair in pairs if pair.folder == "male01"]
-    assert [alone[i].image for i in subsample(alone, seed=1)] == men
 
 
-def test_prepare_drops_the_planted_copies_and_moves_nothing(copied, tmp_path, capsys):
+def test_prepare_drops_the_planted_copies_and_moves_nothing(copied, tmp_path):
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     prepare.prepare(copied, tmp_path / "list.csv", distance=3, out=tmp_path / "out")
-    printed = capsys.readouterr().out
-    assert "16557" in printed and "about 14000" in printed and "2096" in printed
     planted = {"samples/real/0006.png": "samples/real/0000.png",
                "samples/malegaberial_light/0004.png": "samples/malegaberial_light/0001.png",
                "samples/femalealison1_light/0014.png": "samples/femalealison1_light/0002.png",
@@ -263,55 +223,6 @@ def test_prepare_drops_the_planted_copies_and_moves_nothing(copied, tmp_path, ca
     assert sum(row["folder"] == "femalealison1" for row in rows) == 10  # of the 14 that are left
     assert {path: path.read_bytes() for path in before} == before
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"counts.csv", "dropped.csv", "dropped.png"}
-
-
-def test_a_broken_manifest_is_one_clear_line(shipped, tmp_path):
-    """The other damages are those of groups.csv, which the same function reads."""
-    manifest = tmp_path / "manifest.csv"
-    manifest.write_text("image,label\na,b\n")
-    assert "has no column folder" in refused(dataset.list_samples, str(shipped), str(manifest))
-    manifest.write_text("image,label,folder,person,category\n../a.png,b.png,real,,real\n")
-    assert "leaves" in refused(dataset.list_samples, str(shipped), str(manifest))
-
-
-# ---- Samples -------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_without_a_manifest_is_prepared_and_it_is_said(copied, capsys):
-    (copied / "manifest.csv").unlink()
-    samples, _ = dataset.list_samples(str(copied))
-    assert len(samples) >= 30 and "running prepare.py's steps" in capsys.readouterr().out
-    assert dataset.list_samples(str(copied))[0] == samples and "prepare" not in capsys.readouterr().out
-    assert len({sample.identity for sample in samples}) == len(samples)  # though all are 0000.png, 0001.png, ...
-
-
-def test_celebamask_hq_is_painted_on_the_fly(faces, tmp_path):
-    samples, source = dataset.list_samples(str(faces))
-    assert len(samples) == 12 and "CelebAMask-HQ painted" in source
-    arrays = dataset.load(samples, 32, tmp_path / "cache")
-    images, labels = dataset.LabelledFaces(arrays, [9, 0, 4], samples).batch([2, 1])
-    assert images.shape == (2, 3, 32, 32) and labels.shape == (2, 32, 32)
-    photo = Image.open(samples[4].photo).resize((32, 32), Image.Resampling.BILINEAR)
-    assert (images[0].permute(1, 2, 0).numpy() == np.asarray(photo)).all()
-    nose = np.asarray(Image.open(samples[4].labels["nose"]).convert("L").resize((32, 32), Image.Resampling.NEAREST)) > 0
-    found = labels[0].numpy() == CLASSES.index("nose")
-    assert found.any() and not (found & ~nose).any()
-
-
-def test_labels_off_the_palette_are_counted_and_other_shapes_refused(tmp_path):
-    Image.new("RGB", (40, 20), (90, 90, 90)).save(tmp_path / "photo.png")
-    label = np.zeros((20, 40, 3), np.uint8)
-    label[:5] = (255, 250, 0)
-    Image.fromarray(label).save(tmp_path / "label.png")
-    sample = Sample("a", tmp_path / "photo.png", {"": tmp_path / "label.png"}, "", "real")
-    decoded = dataset.decode(sample, 16)
-    assert decoded["off"] == 5 * 40 and (decoded["labels"][:4] == CLASSES.index("hair")).all()
-    Image.new("RGB", (40, 30)).save(tmp_path / "label.png")
-    assert "label.png: is 40 x 30 px, another shape than its photo of 40 x 20" in refused(dataset.decode, sample, 16)
-    for part in ("skin", "nose"):  # alike, so that nothing is wrong between them
-        Image.new("L", (30, 20)).save(tmp_path / f"{part}.png")
-    sample = sample._replace(labels={part: tmp_path / f"{part}.png" for part in ("skin", "nose")})
-    assert "skin.png: is 30 x 20 px, another shape than its photo of 40 x 20" in refused(dataset.decode, sample, 16)
 
 
 @pytest.mark.parametrize("seed", range(3))

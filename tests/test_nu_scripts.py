@@ -56,26 +56,17 @@ def parts(faces, tmp_path):
     return lambda positions, augment="none": FaceParts(arrays, positions, [f.photo.name for f in found], augment)
 
 
-def test_a_batch_is_what_lies_on_disk(parts, faces):
+def test_a_batch_is_what_lies_on_disk(parts, faces, tmp_path):
     images, masks = parts([3, 8]).batch([1, 0])
-    assert images.shape == (2, 3, 64, 64) and masks.shape == (2, 18, 64, 64)
     assert images.dtype == masks.dtype == torch.uint8 and masks.max() == 1
     for image, mask, id in zip(images, masks, (8, 3), strict=True):
         photo = np.asarray(Image.open(faces / "CelebA-HQ-img" / f"{id}.jpg").convert("RGB"))
         assert np.array_equal(image.permute(1, 2, 0).numpy(), photo)  # 64 px on disk: no resizing
         assert np.array_equal(mask.numpy().astype(bool), generate_face(id, 64).masks[: len(PARTS)])
-
-
-def test_mask_resizing_is_nearest_and_images_are_antialiased(faces, tmp_path):
-    stripes = np.zeros((64, 64, 3), np.uint8)
-    stripes[:, ::2] = 255  # finer than the target: nearest would give black or white, antialiasing grey
-    folder = shutil.copytree(faces, tmp_path / "stripes")
-    Image.fromarray(stripes).save(folder / "CelebA-HQ-img" / "0.jpg", quality=100)
-    arrays = dataset.load(list_celebamask(folder)[:1], 32, tmp_path / "cache")
-    assert 100 < arrays["images"][0].mean() < 155 and arrays["images"][0, 8:-8, 8:-8].std() < 40
-    skin = Image.open(folder / "CelebAMask-HQ-mask-anno" / "0" / "00000_skin.png").convert("L")
-    expected = np.asarray(skin.resize((32, 32), Image.Resampling.NEAREST)) > 0
-    assert np.array_equal(np.unpackbits(arrays["masks"][0, 0], axis=-1).astype(bool), expected)
+    skin = Image.open(faces / "CelebAMask-HQ-mask-anno" / "0" / "00000_skin.png").convert("L")
+    nearest = np.asarray(skin.resize((32, 32), Image.Resampling.NEAREST)) > 0
+    halved = dataset.load(list_celebamask(faces)[:1], 32, tmp_path / "cache")["masks"][0, 0]
+    assert np.array_equal(np.unpackbits(halved, axis=-1).astype(bool), nearest)
 
 
 def test_a_flip_doubles_the_set_and_with_the_swap_a_left_eye_is_a_left_eye(parts):
@@ -107,18 +98,15 @@ def test_the_split_is_80_20_seeded_and_disjoint():
     assert "too few" in refused(dataset.split, 2, 0)
 
 
-def test_dataset_describes_a_folder_draws_its_figures_and_names_every_bad_file(call, faces, tmp_path, real_pictures):
-    out = succeed(call(dataset, "--data", faces, "--size", 32, "--out", tmp_path / "figures"))
-    assert "12 faces" in out and "every photo and every mask can be read" in out
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"figure1.png", "figure2.png", "figure3.png"}
+def test_dataset_draws_its_figures_and_names_every_bad_file(call, faces, tmp_path, real_pictures):
     folder = shutil.copytree(faces, tmp_path / "faces")
-    photo = folder / "CelebA-HQ-img" / "3.jpg"
-    photo.write_bytes(photo.read_bytes()[:500])
-    for path in (folder / "CelebAMask-HQ-mask-anno" / "0").glob("00005_*.png"):
+    (folder / "CelebA-HQ-img" / "3.jpg").write_bytes(b"no picture")
+    for path in folder.rglob("00005_*.png"):
         path.unlink()
     result = call(dataset, "--data", folder, "--size", 32, "--out", tmp_path / "figures")
     assert result.returncode == 2 and "2 problem(s) in 12 faces" in result.stderr
     assert "3.jpg: cannot be read" in result.stdout and "5.jpg: has no mask" in result.stdout
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"figure1.png", "figure2.png", "figure3.png"}
 
 
 # ---- Training and evaluation ---------------------------------------------------------------------------------------
@@ -127,9 +115,6 @@ def test_dataset_describes_a_folder_draws_its_figures_and_names_every_bad_file(c
 def test_a_run_folder_holds_what_the_readme_says(trained):
     names = {path.name for path in trained.iterdir()}
     assert names == {"last.pt", "best.pt", "log.csv", "curves.png", "samples.png", "run.json"}
-    rows = list(csv.DictReader(open(trained / "log.csv")))
-    assert [row["epoch"] for row in rows] == ["1", "2"] and rows[0]["lr"] == "0.001"
-    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
     run = json.loads((trained / "run.json").read_text())
     assert run["weights"].startswith("random") and run["arguments"]["patience"] == 10
     assert len(run["split"]["train"]) == 10 and len(run["split"]["val"]) == 2  # 80/20 of 12
@@ -149,83 +134,50 @@ def test_eval_writes_table_numbers_and_figures(call, trained, real_pictures):
     assert [row[0] for row in csv.reader(open(folder / "table1.csv"))][1:19] == list(PARTS)
 
 
-def test_eval_of_two_checkpoints_side_by_side_on_other_faces(call, trained, faces, tmp_path):
-    args = ("--data", faces, "--split", "all", "--cache", tmp_path / "cache")
-    out = succeed(call(evaluation, trained / "best.pt", trained / "last.pt", *args, "--out", tmp_path / "both"))
+def test_eval_of_two_checkpoints_side_by_side_and_of_other_faces(call, trained, faces, tmp_path):
+    both, where = tmp_path / "both", ("--cache", tmp_path / "cache", "--out", tmp_path / "both")
+    out = succeed(call(evaluation, trained / "best.pt", trained / "last.pt", "--data", faces, "--split", "all", *where))
     assert "IoU side by side" in out and "TRAINED ON 10 OF ITS 12 FACES" in out
     for name in ("two-best", "two-last"):
-        assert json.loads((tmp_path / "both" / name / "results.json").read_text())["n"] == 12
-    assert (tmp_path / "both" / "comparison.csv").exists()
-    succeed(call(evaluation, trained / "best.pt", *args))
-    assert (trained / f"best-all-{faces.name}" / "results.json").exists()  # one for each folder of other faces
-
-
-def test_eval_refuses_what_it_cannot_set_side_by_side_and_other_faces(call, trained, faces, tmp_path):
-    saved = torch.load(trained / "best.pt", weights_only=True)
-    saved["args"]["size"] *= 2
-    (tmp_path / "larger").mkdir()
-    torch.save(saved, tmp_path / "larger" / "best.pt")
-    paths = trained / "best.pt", tmp_path / "larger" / "best.pt"
-    where = ("--out", tmp_path / "both", "--cache", tmp_path / "cache")
-    assert "larger/best.pt: has another --size" in one_line_error(call(evaluation, *paths, *where))
+        assert json.loads((both / name / "results.json").read_text())["n"] == 12
+    assert (both / "comparison.csv").exists()
     others = write_celebamask(tmp_path / "others", n=12, size=32, seed=50)  # with the same ids
     bald = shutil.copytree(faces, tmp_path / "bald")
     for path in bald.rglob("*_hair.png"):
         path.unlink()
     for folder in (others, bald):
-        error = one_line_error(call(evaluation, paths[0], "--data", folder, *where))
+        error = one_line_error(call(evaluation, trained / "best.pt", "--data", folder, *where))
         assert f"{folder}: 2 of the checkpoint's 2 pictures are missing" in error
-    assert not (tmp_path / "both").exists()
 
 
 def test_only_the_training_faces_are_mirrored_and_patience_is_the_papers(call, faces, trained, tmp_path):
-    where = ("--data", faces, "--out", tmp_path / "run", "--cache", trained.parent / "cache")
-    succeed(call(train, *where, "--augment", "flip-swap", "--epochs", 1, *TINY))
-    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    last, cache = tmp_path / "run" / "last.pt", ("--cache", trained.parent / "cache")
+    where = ("--data", faces, "--out", tmp_path / "run", *cache, *TINY)
+    succeed(call(train, *where, "--augment", "flip-swap", "--epochs", 1, "--lr", 1e-9))
+    saved = torch.load(last, weights_only=True)
     assert saved["args"]["patience"] == 20 and len(saved["split"]["val"]) == 2
     plain = torch.load(trained / "last.pt", weights_only=True)["optimizer"]["state"][0]["step"]  # of two epochs
     assert plain == 6 and saved["optimizer"]["state"][0]["step"] == 5  # 10 faces in batches of 4; 20 in one epoch
-
-
-def test_training_stops_by_itself_and_says_so(call, faces, trained, tmp_path):
-    where = ("--data", faces, "--out", tmp_path / "run", "--cache", trained.parent / "cache", *TINY)
-    out = succeed(call(train, *where, "--patience", 1, "--lr", 1e-9, "--epochs", 30))
-    epochs = len(list(csv.DictReader(open(tmp_path / "run" / "log.csv"))))
-    assert 2 <= epochs < 30 and "stopped    1 epochs without a better validation loss (--patience 1)" in out
-
-
-def test_bad_arguments_are_one_clear_line(call, faces, trained, tmp_path):
-    where = ("--data", faces, "--cache", trained.parent / "cache", "--out", tmp_path / "run")
-    for args, words in (
-        (("--size", "100"), "--size 100 must be a multiple of 16, such as 112"),
-        (("--limit", "2"), "2 face(s) are too few"),
-        (("--patience", "-1"), "--patience"),
-        (("--weights", "coco"), "coco: no such file"),
-    ):
-        assert words in one_line_error(call(train, *where, *args)) and not (tmp_path / "run").exists()
+    out = succeed(call(train, "--resume", last, *cache, "--epochs", 30, "--patience", 1))
+    assert "stopped    1 epochs without a better validation loss (--patience 1)" in out
+    assert 2 <= torch.load(last, weights_only=True)["epoch"] < 30
 
 
 # ---- Prediction ----------------------------------------------------------------------------------------------------
 
 
-def test_predict_keeps_size_and_orientation_and_names_what_it_cannot_read(call, trained, tmp_path, monkeypatch):
+def test_predict_keeps_the_size_and_names_what_it_cannot_read(call, trained, tmp_path, monkeypatch):
     photos = tmp_path / "photos"
     photos.mkdir()
-    rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (40, 70, 3), dtype=np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to see it upright
-    picture.save(photos / "turned.jpg", exif=exif)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8))
     picture.convert("L").save(photos / "grey.png")
     (photos / "bad.jpg").write_bytes(b"no picture")
     monkeypatch.chdir(tmp_path)
     result = call(predict, trained / "best.pt", photos, "--device", "cpu")
-    assert "bad.jpg" in one_line_error(result) and result.stdout.startswith("2 photo(s) -> ")
+    assert "bad.jpg" in one_line_error(result) and result.stdout.startswith("1 photo(s) -> ")
     out = Path("predictions", "nu_deeplabv3plus")  # apart from the other papers'
-    assert Image.open(out / "grey_label.png").size == (70, 40) and (out / "grey_overlay.png").exists()
-    label = Image.open(out / "turned_label.png")
-    assert label.size == (40, 70) and label.mode == "P" and np.asarray(label).max() <= 18
-    assert sorted(p.stem for p in (out / "turned_masks").iterdir()) == sorted(PARTS)
+    label = Image.open(out / "grey_label.png")
+    assert label.size == (70, 40) and label.mode == "P" and (out / "grey_overlay.png").exists()
     masks = predict.predict(predict.load(trained / "best.pt", "cpu"), photos / "grey.png")
     found = np.stack([np.asarray(Image.open(out / "grey_masks" / f"{part}.png")) > 0 for part in PARTS])
     assert np.array_equal(masks, found)

@@ -32,36 +32,6 @@ def test_the_tables_of_a_readme_are_those_of_its_results(folder):
     assert found == set(importlib.import_module(report.FOLDERS[folder]).TABLES)
 
 
-def test_a_result_without_a_score_is_no_missing_run(monkeypatch):
-    """A run that is not there yet leaves its table empty; a broken file of results must not."""
-    text = (ROOT / "nu_deeplabv3plus" / "NOTES.md").read_text(encoding="utf-8")
-    whole = report.read_results("nu_deeplabv3plus")
-    monkeypatch.setattr(report, "read_results", lambda folder: report.Results())
-    assert "not measured yet" in report.render("nu_deeplabv3plus", text)
-    del whole["none"]["results"]["per_class"]
-    monkeypatch.setattr(report, "read_results", lambda folder: whole)
-    with pytest.raises(KeyError):
-        report.render("nu_deeplabv3plus", text)
-
-
-def test_a_run_and_its_evaluation_become_a_result(tmp_path):
-    """The command is the one that the run was started with, not that of a resumption; paths are no machine's."""
-    commands = "--data '/my d' --lr 1 --cache /c --out /t/o --photos /d/b /d/c", "--resume x"
-    starts = [{"command": f"/a/nu/train.py {flags}", "versions": "v"} for flags in commands]
-    (tmp_path / "run.json").write_text(json.dumps({"starts": starts, "arguments": {"seed": 3}}))
-    (tmp_path / "log.csv").write_text("epoch,loss,seconds\n1,0.5,60\n2,0.25,30\n3,,33\n")
-    (tmp_path / "best").mkdir()
-    for name, score in (("results", 0.7), ("results-bgr", 0.1)):
-        words = "backbone of /home/me/a/best.pt (epoch 2)"
-        (tmp_path / "best" / f"{name}.json").write_text(json.dumps({"iou": score, "weights": words}))
-    result = report.collect(tmp_path, tmp_path / "best", "faces", "CPU")
-    assert result["command"] == "python nu/train.py --data PATH --lr 1 --out nu/runs/o --photos MORE_PHOTOS"
-    assert (result["seed"], result["epochs"], result["minutes"]) == (3, 3, 2.0)
-    assert result["seconds_per_epoch_median"] == 33 and [row["loss"] for row in result["log"]] == [0.5, 0.25, None]
-    assert result["results"] == {"iou": 0.7, "weights": "backbone of a/best.pt (epoch 2)"}
-    assert result["results_bgr"]["iou"] == 0.1
-
-
 def test_times_of_a_result_are_those_of_its_log_and_its_paths_no_machines():
     for path in ROOT.glob("*/results/**/*.json"):
         text = path.read_text()
@@ -80,12 +50,8 @@ def test_the_links_of_a_page_lead_somewhere_and_it_is_short(page):
     titles = [line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")]
     anchors = {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles}
     assert {*re.findall(r"\]\(#([^)]+)\)", text)} <= anchors
-    if page.name == "README.md" and page.parent.name in report.FOLDERS:
-        assert text.count("\n") <= 120
-    if page.parent == ROOT:
-        assert text.count("\n") <= 150
-        table = text.split("table: front")[1].split("<!-- /table")[0]
-        assert max(map(len, table.splitlines())) <= 100
+    if page.name == "README.md" and page.parent.name != "benchmarks":
+        assert text.count("\n") <= (150 if page.parent == ROOT else 120)
 
 
 # ---- Commands ------------------------------------------------------------------------------------------------------
@@ -149,10 +115,9 @@ def test_the_commands_of_a_page_are_ones_that_the_scripts_take(page, monkeypatch
 def test_the_notebook_and_python_blocks_of_the_readme_parse():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     notebook = re.search(r"<!-- colab -->\n```python\n(.*?)```", text, re.DOTALL)[1].splitlines()
-    assert len(notebook) == 4 and [line[0] for line in notebook] == ["!", "%", "!", "f"]
+    assert [line[0] for line in notebook] == ["!", "%", "!", "f"]
     ast.parse(notebook[-1])
-    trained = re.search(r"python (nu_deeplabv3plus/\S+) (.*)", notebook[2])
-    assert (ROOT / trained[1]).is_file() and trained[2] == "--weights none --epochs 3"
+    assert "python nu_deeplabv3plus/train.py --weights none --epochs 3" in notebook[2]
     assert "nu_deeplabv3plus/runs/none-generated/samples.png" in notebook[3]
     ast.parse(re.search(r"<!-- python -->\n```python\n(.*?)```", text, re.DOTALL)[1])
 

@@ -20,7 +20,7 @@ from masked_ssl.masking import (
     reconstruction_loss,
 )
 from masked_ssl.model import Network, UNetPlusPlus
-from masked_ssl.recipe import adamw, set_learning_rates
+from masked_ssl.recipe import adamw, load_backbone, set_learning_rates
 from masked_ssl.train import parsing_loss, repeats
 
 
@@ -50,36 +50,24 @@ def shake(module, seed=0):
     return module
 
 
-# ---- Parameters ----------------------------------------------------------------------------------------------------
+# ---- The network ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def full():
-    return UNetPlusPlus()
+def test_numbers_of_parameters_and_a_decoder_of_one_convolution():
+    with torch.device("meta"):
+        full = UNetPlusPlus()
+        assert count(full) == 48_985_600
+        assert count(full.backbone) == 23_508_032 and count(full.nodes) == 25_477_568
+        for classes, parameters in ((3, 435), (11, 1595), (19, 2755)):
+            assert count(Network(classes).decoder) == parameters
 
 
-def test_numbers_of_parameters(full):
-    assert count(full) == 48_985_600
-    assert count(full.backbone) == 23_508_032 and count(full.nodes) == 25_477_568
-
-
-@pytest.mark.parametrize(("classes", "parameters"), [(3, 435), (11, 1595), (19, 2755)])
-def test_the_decoder_is_one_convolution(narrow, classes, parameters):
-    network = Network(classes)
-    assert isinstance(network.decoder, nn.Conv2d) and count(network.decoder) == parameters
-    assert network(noise(1, 3, 64, 96)).shape == (1, classes, 64, 96)
-
-
-# ---- Wiring --------------------------------------------------------------------------------------------------------
-
-
-def test_the_trunk_is_torchvisions(full):
+def test_the_trunk_is_torchvisions_and_takes_its_file_under_any_name(tmp_path):
     torch.manual_seed(0)
-    reference = shake(resnet50(weights=None))
-    full.backbone.load_state_dict({name: x for name, x in reference.state_dict().items() if name[:3] != "fc."})
+    reference, network, file = shake(resnet50(weights=None)).eval(), Network(3).eval(), tmp_path / "my weights.bin"
+    torch.save({f"_orig_mod.module.{name}": x for name, x in reference.state_dict().items()}, file)
+    assert load_backbone(network, str(file)) == (str(file), f"ResNet-50 of {file}, the rest random")
     x, maps = noise(1, 3, 64, 32), []
-    for net in (reference, full.backbone):
-        net.eval()
     with torch.no_grad():
         y = reference.relu(reference.bn1(reference.conv1(x)))
         maps.append(y)
@@ -87,7 +75,7 @@ def test_the_trunk_is_torchvisions(full):
         for layer in (reference.layer1, reference.layer2, reference.layer3, reference.layer4):
             y = layer(y)
             maps.append(y)
-        ours = full.backbone(x)
+        ours = network.encoder.backbone(x)
     assert [m.shape[1] for m in ours] == [64, 256, 512, 1024, 2048]
     assert all(torch.equal(a, b) for a, b in zip(ours, maps, strict=True))
 
@@ -119,31 +107,20 @@ def test_dense_connections_against_a_plain_recomputation(narrow):
     assert x04.shape == (2, 16, 64, 96)
 
 
-def test_sizes_that_cannot_be_halved_five_times_are_refused(narrow):
-    with pytest.raises(AssertionError, match="multiples of 32, got 64 x 40"):
-        UNetPlusPlus()(noise(1, 3, 64, 40))
-
-
 def test_checkpointing_changes_neither_gradients_nor_statistics(narrow):
     torch.manual_seed(0)
     plain = Network(3)
     thrifty = Network(3, checkpointing=True)
     thrifty.load_state_dict(plain.state_dict())
-    x = noise(3, 3, 32, 32)
-    for network in (plain, thrifty):
-        network(x).square().mean().backward()
+    x, kept = noise(3, 3, 32, 32), {plain: [], thrifty: []}
+    for network, sizes in kept.items():
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            loss = network(x).square().mean()
+        loss.backward()
+    assert sum(kept[thrifty]) < sum(kept[plain])
     for a, b in zip(plain.parameters(), thrifty.parameters(), strict=True):
         assert torch.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-7)
-    for (name, a), b in zip(plain.named_buffers(), thrifty.buffers(), strict=True):
-        assert torch.equal(a, b), name
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        sums = []
-        for network in (plain, thrifty):
-            kept.clear()
-            network(x)
-            sums.append(sum(kept))
-    assert sums[1] < sums[0]
+    assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), thrifty.buffers(), strict=True))
 
 
 # ---- What is hidden ------------------------------------------------------------------------------------------------
@@ -158,45 +135,31 @@ def test_the_central_two_thirds_and_patches_of_32_to_64_px():
     assert [patch_sides(size) for size in (512, 256, 64)] == [(32, 64), (16, 32), (4, 8)]
 
 
-@pytest.mark.parametrize(("size", "ratio"), [(64, 0.1), (128, 0.75), (512, 0.5)])
-@pytest.mark.parametrize(("region", "measure"), [("center", "side"), ("center", "area"), ("whole", "side")])
-def test_whole_patches_inside_the_region_hide_the_share_asked_for(size, ratio, region, measure):
-    first, end = bounds = find_region(size, region, measure)
+@pytest.mark.parametrize(("size", "ratio", "region"), [(64, 0.1, "whole"), (128, 0.75, "center"), (512, 0.5, "center")])
+def test_whole_patches_inside_the_region_hide_the_share_asked_for(size, ratio, region):
+    first, end = bounds = find_region(size, region)
     area, (low, high) = (end - first) ** 2, patch_sides(size)
-    reached = np.zeros(size, bool)
     for seed in range(3):
         mask = draw_mask(np.random.default_rng(seed), size, bounds, ratio)
-        reached |= mask.any(0)
         inside = mask[first:end, first:end]
         assert mask.shape == (size, size) and mask.sum() == inside.sum()
         assert ratio * area <= inside.sum() <= ratio * area + high**2
-    margin = (end - first) // 20
-    assert ratio < 0.2 or reached[[first + margin, end - 1 - margin]].all()
     rebuilt = np.zeros_like(mask)  # of hidden squares of the smallest side
     for y, x in np.argwhere(np.lib.stride_tricks.sliding_window_view(mask, (low, low)).all((2, 3))):
         rebuilt[y : y + low, x : x + low] = True
     assert (rebuilt == mask).all()
 
 
-# ---- Step 1's loss -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def batch():
-    region = find_region(64)
-    masks = np.stack([draw_mask(np.random.default_rng(i), 64, region, 0.3 + 0.2 * i) for i in range(3)])
-    return noise(3, 3, 64, 64), noise(3, 3, 64, 64, seed=1), torch.from_numpy(masks)[:, None], region
-
-
-def test_the_mean_colour_hides_the_masked_pixels_alone(batch):
-    images, _, masks, _ = batch
-    assert torch.equal(hide(images, masks), images * ~masks)
+# ---- The losses ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("loss", "of"), [("l1", torch.abs), ("l2", torch.square)])
-def test_the_losses_are_the_means_they_say(batch, loss, of):
+def test_the_losses_are_the_means_they_say(loss, of):
     """So nothing outside the region counts."""
-    images, output, masks, region = batch
+    images, output, region = noise(3, 3, 64, 64), noise(3, 3, 64, 64, seed=1), find_region(64)
+    masks = np.stack([draw_mask(np.random.default_rng(i), 64, region, 0.3 + 0.2 * i) for i in range(3)])
+    masks = torch.from_numpy(masks)[:, None]
+    assert torch.equal(hide(images, masks), images * ~masks)
     error = of(output - images)
     inside = error[..., slice(*region), slice(*region)].mean().item()
     assert reconstruction_loss(output, images, masks, region, loss=loss) == pytest.approx(inside, rel=1e-5)
@@ -205,9 +168,6 @@ def test_the_losses_are_the_means_they_say(batch, loss, of):
     assert hidden == pytest.approx(np.mean(each), rel=1e-5)
     everywhere = (output - images)[masks.expand_as(images)].abs().mean().item()
     assert error_where_hidden(output, images, masks) == pytest.approx(everywhere, rel=1e-5)
-
-
-# ---- Step 2's loss -------------------------------------------------------------------------------------------------
 
 
 def test_cross_entropy_and_dice_leave_ignored_pixels_and_absent_classes_out():
@@ -222,11 +182,6 @@ def test_cross_entropy_and_dice_leave_ignored_pixels_and_absent_classes_out():
         y = (used == c).float()
         f1.append((2 * (p[:, c] * y).sum() + 1) / (p[:, c].sum() + y.sum() + 1))
     assert dice == pytest.approx(1 - torch.stack(f1).mean().item(), rel=1e-5)
-    moved = logits.clone()
-    moved[:, :, :2] += noise(2, 5, 2, 8, seed=2)
-    assert torch.allclose(torch.stack(parsing_loss(moved, labels)), torch.stack((cross_entropy, dice)))
-    perfect = 40 * F.one_hot(labels.clamp(max=4).long(), 5).permute(0, 3, 1, 2)
-    assert all(loss < 1e-4 and loss.dtype == torch.float32 for loss in parsing_loss(perfect.bfloat16(), labels))
 
 
 # ---- Learning rate and steps ---------------------------------------------------------------------------------------

@@ -2,12 +2,11 @@
 
     python tests/walk.py                       about 16 minutes on two CPU cores
     python tests/walk.py --only lrn_headtorso  one README
-    python tests/walk.py --elsewhere           all commands of the folders' READMEs from another folder
 
 It works in a fresh copy of the repository's files, so that no run, cache or data of yours is used or touched: the
-blocks first, each README's from the repository root and its first command again from another folder; then a short
-training of each paper's folder alone with common/, in another project. The two commands at the top of README.md, with a
-virtual environment of their own, are run by .ci/run.
+blocks from the repository root; then a short training of each paper's folder alone with common/, in another project and
+started from another folder. The two commands at the top of README.md, with a virtual environment of their own, are run
+by .ci/run.
 """
 
 import argparse
@@ -67,7 +66,6 @@ def run(command: str, folder: Path, home: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PAPERS, help="one paper's folder")
-    parser.add_argument("--elsewhere", action="store_true", help="run a folder's commands from another, by whole paths")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         copy, elsewhere, home = (Path(folder) / name for name in ("copy", "elsewhere", "home"))
@@ -79,15 +77,11 @@ def main() -> None:
         for command in () if args.only else blocks(copy / "README.md"):
             run(command, copy, home)
         for paper in [args.only] if args.only else PAPERS:
-            commands = blocks(copy / paper / "README.md")
-            by_whole_paths = [command.replace(f"{paper}/", f"{copy / paper}/") for command in commands]
-            for command in () if args.elsewhere else commands:
+            for command in blocks(copy / paper / "README.md"):
                 run(command, copy, home)
-            for command in by_whole_paths if args.elsewhere else by_whole_paths[:1]:
-                run(command, elsewhere, home)
             project = Path(folder) / f"project-{paper}"
             copy_alone(copy, paper, project)
-            run(f"python {paper}/{ALONE[paper]}", project, home)
+            run(f"python {project / paper}/{ALONE[paper]}", elsewhere, home)
     print("every command ended well")
 
 

@@ -5,6 +5,8 @@ thousand faces, so that the cache of decoded ones is larger than the processor's
 different faces under many names.
 """
 
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.contest import Row, compare, in_turns, timed
-from benchmarks.scale import many_faces
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +26,24 @@ from masked_ssl.classes import LAYOUTS
 
 BATCH = 16
 FILES = "a loop over the files"
+
+
+def many_faces(folder: Path, n: int, originals: Path) -> Path:
+    """CelebAMask-HQ's layout with n faces: hard links (copies where there are none) to those of `originals`."""
+    faces = list_celebamask(originals)
+    (folder / "CelebA-HQ-img").mkdir(parents=True)
+    for i in range(n):
+        face = faces[i % len(faces)]
+        annotations = folder / "CelebAMask-HQ-mask-anno" / str(i // 2000)
+        annotations.mkdir(parents=True, exist_ok=True)
+        pairs = [(face.photo, folder / "CelebA-HQ-img" / f"{i}.jpg")]
+        pairs += [(path, annotations / f"{i:05d}_{part}.png") for part, path in face.masks.items()]
+        for source, target in pairs:
+            try:
+                os.link(source, target)
+            except OSError:
+                shutil.copy(source, target)
+    return folder
 
 
 def decode(face: FaceFiles, size: int, target: str) -> tuple[Tensor, Tensor]:

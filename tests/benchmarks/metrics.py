@@ -1,5 +1,4 @@
-"""Scores of a batch: common/metrics.py and hair_transfer/scores.py against torchmetrics, scikit-learn, MONAI,
-scikit-image and smp.
+"""Scores of a batch: common/metrics.py and hair_transfer/scores.py against torchmetrics, scikit-learn, MONAI and smp.
 
 Every peer is asked for the same pooled values, in the way that its own documentation has for a batch of masks. All
 start from what an evaluation has, predictions as bools or int64 classes and a truth of bytes; a peer that wants other
@@ -15,18 +14,17 @@ import torch
 from benchmarks.contest import Row, compare, in_turns, timed
 from torch import Tensor
 
-from common.metrics import confusion_matrix, hausdorff, multilabel_counts
+from common.metrics import confusion_matrix, multilabel_counts
 from hair_transfer.scores import auroc_from_sums, rank_histogram, rank_sums
 
 Sides = dict[str, Callable[[], np.ndarray]]  # "ours" and the peers, each of which computes the values
-UNCHECKED = "torchmetrics, validate_args=False"
 TORCHMETRICS = "torchmetrics.functional.classification"
 
 
 def sides(ours: Callable, torchmetrics: Callable, **peers: Callable) -> Sides:
     """torchmetrics(checked) runs with and without its look for values that are no class."""
-    unchecked = {UNCHECKED: lambda: torchmetrics(False)}
-    return {"ours": ours, "torchmetrics": lambda: torchmetrics(True), **unchecked, **peers}
+    peers = {"torchmetrics, validate_args=False": lambda: torchmetrics(False), **peers}
+    return {"ours": ours, "torchmetrics": lambda: torchmetrics(True), **peers}
 
 
 def of_monai(predicted: Tensor, truth: Tensor) -> np.ndarray:
@@ -108,41 +106,11 @@ def area(batch: int, size: int) -> Sides:
     return sides(ours, torchmetrics, **{"scikit-learn": scikit_learn, "MONAI": monai})
 
 
-def distance(batch: int, size: int) -> Sides:
-    """Hausdorff distance between the contours of two ellipses, for each picture of a batch."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:size, :size] / size - 0.5
-
-    def ellipse() -> np.ndarray:
-        a, b = rng.uniform(0.2, 0.4, 2)
-        dy, dx = rng.uniform(-0.08, 0.08, 2)
-        return ((y - dy) / a) ** 2 + ((x - dx) / b) ** 2 < 1
-
-    pairs = [(ellipse(), ellipse()) for _ in range(batch)]
-
-    def monai() -> np.ndarray:
-        both = [torch.from_numpy(np.stack(masks))[:, None] for masks in zip(*pairs, strict=True)]
-        distances = import_module("monai.metrics").compute_hausdorff_distance(*both, include_background=True)
-        return distances[:, 0].numpy()
-
-    def scikit_image() -> np.ndarray:
-        boundaries = import_module("skimage.segmentation").find_boundaries
-        of_points = import_module("skimage.metrics").hausdorff_distance
-        return np.array([of_points(*(boundaries(mask, mode="inner") for mask in pair)) for pair in pairs])
-
-    return {
-        "ours": lambda: np.array([hausdorff(*pair) for pair in pairs]),
-        "MONAI": monai,
-        "scikit-image": scikit_image,
-    }
-
-
 # what, the measure, batch and side
 MEASURES = (
     ("counts of 18 masks", multilabel, 8, 128),
     ("counts of 19 classes", multiclass, 8, 512),
     ("AUROC", area, 6, 256),
-    ("Hausdorff distances of contours", distance, 8, 224),
 )
 
 

@@ -4,23 +4,16 @@ Every contender is a process of its own (contest.py), so that nothing of ours, s
 the peer, and memory is each one's own. The images are random: no network's speed depends on what it sees.
 """
 
-import functools
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks.contest import Row, compare, contest, in_turns, timed
-from benchmarks.loading import cached
+from benchmarks.contest import Row, compare, contest
 from torch import Tensor, nn
 
 from common.device import adam, autocast, keep_freed_memory, memory_format, pick_amp, to_device
-from common.faces import write_celebamask
 from common.losses import dice_loss
-from common.metrics import multilabel_counts
 from hair_transfer.dataset import normalize as normalize_hair
 from hair_transfer.model import DeepLabV3
 from lrn_headtorso.dataset import normalize as normalize_lrn
@@ -252,58 +245,6 @@ class ClassifierLast(DeepLabV3Plus):
         return self.classifier(F.interpolate(x, size=size, mode="bilinear", align_corners=False))
 
 
-def prepare_pooling(expand: bool, size: int) -> Callable[[], None]:
-    """The image pooling's 1x1 map brought to the size of the other branches of ASPP, as in hair_transfer/model.py."""
-    pooled, branch = torch.randn(8, 256, 1, 1), torch.randn(8, 256, size, size)
-
-    def repeat() -> None:
-        with torch.inference_mode():
-            for _ in range(20):
-                wide = pooled.expand_as(branch) if expand else F.interpolate(pooled, branch.shape[-2:], mode="bilinear")
-                torch.cat([branch, wide], dim=1)
-
-    return repeat
-
-
-def side_by_side(what: str, ours: Callable, other: str, theirs: Callable, rounds: int) -> list[Row]:
-    """Two functions in this process, in milliseconds."""
-    found = in_turns({"ours": lambda: timed(ours), other: lambda: timed(theirs)}, rounds, budget=5)
-    return compare("optimisations", what, "ms", found)
-
-
-def whole_batches(quick: bool) -> list[Row]:
-    """A batch in one gather from the cache against each face by itself."""
-    with tempfile.TemporaryDirectory() as folder:
-        n, size = (8, 32) if quick else (200, 128)
-        where = write_celebamask(Path(folder) / "faces", n, size=size)
-        data, rng = cached(where, n, size, "masks", Path(folder) / "cache"), np.random.default_rng(0)
-
-        def whole() -> tuple[Tensor, Tensor]:
-            return data.batch(rng.permutation(n)[:16])
-
-        def one_by_one() -> list[Tensor]:
-            faces = [data.batch([i]) for i in rng.permutation(n)[:16]]
-            return [torch.cat(parts) for parts in zip(*faces, strict=True)]
-
-        what = f"16 faces from the cache, {size} px, 18 masks"
-        return side_by_side(what, whole, "a face at a time", one_by_one, rounds=2 if quick else 60)
-
-
-def small_integers(quick: bool) -> list[Row]:
-    """Counts of a batch of masks in small integers of contiguous memory against plain sums."""
-    size = 32 if quick else 128
-    truth = (torch.rand(8, 18, size, size) < 0.2).byte()
-    found = torch.randn(truth.shape).contiguous(memory_format=torch.channels_last) > 0
-
-    def plain_sums() -> Tensor:  # as one would write it first
-        p, y = found.bool(), truth.bool()
-        return torch.stack([x.sum((0, 2, 3)) for x in (p & y, p & ~y, ~p & y, ~p & ~y)], dim=1)
-
-    what = f"counts of 18 masks in channels_last, 8 x {size} px"
-    ours = functools.partial(multilabel_counts, found, truth)
-    return side_by_side(what, ours, "plain sums of bools", plain_sums, rounds=2 if quick else 30)
-
-
 def optimisations(quick: bool) -> Iterator[Row]:
     """Rows of ours with everything against ours without one thing."""
     bf16 = {"without bf16": Options(bf16=False)} if pick_amp("auto", CPU) else {}
@@ -323,7 +264,3 @@ def optimisations(quick: bool) -> Iterator[Row]:
         sides = {"ours": Options(), **variants}
         seconds, _ = contest({who: (prepare, name, how, size, batch) for who, how in sides.items()}, rounds, budget)
         yield from compare("optimisations", f"{kind}, {case.what}, {size} px, batch {batch}", "ms", seconds)
-    yield from whole_batches(quick)
-    yield from small_integers(quick)
-    seconds, _ = contest({who: (prepare_pooling, who == "ours", 32) for who in ("ours", "interpolated")}, 5, 5)
-    yield from compare("optimisations", "image pooling and concat, 8 x 256 x 32 x 32, 20 times", "ms", seconds)

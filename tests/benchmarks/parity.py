@@ -130,8 +130,7 @@ def with_older(lines: list[list[str]], path: Path) -> list[list[str]]:
     measured = {(line[0], line[-1]) for line in lines[1:]}
     if header == lines[0]:
         lines = lines + [line for line in older if (line[0], line[-1]) not in measured]
-    folders = list(TRAININGS)
-    return [lines[0], *sorted(lines[1:], key=lambda line: (line[-1], folders.index(line[0])))]
+    return [lines[0], *sorted(lines[1:], key=lambda line: (line[-1], list(TRAININGS).index(line[0])))]
 
 
 def main() -> None:

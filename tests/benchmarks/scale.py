@@ -5,7 +5,7 @@
 
 For each number of faces: the cache's size, the seconds to list and decode it, the seconds until it is found again, the
 memory of the process that then reads all of it once in random batches, the seconds of that epoch without a network, and
-the minutes of an epoch of train.py, from the median of 25 steps on random batches.
+the minutes of an epoch of training, from the median of 25 steps on random batches.
 The generated faces are 200 different ones of 512 px under many names: decoding costs the same whoever is on them; that
 the disk has to give 200 only is left out of the seconds to build. Last row: a straight line through the measured ones,
 with how far the middle one lies off it (what does not grow stays at the most measured).
@@ -14,8 +14,6 @@ with how far the middle one lies off it (what does not grow stays at the most me
 import argparse
 import itertools
 import multiprocessing
-import os
-import shutil
 import sys
 import tempfile
 import time
@@ -25,19 +23,16 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
 import numpy as np
-from benchmarks.contest import machine, peak_mb
+from benchmarks.contest import machine, peak_mb, timed
+from benchmarks.loading import many_faces
+from benchmarks.networks import Options, prepare_training
 
 from common.celebamask import list_celebamask
 from common.data import shuffled
-from common.device import adam, autocast, memory_format, pick_amp, pick_device
 from common.faces import write_celebamask
-from common.losses import dice_loss
-from common.metrics import multilabel_counts
 from common.pictures import print_table, write_csv
 from nu_deeplabv3plus import dataset
 from nu_deeplabv3plus.dataset import FaceParts
-from nu_deeplabv3plus.eval import scale
-from nu_deeplabv3plus.model import DeepLabV3Plus
 
 HERE = Path(__file__).resolve().parent
 DIFFERENT, PAINTED, SIZE, BATCH, ALL = 200, 512, 128, 4, 30_000  # generated faces, their px, those of the cache
@@ -51,24 +46,6 @@ COLUMNS = {  # name -> decimals
     "epoch of training, min": 1,
 }
 STEPS = 25  # of training that are timed, after five that are not
-
-
-def many_faces(folder: Path, n: int, originals: Path) -> Path:
-    """CelebAMask-HQ's layout with n faces: hard links (copies where there are none) to those of `originals`."""
-    faces = list_celebamask(originals)
-    (folder / "CelebA-HQ-img").mkdir(parents=True)
-    for i in range(n):
-        face = faces[i % len(faces)]
-        annotations = folder / "CelebAMask-HQ-mask-anno" / str(i // 2000)
-        annotations.mkdir(parents=True, exist_ok=True)
-        pairs = [(face.photo, folder / "CelebA-HQ-img" / f"{i}.jpg")]
-        pairs += [(path, annotations / f"{i:05d}_{part}.png") for part, path in face.masks.items()]
-        for source, target in pairs:
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copy(source, target)
-    return folder
 
 
 def memory() -> dict[str, float]:
@@ -103,22 +80,10 @@ def measure(folder: Path, n: int) -> dict[str, float]:
 
 
 def step_seconds(data: FaceParts, batches: list[np.ndarray]) -> float:
-    """Median of the training steps of DeepLabV3+ as train.py makes them, loading included."""
-    device = pick_device("cpu")
-    amp = pick_amp("auto", device)
-    model = DeepLabV3Plus().to(memory_format=memory_format(device, amp)).train()
-    optimizer, seconds = adam(model, 1e-4), []
+    """Median of the training steps of DeepLabV3+, each after its batch was loaded."""
+    train, seconds = prepare_training("nu", Options(), SIZE, BATCH), []
     for batch in itertools.islice(itertools.cycle(batches[:-1]), STEPS + 5):
-        started = time.perf_counter()
-        images, masks = data.batch(batch)
-        with autocast(device, amp):
-            logits = model(scale(images, device))
-        loss = dice_loss(logits, masks)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        multilabel_counts(logits.detach() > 0, masks)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(timed(lambda batch=batch: data.batch(batch)) + timed(train))
     return float(np.median(seconds[5:]))
 
 
@@ -148,7 +113,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, metavar="PATH", help="CelebAMask-HQ's folder (default: generated faces)")
     parser.add_argument("--faces", type=int, nargs="+", default=[800, 2000, 4000], metavar="N")
-    parser.add_argument("--csv", type=Path, default=HERE / "scale.csv", metavar="FILE", help="default: here")
     args = parser.parse_args()
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +131,7 @@ def main() -> None:
     print(f"\n{machine()}\n")
     lines = table(rows)
     print_table(lines)
-    write_csv(args.csv, [[*lines[0], "machine"], *([*line, machine()] for line in lines[1:])])
+    write_csv(HERE / "scale.csv", [[*lines[0], "machine"], *([*line, machine()] for line in lines[1:])])
 
 
 if __name__ == "__main__":

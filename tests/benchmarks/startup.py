@@ -1,6 +1,5 @@
 """How long a script takes to answer --help, and a warm start to its first training step."""
 
-import os
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ TRAIN = {  # the bare command of each folder, in float32 or bf16 as it chooses
 def seconds_of(command: list[str]) -> float:
     """Wall time of a command; raises RuntimeError with its last line if it fails."""
     started = time.perf_counter()
-    result = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)}: {result.stderr.strip().splitlines()[-1:]}")
     return time.perf_counter() - started

@@ -6,28 +6,24 @@
 
 Peak: the fastest of a few large bf16 matrix products (float32 without bf16). Floating-point operations of a step are
 counted by PyTorch. On CUDA the steps run under torch.cuda.set_sync_debug_mode("error"): a step that waits for the GPU
-ends the benchmark. "loading" is what the warm cache delivers to one process; below "images/s" it is the bottleneck.
+ends the benchmark. What the warm cache delivers to one process: `run.py --only loading`.
 """
 
 import argparse
-import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
-import numpy as np
 import torch
-from benchmarks.contest import timed
-from benchmarks.loading import a_batch, cached
 from benchmarks.networks import CASES, Options, prepare_training
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.device import pick_amp, pick_device
-from common.faces import write_celebamask
 from common.pictures import print_table
+
+STEPS, MATRIX = 20, 8192  # steps that are timed; the side of the matrices of the peak
 
 
 def matrix_peak(device: torch.device, amp: bool, n: int, repeats: int = 10) -> float:
@@ -63,43 +59,27 @@ def steps(name: str, device: torch.device, size: int, batch: int, compiled: bool
     return (time.perf_counter() - started) / n, counter.get_total_flops()
 
 
-def loading_rate(name: str, size: int, batch: int, n: int) -> float:
-    """Faces a second out of the warm cache, for the cases that read CelebAMask-HQ; else nan."""
-    target = {"nu": "masks", "hair": "hair", "unetplusplus": "labels"}.get(name)
-    if target is None:
-        return float("nan")
-    with tempfile.TemporaryDirectory() as folder:
-        where = write_celebamask(Path(folder) / "faces", n, size=size)
-        batch, data = min(batch, n), cached(where, n, size, target, Path(folder) / "cache")
-        load = a_batch(data, np.random.default_rng(0), batch)
-        load()
-        return batch / statistics.median(timed(load) for _ in range(20))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto")
     parser.add_argument("--only", nargs="+", choices=CASES, default=[name for name in CASES])
     parser.add_argument("--batch", type=int, metavar="N", help="default: the case's, 32 on CUDA")
     parser.add_argument("--size", type=int, metavar="N", help="default: the paper's")
-    parser.add_argument("--steps", type=int, default=20, metavar="N")
-    parser.add_argument("--matrix", type=int, default=8192, metavar="N", help="side of the matrices of the peak")
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     device = pick_device(args.device)
     amp = pick_amp("auto", device)
     torch.backends.cudnn.benchmark = True
-    peak = matrix_peak(device, amp, args.matrix)
+    peak = matrix_peak(device, amp, MATRIX)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    print(f"{gpu}, {'bf16' if amp else 'float32'}: {peak / 1e12:.1f} Tflop/s, {args.matrix} x {args.matrix} product")
-    rows = [["network", "px", "batch", "ms a step", "images/s", "Tflop/s", "share of peak", "loading, images/s"]]
+    print(f"{gpu}, {'bf16' if amp else 'float32'}: {peak / 1e12:.1f} Tflop/s, {MATRIX} x {MATRIX} product")
+    rows = [["network", "px", "batch", "ms a step", "images/s", "Tflop/s", "share of peak"]]
     for name in args.only:
         case = CASES[name]
         size, batch = args.size or case.size, args.batch or (32 if device.type == "cuda" else case.batch)
-        seconds, flops = steps(name, device, size, batch, args.compile, args.steps)
-        rate = loading_rate(name, size, batch, n=min(64, 2 * batch + 3))
+        seconds, flops = steps(name, device, size, batch, args.compile, STEPS)
         rows.append([case.what, str(size), str(batch), f"{1000 * seconds:.1f}", f"{batch / seconds:.1f}",
-                     f"{flops / seconds / 1e12:.2f}", f"{flops / seconds / peak:.0%}", f"{rate:.0f}"])  # fmt: skip
+                     f"{flops / seconds / 1e12:.2f}", f"{flops / seconds / peak:.0%}"])  # fmt: skip
         print(f"{case.what}: {batch / seconds:.1f} images/s", flush=True)
     print_table(rows)
 
