@@ -2,8 +2,6 @@
 
     python tests/report.py collect nu_deeplabv3plus/runs/flip nu_deeplabv3plus/results/flip.json \\
         --data "798 faces, split 638/160" --device "CPU, 2 cores, bf16"
-    python tests/report.py collect runs/fairness/fairness.json mut1ny_fairness/results/fairness-group.json \\
-        --command "python mut1ny_fairness/fairness.py ..." --minutes 2 --data "..." --device "..."
     python tests/report.py              write the tables between <!-- table: NAME --> and <!-- /table --> anew
 
 Nobody types a table: test_readme.py fails where those of README.md and NOTES.md are not what this script writes.
@@ -171,7 +169,6 @@ def main() -> None:
         else:
             folders = [args.run / name for name in ("best-test", "best-val") if (args.run / name).is_dir()]
             record = collect(args.run, args.evaluation or next(iter(folders), None), args.data, args.device)
-        args.out.parent.mkdir(exist_ok=True)
         args.out.write_text(json.dumps(record, indent=1) + "\n")
         return
     for folder in FOLDERS:

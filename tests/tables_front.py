@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable
 
 from report import Results, Rows
+from tables_lrn import scores_of
 
 
 def ssl_gain(run: dict) -> str:
@@ -17,21 +18,21 @@ def ssl_gain(run: dict) -> str:
 
 
 def lrn_jaccard(run: dict) -> str:
-    (scores,) = run["results"].values()
-    return f"{scores['jaccard']:.1f} %"
+    return f"{scores_of(run)['jaccard']:.1f} %"
+
+
+def of(score: str) -> Callable[[dict], str]:
+    return lambda run: f"{run['results'][score]:.3f}"[1:]
 
 
 # folder -> the score, the paper's, ours of which results, measured on what
 FRONT: dict[str, tuple[str, str, str, Callable[[dict], str], str]] = {
-    "nu_deeplabv3plus": ("mean IoU, 18 parts", ".647", "none", lambda run: f"{run['results']['iou_18']:.3f}"[1:],
-                         "798 faces"),
-    "hair_transfer": ("AUROC, random start", ".968", "random", lambda run: f"{run['results']['batch_auroc']:.3f}"[1:],
-                      "967 faces"),
+    "nu_deeplabv3plus": ("mean IoU, 18 parts", ".647", "none", of("iou_18"), "798 faces"),
+    "hair_transfer": ("AUROC, random start", ".968", "random", of("batch_auroc"), "967 faces"),
     "lrn_headtorso": ("Jaccard index, LRN", "91.7 %", "celebamask-lrn", lrn_jaccard, "298 faces"),
-    "mut1ny_fairness": ("F1 of colours, DeepLabV3", ".755", "deeplabv3-rgb",
-                        lambda run: f"{run['results']['f1']:.3f}"[1:], "798 faces"),
+    "mut1ny_fairness": ("F1 of colours, DeepLabV3", ".755", "deeplabv3-rgb", of("f1"), "798 faces"),
     "masked_ssl": ("mIoU gained by step 1", "+5.0", "fractions", ssl_gain, "32 labels"),
-}  # fmt: skip
+}
 
 
 def front(results: dict[str, Results]) -> Rows:

@@ -1,5 +1,7 @@
 """The tables of hair_transfer/README.md and NOTES.md: each takes the results by name and gives rows of cells."""
 
+import itertools
+
 from report import Results, Rows, on_real_photos, tested_runs, try_it
 
 from hair_transfer import eval as hair
@@ -29,12 +31,9 @@ def epochs(results: Results) -> Rows:
     runs = ("random", "from-skin", "random-1e-4")
     rows = [["epoch", *(f"{score}, `{run}`" for run in runs for score in ("loss", "IoU", "AUROC"))]]
     logs = [results[name]["log"] for name in runs]
-    for epoch in range(max(map(len, logs))):
-        row = [str(epoch + 1)]
-        for log in logs:
-            found = ("test_loss", "test_iou", "test_auroc")
-            row += [f"{log[epoch][name]:.3f}" for name in found] if epoch < len(log) else [""] * len(found)
-        rows.append(row)
+    for epoch, found in enumerate(itertools.zip_longest(*logs), 1):
+        names = ("test_loss", "test_iou", "test_auroc")
+        rows.append([str(epoch), *(f"{row[name]:.3f}" if row else "" for row in found for name in names)])
     return rows
 
 

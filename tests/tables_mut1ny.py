@@ -1,5 +1,6 @@
 """The tables of mut1ny_fairness/README.md and NOTES.md: each takes the results by name and gives rows of cells."""
 
+import numpy as np
 from report import Results, Rows, tested_runs, try_it
 
 from mut1ny_fairness import eval as mut1ny
@@ -10,6 +11,7 @@ from mut1ny_fairness.scores import FINAL, positives, share_in_labels
 
 RUNS = ("deeplabv3-rgb", "pspnet-rgb", "deeplabv3-labels", "pspnet-labels")
 BY = ("fairness-gender", "fairness-group", "fairness-group-gender")
+TRIED = "test F1 {test_f1:.2f}, IoU of the 11 classes {test_class_iou:.2f}"
 
 
 def scores(results: Results) -> Rows:
@@ -60,7 +62,8 @@ def groups(results: Results) -> Rows:
         rows = rows or [["by", "group", "people", *found["models"], ""]]
         for g, group in enumerate(found["groups"]):
             scores = [model["scores"][HEADLINE] for model in found["models"].values()]
-            cells = [with_interval(*(_nan(s[key][g]) for key in ("value", "low", "high"))) for s in scores]
+            intervals = np.array([[s[key][g] for key in ("value", "low", "high")] for s in scores], float)  # None: nan
+            cells = [with_interval(*interval) for interval in intervals]
             rows.append([" and ".join(found["by"]), group["name"], str(group["people"]), *cells, group["note"]])
     return rows
 
@@ -86,14 +89,8 @@ def power(results: Results) -> Rows:
     return [[row[i].replace("%", " %") for i in shown] for row in rows]
 
 
-def _nan(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
 TABLES = {
-    "try it": lambda results: try_it(
-        results["generated/try"], "test F1 {test_f1:.2f}, IoU of the 11 classes {test_class_iou:.2f}"
-    ),
+    "try it": lambda results: try_it(results["generated/try"], TRIED),
     "scores": scores,
     "all scores": all_scores,
     "classes": classes,

@@ -42,9 +42,9 @@ def runs(results: Results) -> Rows:
     rows = [["run", "best epoch", "val loss", "training", "IoU, pooled", "over batches", "s per epoch", "min"]]
     for name, run in on_real_photos(results).items():
         scores, best = run["results"], run["log"][run["results"]["epoch"] - 1]
-        losses = f"{scores['loss']:.3f}", f"{best['loss']:.3f}"
-        ious = f"{scores['iou_18']:.3f}", f"{scores['iou_mean_over_batches']:.3f}"
-        rows.append([f"`{name}`", f"{scores['epoch']} of {run['epochs']}", *losses, *ious, *length(run)])
+        values = scores["loss"], best["loss"], scores["iou_18"], scores["iou_mean_over_batches"]
+        cells = [f"{value:.3f}" for value in values]
+        rows.append([f"`{name}`", f"{scores['epoch']} of {run['epochs']}", *cells, *length(run)])
     return rows
 
 

@@ -13,13 +13,11 @@ def runs_of(found: dict) -> dict[tuple[str, float, int], dict]:
 
 def try_it(results: Results) -> Rows:
     """What the bare commands on generated faces should give."""
-    first, second = results["generated/pretrain"], results["generated/train"]
     rows = [["step", "at the end", "minutes", "on"]]
-    for name, run, words in (
-        ("1", first, "error where hidden {hidden_error:.2f}"),
-        ("2", second, "test mIoU {test_miou:.0f} %"),
-    ):
-        rows.append([name, words.format(**run["log"][-1]), f"{run['minutes']:.0f}", run["device"]])
+    words = {"pretrain": "error where hidden {hidden_error:.2f}", "train": "test mIoU {test_miou:.0f} %"}
+    for step, (name, scores) in enumerate(words.items(), 1):
+        run = results[f"generated/{name}"]
+        rows.append([str(step), scores.format(**run["log"][-1]), f"{run['minutes']:.0f}", run["device"]])
     return rows
 
 
@@ -58,11 +56,8 @@ def rates(results: Results) -> Rows:
     """Test mIoU with 32 labels and seed 0, without and with step 1, at several learning rates; and another region."""
     rows = [["learning rate, FP decoder", "encoder", "without step 1", "with", "with, `--region whole`, 4 epochs"]]
     whole = results["train-whole"]["log"][-1]["test_miou"]
-    for name, decoder, encoder in (
-        ("rates-1e-4", "1e-4", "1e-4"),
-        ("rates-1e-3", "1e-3", "1e-3"),
-        ("fractions", "1e-2", "1e-3"),
-    ):
+    trained = {"rates-1e-4": ("1e-4", "1e-4"), "rates-1e-3": ("1e-3", "1e-3"), "fractions": ("1e-2", "1e-3")}
+    for name, (decoder, encoder) in trained.items():
         found = results[name]["results"]
         scores = [f"{runs_of(found)[method, 0.05, 0]['miou']:.1f}" for method in found["methods"]]
         rows.append([decoder, encoder, *scores, f"{whole:.1f}" if name == "fractions" else ""])

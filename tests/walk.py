@@ -3,10 +3,9 @@
     python tests/walk.py                       about 16 minutes on two CPU cores
     python tests/walk.py --only lrn_headtorso  one README
 
-It works in a fresh copy of the repository's files, so that no run, cache or data of yours is used or touched: the
-blocks from the repository root; then a short training of each paper's folder alone with common/, in another project and
-started from another folder. The two commands at the top of README.md, with a virtual environment of their own, are run
-by .ci/run.
+It works in a fresh copy of the repository, so that nothing of yours is used or touched. Then comes a short training of
+each paper's folder alone with common/, in another project and started from another folder. The two commands at the top
+of README.md, with a virtual environment of their own, are run by .ci/run.
 """
 
 import argparse
