@@ -240,5 +240,7 @@ def test_recolor_with_the_network_itself(call, faces, trained, tmp_path):
     assert (np.asarray(Image.open(one)) == np.asarray(Image.open(photo))).all()
     succeed(call(recolor, trained / "best.pt", photo, *where, "--crop", 0, 0, 1, 0.5, "--color", "teal"))
     assert Image.open(one).size == (64, 32)
+    two = call(recolor, trained / "best.pt", photo, *where, "--color", "teal", "red")
+    assert "is one file, but there are 2 colours" in one_line_error(two)
     assert "no such colour" in one_line_error(call(recolor, trained / "best.pt", photo, "--color", "hairy"))
     assert "no photo is given; type:" in one_line_error(call(recolor, trained / "best.pt", "--color", "teal"))

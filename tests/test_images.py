@@ -1,13 +1,15 @@
 """common/images.py and common/celebamask.py: photos and masks of every kind, folders as they come."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 from conftest import refused
-from PIL import Image
+from PIL import Image, ImageCms
 
 from common.celebamask import FLIP_PAIRS, PARTS, check_masks, list_celebamask
-from common.images import OwnPhotos, check_crop, read_mask, read_photo
+from common.images import OwnPhotos, check_crop, name_of, read_mask, read_photo
+from mut1ny_fairness.tables import inside
 
 
 def gradient(size=(40, 30)):
@@ -30,6 +32,25 @@ def test_a_photo_of_any_kind_is_read_as_rgb(tmp_path):
     exif[0x0112] = 3
     photo.rotate(180).save(tmp_path / "turned.png", exif=exif)
     assert np.array_equal(np.asarray(read_photo(tmp_path / "turned.png")), np.asarray(photo))
+
+
+def test_a_colour_profile_is_applied(tmp_path):
+    """A photo whose profile is another than sRGB's shows the same colours as its twin in sRGB."""
+    lab, srgb = (ImageCms.createProfile(space) for space in ("LAB", "sRGB"))
+    in_lab = ImageCms.profileToProfile(gradient(), srgb, lab, outputMode="LAB")
+    in_lab.save(tmp_path / "lab.tif", icc_profile=ImageCms.ImageCmsProfile(lab).tobytes())
+    gradient().save(tmp_path / "srgb.png", icc_profile=ImageCms.ImageCmsProfile(srgb).tobytes())
+    gradient().save(tmp_path / "broken.png", icc_profile=b"no profile at all")
+    for name in ("lab.tif", "srgb.png", "broken.png"):
+        off = np.abs(np.asarray(read_photo(tmp_path / name)).astype(int) - np.asarray(gradient()))
+        assert off.mean() < (3 if name == "lab.tif" else 0.1), name  # 8 bits of Lab are coarse
+
+
+def test_accents_are_one_name_however_they_are_written(tmp_path):
+    spelled = [unicodedata.normalize(form, "Zoë.png") for form in ("NFC", "NFD")]
+    assert spelled[0] != spelled[1] and len({name_of(Path(name)) for name in spelled}) == 1
+    gradient().save(tmp_path / spelled[1])
+    assert inside(tmp_path, spelled[0], "groups.csv, line 2") == tmp_path / spelled[1]
 
 
 def test_transparent_parts_are_white_and_their_alpha_is_kept_and_cropped(tmp_path):

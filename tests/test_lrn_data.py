@@ -61,6 +61,9 @@ def test_lfws_own_layout(tmp_path):
     pairs, alone = list_pairs(tmp_path)
     assert [pair.photo.name for pair in pairs] == ["Ann_Lee_0002.jpg", "Bo_Kim_0001.jpg"] and len(alone) == 1
     assert list_pairs(tmp_path / "lfw") == (pairs, alone)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "lfw").rename(tmp_path / "data" / "lfw")  # the cut-outs beside the data folder
+    assert [pair.name for pair in list_pairs(tmp_path / "data")[0]] == [pair.name for pair in pairs]
 
 
 def test_celebamask_is_the_union_of_all_parts(faces):
