@@ -239,6 +239,8 @@ def main() -> None:
         pictures.write_json(out / "fairness.json", facts | all_numbers(groups, results))
     else:
         print(f"{len(photos)} photos, none with a label: nothing to score")
+    for name, instead in group_pictures.NUMBERED.items():
+        print(f"{instead} in the pictures is {name}, whose letters their font lacks")
     print(f"{', '.join(name for name in ('grid.png', *OF_LABELS) if (out / name).exists())} -> {out}")
 
 

@@ -16,12 +16,15 @@ MAX_ROWS, MAX_COLUMNS = 12, 4
 Grid = dict[str, dict[str, Photo | None]]  # row -> column -> photo; None: no such photo
 
 
+NUMBERED: dict[str, str] = {}  # names whose letters the pictures' font lacks -> what the pictures have instead
+
+
 def shown(name: str) -> str:
-    r"""A name for a picture: a letter that the pictures' font lacks by its number, as \u6bdb."""
+    """A name for a picture: itself, or a number where the font lacks a letter of it; fairness.py prints the key."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     known = get_font(findfont(FontProperties())).get_charmap()
-    return "".join(c if ord(c) in known or c == "\n" else c.encode("ascii", "backslashreplace").decode() for c in name)
+    return name if all(ord(c) in known for c in name) else NUMBERED.setdefault(name, f"no. {len(NUMBERED) + 1}")
 
 
 def choose_grid(photos: list[Photo], by: list[str], column: str | None, seed: int) -> Grid:
@@ -110,8 +113,10 @@ def draw_nulls(path: Path, results: dict[str, dict]) -> None:
     for axis, (title, g) in zip(axes[0], found.items(), strict=True):
         axis.hist(g["null"], bins=np.linspace(0, widest, 61), color="0.75")
         axis.axvline(g["gap"], color="C3")
-        seen = f"best {g['best']}, worst {g['worst']}: gap {g['gap']:.3f}, p = {g['p']:.4f}" if g["best"] else "no gap"
-        axis.set_title(shown(f"{title}\n{seen}"), fontsize=8, parse_math=False)
+        seen = "no gap"
+        if g["best"]:
+            seen = f"best {shown(g['best'])}, worst {shown(g['worst'])}: gap {g['gap']:.3f}, p = {g['p']:.4f}"
+        axis.set_title(f"{title}\n{seen}", fontsize=8, parse_math=False)
         axis.set_xlabel("gap in mean IoU if groups meant nothing (line: observed)", fontsize=8)
         axis.set_ylabel("permutations", fontsize=8)
         axis.tick_params(labelsize=8)

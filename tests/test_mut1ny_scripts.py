@@ -199,10 +199,11 @@ def test_the_whole_photo_and_a_crop_are_scored_as_eval_scores_them(trained, stud
 def test_fairness_without_labels_draws_the_grid(call, trained, studio, tmp_path):
     for name in ("0.png", "3.png"):
         shutil.copy(studio / name, tmp_path)
-    (tmp_path / "groups.csv").write_text("\ufeffimage,group,emotion\n0.png,x,sad\n3.png,y,happy\n", encoding="utf-8")
+    (tmp_path / "groups.csv").write_text("\ufeffimage,group,emotion\n0.png,東,sad\n3.png,Søren,happy\n", encoding="utf-8")
     given = (trained / "rgb" / "best.pt", "--groups", tmp_path / "groups.csv", "--device", "cpu")
     out = succeed(call(fairness, *given, "--out", tmp_path / "out"))
     assert "none with a label" in out and "no column person" in out
+    assert "no. 1 in the pictures is 東, whose letters their font lacks" in out and "Søren" not in out
     assert files_in(tmp_path / "out") == {"grid.png"}
 
 
