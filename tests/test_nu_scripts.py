@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -181,6 +182,11 @@ def test_predict_keeps_the_size_and_names_what_it_cannot_read(call, trained, tmp
     masks = predict.predict(predict.load(trained / "best.pt", "cpu"), photos / "grey.png")
     found = np.stack([np.asarray(Image.open(out / "grey_masks" / f"{part}.png")) > 0 for part in PARTS])
     assert np.array_equal(masks, found)
+    readme = (Path(dataset.HERE).parent / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- python -->\n```python\n(.*?)```", readme, re.DOTALL)[1]  # five lines from Python
+    block = block.replace("nu_deeplabv3plus/runs/none-generated/best.pt", str(trained / "best.pt"))
+    exec(block.replace("portrait.jpg", str(photos / "grey.png")), names := {})  # noqa: S102
+    assert np.array_equal(names["masks"], masks)
 
 
 def test_predict_looks_at_the_photo_and_not_at_its_padding():

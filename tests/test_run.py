@@ -166,10 +166,14 @@ def test_a_picture_that_cannot_be_replaced_ends_no_run_and_weights_of_nan_overwr
     next(run.epochs())
     run.end_epoch({"loss": 1.0}, better=True)
     assert "curves.png: Permission denied" in capsys.readouterr().out
+    (run.out / "log.csv").unlink()
+    (run.out / "log.csv").mkdir()
+    run.end_epoch({"loss": 1.0}, better=True)
+    assert "log.csv: " in capsys.readouterr().out
     torch.nn.init.constant_(model.weight, torch.nan)
     message = refused(run.end_epoch, {"loss": 1.0}, False)
     assert "last.pt: not overwritten, because model weight has become nan or inf" in message
-    assert load_checkpoint(run.out / "last.pt", "a_paper")["epoch"] == 1
+    assert load_checkpoint(run.out / "last.pt", "a_paper")["epoch"] == 2
 
 
 def test_folders_of_runs_and_results_are_never_overwritten(tmp_path):

@@ -181,3 +181,6 @@ def test_the_pool_has_no_test_photo_wherever_it_lies_and_says_what_comes_from_wh
     assert {p.name for p in photos} == known | {"new.png", "newer.png", "newest.png"} and not known & tested
     assert len(photos) == 12 - len(tested) + 3  # each once, though the faces are named twice
     assert f", {1 + len(tested)} copies of its test photos left out" in words
+    photos, words = pool.gather(data, [tmp_path / "more"], 2)  # --limit holds for each source
+    assert [p.name for p in photos] == [f.photo.name for f in data.parts["train"][:2]] + ["new.png", "newer.png"]
+    assert words.startswith(f"2 of {faces} + 2 of {tmp_path / 'more'}")
