@@ -52,8 +52,14 @@ def difference(model, reference, H, W):
     return max((logits - theirs["out"]).abs().max().item(), (auxiliary - theirs["aux"]).abs().max().item())
 
 
+def geometry(model: nn.Module) -> dict[str, tuple]:
+    """Of each convolution: on a small map large rates meet nothing but padding, and outputs do not show them."""
+    convolutions = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    return {name: (m.kernel_size, m.stride, m.padding, m.dilation) for name, m in convolutions}
+
+
 def test_keys_parameters_and_logits_are_torchvisions(ours, reference):
-    assert list(ours.state_dict()) == list(reference.state_dict())
+    assert list(ours.state_dict()) == list(reference.state_dict()) and geometry(ours) == geometry(reference)
     assert sum(p.numel() for p in ours.parameters()) == 60_996_202
     ours.load_state_dict(reference.state_dict(), strict=True)
     ours.eval()

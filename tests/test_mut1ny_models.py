@@ -30,10 +30,16 @@ def reference():
     return model.eval()
 
 
+def geometry(model: nn.Module) -> dict[str, tuple]:
+    """Of each convolution: on a small map large rates meet nothing but padding, and outputs do not show them."""
+    convolutions = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    return {name: (m.kernel_size, m.stride, m.padding, m.dilation) for name, m in convolutions}
+
+
 def test_deeplabv3_is_torchvisions_key_for_key_and_number_for_number(reference):
     ours = DeepLabV3(num_outputs=21, aux=True).eval()
     shapes = [{name: x.shape for name, x in model.state_dict().items()} for model in (ours, reference)]
-    assert list(shapes[0]) == list(shapes[1]) and shapes[0] == shapes[1]
+    assert list(shapes[0]) == list(shapes[1]) and shapes[0] == shapes[1] and geometry(ours) == geometry(reference)
     ours.load_state_dict(reference.state_dict(), strict=True)
     x = torch.randn(1, 3, 57, 70)  # sizes that no stride divides
     with torch.inference_mode():
