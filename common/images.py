@@ -264,7 +264,10 @@ class OwnPhotos:
         """NAME_label.png, NAME_overlay.png and NAME_legend.png, or the overlay alone as --out FILE."""
         image = np.asarray(photo)
         painted = overlay(image, label, palette)
-        save_image(self.file or self.out / f"{name}_overlay.png", painted)
+        picture = Image.fromarray(painted)
+        if "alpha" in photo.info:  # what was erased stays erased
+            picture.putalpha(photo.info["alpha"])
+        save_image(self.file or self.out / f"{name}_overlay.png", picture)
         if not self.file:
             save_label(self.out / f"{name}_label.png", label, palette)
             titles = ["photo", "classes"]

@@ -150,7 +150,7 @@ def main() -> None:
         arrays = dataset.load(samples, args.size, args.cache)
     train_set, test_set = (LabelledFaces(arrays, part, samples) for part in (train, test))
     split = {"train": [samples[i].identity for i in train], "test": [samples[i].identity for i in test]}
-    shown = test_set.batch(range(0, len(test_set), -(-len(test_set) // 4)))  # at most four, of different people
+    shown = test_set.batch(range(0, len(test_set), -(-len(test_set) // 4)))  # at most four, from all of it
 
     # model (Sec. III-A, III-D): new heads, COCO's ASPP is not kept (ours, the template's way: the paper does not say)
     model, weights = build_model(vars(args)), saved["weights"] if saved else None

@@ -163,6 +163,16 @@ def test_a_photo_that_cannot_be_read_or_is_too_large_does_not_keep_the_others_ba
     assert "no hair covers 1% of nobody.png: crop to the face (--crop LEFT TOP RIGHT BOTTOM" in told
 
 
+def test_the_overlay_of_a_cut_out_is_a_cut_out(tmp_path):
+    cutout = gradient().convert("RGBA")
+    cutout.putalpha(Image.fromarray(np.tri(30, 40, dtype=np.uint8) * 255))
+    cutout.save(tmp_path / "a.png")
+    photos = OwnPhotos([tmp_path / "a.png"], tmp_path / "o.png", WHOLE)
+    label, palette = np.ones((30, 40), np.uint8), np.array([(0, 0, 0), (9, 9, 9)], np.uint8)
+    photos.each(lambda name, photo: photos.save_labels(name, photo, label, palette, {}) or 1)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "o.png"))[..., 3], np.asarray(cutout)[..., 3])
+
+
 def test_one_photo_may_become_one_file(tmp_path):
     for name in ("a.png", "b.png"):
         gradient().save(tmp_path / name)

@@ -1,6 +1,6 @@
 """Walk through the READMEs as a new user would: every command of a block marked `<!-- walk -->` is run as it stands.
 
-    python tests/walk.py                       about 16 minutes on two CPU cores
+    python tests/walk.py                       about half an hour on two CPU cores
     python tests/walk.py --only lrn_headtorso  one README
 
 It works in a fresh copy of the repository, so that nothing of yours is used or touched. Then comes a short training of
