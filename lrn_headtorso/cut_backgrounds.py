@@ -3,8 +3,8 @@
     python lrn_headtorso/cut_backgrounds.py --data FOLDER --out BACKGROUNDS
     python lrn_headtorso/train.py --data FOLDER --backgrounds BACKGROUNDS
 
-The paper proposes other backgrounds and does not say from where. Test pictures give none, provided that --seed,
---n-train, --n-test and --limit are those of train.py.
+The paper proposes other backgrounds and does not say from where. Test pictures give none, provided that --n-train,
+--n-test and --limit are those of train.py.
 """
 
 import sys
@@ -47,11 +47,10 @@ def main() -> None:
     add("--n-train", type=cli.number(int, 2), metavar="N", help="as in train.py")
     add("--n-test", type=cli.number(int, 1), metavar="N", help="as in train.py")
     add("--limit", type=cli.number(int, 1), metavar="N", help="as in train.py")
-    add("--seed", type=cli.number(int, 0), default=0, metavar="N", help="as in train.py (0)")
     args = parser.parse_args()
     folder, source, _ = dataset.locate(args.data)
     pairs = list_pairs(folder)[0][: args.limit]
-    split = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
+    split = dataset.split(len(pairs), args.n_train, args.n_test)
     out, written = pictures.make_folder(args.out), 0
     if any(out.iterdir()):
         raise InputError(f"--out {out}: is not empty: it may hold photos, or another split's squares; give a new one")

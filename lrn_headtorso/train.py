@@ -191,7 +191,7 @@ def main() -> None:
             setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
         pairs, alone = list_pairs(folder)
         pairs = pairs[: args.limit]
-        positions = dataset.split(len(pairs), args.seed, args.n_train, args.n_test)
+        positions = dataset.split(len(pairs), args.n_train, args.n_test)
         train, val = ([pairs[i] for i in positions[part]] for part in ("train", "val"))
         train_set = dataset.load(train, args.size, args.cache, args.seed, args.backgrounds)
         val_set = dataset.load(val, args.size, args.cache)

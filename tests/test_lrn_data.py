@@ -87,11 +87,11 @@ def test_celebamask_is_the_union_of_all_parts(faces):
     ],
 )
 def test_other_numbers_of_pictures(n, asked, sizes):
-    parts = split(n, 0, **asked)
+    parts = split(n, **asked)
     assert tuple(len(parts[name]) for name in ("train", "val", "test")) == sizes
-    assert len(set().union(*parts.values())) == sum(sizes) and parts == split(n, 0, **asked)
-    assert all(part == sorted(part) for part in parts.values()) and (n < 12 or parts != split(n, 1, **asked))
-    assert "2 picture(s) are too few" in refused(split, 2, 0)
+    assert len(set().union(*parts.values())) == sum(sizes) and parts == split(n, **asked)
+    assert all(part == sorted(part) for part in parts.values())
+    assert "2 picture(s) are too few" in refused(split, 2)
 
 
 # ---- Alphas --------------------------------------------------------------------------------------------------------
