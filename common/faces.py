@@ -25,7 +25,7 @@ from tqdm import tqdm
 from common.celebamask import PARTS
 from common.cli import InputError
 
-VERSION = 3  # raise it whenever a seed gives other bytes
+VERSION = 4  # raise it whenever a seed gives other bytes
 EXTRA_PARTS = ("teeth", "facial_hair", "torso")
 ALL_PARTS = PARTS + EXTRA_PARTS
 # what goes on under a part; all else ends where the part is painted
@@ -99,7 +99,7 @@ class Painter:
         self.hat = str(rng.choice(list(HATS), p=(0.85, 0.05, 0.05, 0.05)))
         self.glasses = str(rng.choice(["none", "clear", "sunglasses"], p=(0.8, 0.14, 0.06)))
         monk = np.array([int(MONK[self.tone - 1][i : i + 2], 16) for i in (0, 2, 4)])
-        self.skin = (16 + 0.92 * monk) * who.uniform((0.98, 0.93, 0.88), 1)
+        self.skin = ((46, 34, 26) + 0.84 * monk) * who.uniform((0.97, 0.93, 0.89), 1)
         self.hair = tint(HAIR_COLOURS[who.integers(6 if drawn_tone < 6 else 3)], who.uniform(0.85, 1.15))
         self.curl, self.light, self.wall = who.choice([0, 0.1, 1]), rng.uniform(-1, 1), rng.uniform(100, 200, 3)
         self.roll, self.turn, self.scale = rng.uniform((-0.14, -0.04, 0.86 * zoom), (0.14, 0.04, 0.96 * zoom)).tolist()
@@ -167,7 +167,7 @@ class Painter:
         self.clip = self.paint(face, tint(skin, 0.8), "skin")
         self.paint(face * (0.8, 0.85) + (0.03 * self.light, -0.01), skin, blur=0.04)
         self.depth = 1.0
-        self.paint(oval(0.14, 0.08, 0.05, 0.04), RED, twice=True, alpha=0.2, blur=0.025)
+        self.paint(oval(0.14, 0.08, 0.05, 0.04), RED, twice=True, alpha=0.2 * skin.max() / 255, blur=0.025)
         nose = smooth([(0, -0.1), (0.022, -0.08), (0.028, 0.0), (wing, 0.075), (wing * 0.7, 0.105), (0, 0.115)])
         self.paint(nose, tint(skin, 0.97), "nose", alpha=0.5)
         self.paint(oval(-0.03 * np.sign(self.light), 0.02, 0.016, 0.09), tint(skin, 0.6), alpha=0.35, blur=0.012)
@@ -180,13 +180,14 @@ class Painter:
             self.paint(beard, self.hair, "facial_hair", alpha=BEARDS[self.beard], blur=0.005)
 
         half, thick = who.uniform((0.085, 0.025), (0.1, 0.04)) + (0.7 * max(smile, 0) - 0.2 * gape, 0)
-        lips = 0.8 * skin + who.uniform(0.2, 0.6) * (np.array(RED) - 0.8 * skin)
+        rose = np.array(RED) * (0.3 + 0.7 * skin.max() / 255)  # darker on dark skin
+        lips = 0.8 * skin + who.uniform(0.2, 0.6) * (rose - 0.8 * skin)
         y, top, bottom = 0.205 - 0.4 * smile, smile - 0.3 * gape - 0.003, smile + 0.7 * gape + 0.003
         self.paint(bow(0, y, half, top, bottom + thick), lips, "l_lip")
         self.paint(bow(0, y, half, top - 0.8 * thick, top), tint(lips, 0.85), "u_lip")
         mouth = self.paint(bow(0, y, half, top, bottom), tint(RED, 0.4), "mouth" if gape else "")
         if gape:
-            self.paint(oval(0, y + bottom, 0.05, 0.03), RED, inside=mouth)
+            self.paint(oval(0, y + bottom, 0.05, 0.03), tint(rose, 0.9), inside=mouth)
         if teeth:
             self.paint(bow(0, y, half, top, top + teeth * gape), WHITE, "teeth", inside=mouth)
 
@@ -194,11 +195,12 @@ class Painter:
         """Eyes, brows, glasses."""
         *_, inner, outer, lids = EXPRESSIONS[self.expression]
         x, thick, blue = self.who.uniform((0.1, 0.01, 0), (0.115, 0.02, 1))
-        iris, gaze = np.array((70, 45, 25)) + blue * np.array((10, 70, 100)), self.rng.normal(0, 0.005)
+        iris = np.array((70, 45, 25)) + blue * (self.tone < 6) * np.array((10, 70, 100))
+        gaze = self.rng.normal(0, 0.005)
         self.paint(oval(x, -0.09, 0.06, 0.035), tint(self.skin, 0.6), twice=True, alpha=0.25, blur=0.012)
         for letter, side in (("l", 1), ("r", -1)):
             eye = bow(side * x, -0.08, 0.05, -0.027 * lids, 0.022 * lids, -0.004 * side)
-            eye = self.paint(eye, WHITE, f"{letter}_eye")
+            eye = self.paint(eye, tint(WHITE, 0.85), f"{letter}_eye")
             for radius, colour in ((0.025, tint(iris, 0.55)), (0.021, iris), (0.011, BLACK)):
                 self.paint(oval(side * x + gaze, -0.083, radius, radius), colour, inside=eye)
             self.paint(oval(side * x + gaze - 0.008, -0.091, 0.006, 0.006), WHITE, inside=eye)

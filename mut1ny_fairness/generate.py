@@ -12,7 +12,7 @@ from mut1ny_fairness.palette import PALETTE, celebamask_to_mut1ny
 
 SIZE = 256
 # labels folder -> the folder of its images, the person's number, how many pictures. 38 in all; without the 4 copies and
-# with 11 of femalealison1 31 are left, 25 to train and 6 to test: what a ResNet-101 on two CPU cores can bear.
+# with 11 of femalealison1 30 are left, 24 to train and 6 to test: what a ResNet-101 on two CPU cores can bear.
 FOLDERS = {
     "femalealison1": ("femalealison1_light", 8, 14),
     "femalealison2": ("femalealison2_light", 8, 3),  # the same person as femalealison1
@@ -52,12 +52,12 @@ def paint_face(seed: int, size: int, person: int | None) -> Picture:
 
 
 def copy(image: Image.Image, label: Image.Image, how: str) -> Picture:
-    """The same picture again, as it is, at three quarters of its size, or through a JPEG of low quality."""
+    """The same picture again, as it is, at three quarters of its size, or through a JPEG."""
     if how == "resized":
         smaller = (3 * image.width // 4, 3 * image.height // 4)
         return image.resize(smaller, Image.Resampling.BILINEAR), label.resize(smaller, Image.Resampling.NEAREST)
     if how == "re-compressed":
-        image.save(buffer := io.BytesIO(), "JPEG", quality=70)
+        image.save(buffer := io.BytesIO(), "JPEG", quality=85)
         return Image.open(buffer), label
     return image, label
 

@@ -211,7 +211,7 @@ def test_subsample_takes_all_of_real_50_of_multi_and_10_of_each_other_folder():
 
 def test_prepare_drops_the_planted_copies_and_moves_nothing(copied, tmp_path):
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
-    prepare.prepare(copied, tmp_path / "list.csv", distance=3, out=tmp_path / "out")
+    prepare.prepare(copied, tmp_path / "list.csv", distance=2, out=tmp_path / "out")
     planted = {"samples/real/0006.png": "samples/real/0000.png",
                "samples/malegaberial_light/0004.png": "samples/malegaberial_light/0001.png",
                "samples/femalealison1_light/0014.png": "samples/femalealison1_light/0002.png",
