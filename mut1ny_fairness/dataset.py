@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -38,6 +39,7 @@ from mut1ny_fairness.tables import inside, read_table
 CACHE = HERE / "data" / "cache"
 SIZE = 256  # Sec. III-D
 TEST_FRACTION = 0.2  # ours (the public template's): the paper gives no ratio
+ZOOM, SHIFT = 1.25, 0.1  # ours: of augment(), 1/1.25 to 1.25 times as large, by up to a tenth of the side
 CACHE_VERSION = 3  # counts up when decode() changes
 # ImageNet's (ours: the paper says "normalizing")
 MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
@@ -168,7 +170,7 @@ def load(samples: list[Sample], size: int, cache: Path) -> dict[str, np.ndarray]
 
 
 class LabelledFaces:
-    """Faces and their labels in memory-mapped arrays. Nothing is augmented: the paper mentions nothing of the kind."""
+    """Faces and their labels in memory-mapped arrays. Nothing is augmented here: the paper mentions nothing of it."""
 
     def __init__(self, arrays: dict[str, np.ndarray], positions: list[int], samples: list[Sample]):
         self.arrays, self.positions = arrays, np.array(positions, dtype=np.int64)
@@ -187,6 +189,22 @@ class LabelledFaces:
         positions = self.positions[indices]
         images = torch.from_numpy(self.arrays["images"][positions])  # B H W 3
         return images.permute(0, 3, 1, 2), torch.from_numpy(self.arrays["labels"][positions])
+
+
+def augment(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """B x 3 x H x W and B x H x W, both uint8 -> the same (ours): half of them mirrored, each zoomed and shifted.
+
+    Beyond its edges a picture repeats its outermost pixels; labels are taken from the nearest pixel.
+    """
+    B = len(images)
+    mirror, zoom = 1 - 2 * torch.randint(2, (B,)), ZOOM ** torch.empty(B).uniform_(-1, 1)
+    theta = torch.zeros(B, 2, 3)  # from where in the picture, -1 to 1, a pixel comes
+    theta[:, 0, 0], theta[:, 1, 1] = mirror / zoom, 1 / zoom
+    theta[:, :, 2].uniform_(-2 * SHIFT, 2 * SHIFT)
+    grid = F.affine_grid(theta, [B, 1, *labels.shape[1:]], align_corners=False)
+    images = F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=False)
+    labels = F.grid_sample(labels[:, None].float(), grid, "nearest", "border", align_corners=False)
+    return images.round().byte(), labels[:, 0].byte()
 
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:

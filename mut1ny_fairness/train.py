@@ -7,10 +7,12 @@ backgrounds?", Frankfurt University of Applied Sciences, 2024 (course project).
     python mut1ny_fairness/train.py --data Mut1ny --model pspnet         its PSPNet
     python mut1ny_fairness/train.py                 DeepLabV3 on 24 generated pictures of 64 px; 4 minutes on two cores
     python mut1ny_fairness/train.py --target labels                      11 classes and cross-entropy instead
+    python mut1ny_fairness/train.py --data Mut1ny --recipe ours          and pictures mirrored, zoomed and shifted
     python mut1ny_fairness/train.py --resume mut1ny_fairness/runs/deeplabv3-rgb/last.pt
     torchrun --nproc_per_node=2 mut1ny_fairness/train.py --data Mut1ny   two processes, 2 images each
 """
 
+import math
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -36,7 +38,7 @@ from common.device import (
 from common.run import Checkpoint, Run, arguments
 from common.weights import fill, load_weights
 from mut1ny_fairness import dataset
-from mut1ny_fairness.dataset import HERE, LabelledFaces, normalize
+from mut1ny_fairness.dataset import HERE, LabelledFaces, augment, normalize
 from mut1ny_fairness.eval import build_model, draw_samples, evaluate, outputs, title_of
 from mut1ny_fairness.losses import loss_of
 from mut1ny_fairness.palette import CLASSES
@@ -45,6 +47,7 @@ from mut1ny_fairness.scores import ROWS, Tally
 
 GENERATED = {"size": 64, "lr": 1e-3}  # ours: on generated pictures, to end within minutes on a CPU
 DEFAULTS = {"size": dataset.SIZE, "lr": 1e-4}
+OURS = {"size": dataset.SIZE, "lr": 1e-3}  # of --recipe ours
 AUX = {"deeplabv3": 0.0, "pspnet": 0.4}  # weight of the auxiliary loss; 0: no such head
 WEIGHTS = {"coco": "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1", "imagenet": "ResNet101_Weights.IMAGENET1K_V1"}
 PANELS = {  # figures 4 and 5 in their order, and beside them what the 11 classes have (ours)
@@ -69,8 +72,8 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         help=f"image side ({dataset.SIZE}: Sec. III-D; on generated pictures {GENERATED['size']})")
     add("--split", choices=["images", "person"], default="images",
         help="images: 80/20 at random (Sec. III-D, ratio ours); person: no person on both sides (ours)")
-    add("--target", choices=["rgb", "labels"], default="rgb",
-        help="rgb: the label's colours by mean squared error (Sec. III-D.2: three outputs); "
+    add("--target", choices=["rgb", "labels"],
+        help="rgb (default): the label's colours by mean squared error (Sec. III-D.2: three outputs); "
         "labels: 11 classes by cross-entropy (ours)")
     add("--bgr", action="store_true", help="read the labels in the wrong channel order: the suspected mistake (ours)")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded images (default: data/cache here)")
@@ -84,12 +87,15 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         help="of the ResNet-101: coco (DeepLabV3: Sec. III-D.1), imagenet (PSPNet: Sec. III-D.2), none, a file, or "
         "auto: the paper's where they are available, else random")
     add = parser.add_argument_group("training (Sec. III-D)").add_argument
+    add("--recipe", choices=["paper", "ours"], default="paper",
+        help="ours: --target labels, pictures mirrored, zoomed and shifted, a rate that falls from --lr to 0 along a "
+        "cosine")
     add("--epochs", type=number(int, 1), default=25, metavar="N", help="25: Sec. III-D")
     add("--batch-size", type=number(int, 1), default=4, metavar="N",
         help="4: ours (the public template's; the paper says \"a specific batch size\"); of all processes together")
     add("--lr", type=number(float, 0, above=True), metavar="X",
-        help="of Adam, 0.0001: ours (the public template's; the paper names no optimiser); on generated pictures "
-        f"{GENERATED['lr']}")
+        help="of Adam, 0.0001: ours (the public template's; the paper names no optimiser); with --recipe ours and on "
+        f"generated pictures {GENERATED['lr']}")
     args, saved = arguments(parser, HERE.name, free=("data", "manifest"), seed=100, seed_help=", the public template's")
     if args.size and args.size % 8:
         parser.error(f"--size {args.size} must be a multiple of 8, such as {args.size + -args.size % 8}")
@@ -97,10 +103,18 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         parser.error("--truncated is for --model pspnet; DeepLabV3 needs its whole encoder")
     if args.truncated and args.aux:
         parser.error(f"--aux {args.aux}: sits on layer3, which --truncated cuts off; leave one of them out")
+    if args.recipe == "ours" and saved and args.epochs != saved["args"]["epochs"]:
+        parser.error(f"--epochs {args.epochs}: the rate was to fall over {saved['args']['epochs']}; leave it out")
+    args.target = args.target or ("labels" if args.recipe == "ours" else "rgb")
     if args.aux is None:
         args.aux = 0.0 if args.truncated else AUX[args.model]
     return args, saved
 # fmt: on
+
+
+def rate_of(args: Namespace, epoch: int) -> float:
+    """The learning rate of an epoch, counted from 1: constant, or falling from --lr along a cosine (ours)."""
+    return args.lr * (1 + math.cos(math.pi * (epoch - 1) / args.epochs)) / 2 if args.recipe == "ours" else args.lr
 
 
 def train_epoch(
@@ -112,6 +126,8 @@ def train_epoch(
     batches = shuffled(len(faces), args.batch_size, args.seed, epoch)
     for batch in progress(batches, f"epoch {epoch}"):
         images, labels = faces.batch(batch)
+        if args.recipe == "ours":
+            images, labels = augment(images, labels)
         labels = to_device(labels, run.device)
         with autocast(run.device, run.amp):
             output = network(normalize(images, run.device))
@@ -143,7 +159,8 @@ def main() -> None:
     with first_process_first():
         samples, source = dataset.list_samples(args.data, args.manifest)
         generated = not args.data and "GENERATED" in source
-        for name, value in (GENERATED if generated else DEFAULTS).items():
+        defaults = GENERATED if generated else OURS if args.recipe == "ours" else DEFAULTS
+        for name, value in defaults.items():
             setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
         samples = samples[: args.limit]
         train, test = dataset.split(samples, args.split, args.seed)
@@ -168,7 +185,8 @@ def main() -> None:
     optimizer, title = adam(model, args.lr), title_of(vars(args))
     run = Run(
         args, saved, HERE, device, amp,
-        name=f"{args.model}{'-truncated' * args.truncated}-{args.target}{'-bgr' * args.bgr}{'-generated' * generated}",
+        name=f"{args.model}{'-truncated' * args.truncated}-{args.target}{'-bgr' * args.bgr}"
+             f"{'-ours' * (args.recipe == 'ours')}{'-generated' * generated}",
         parts={"model": model, "optimizer": optimizer},
         split=split,
         facts={
@@ -188,6 +206,7 @@ def main() -> None:
 
     # loop (Sec. III-D): the best weights by validation loss, and that set is the test set
     for epoch in run.epochs():
+        optimizer.param_groups[0]["lr"] = rate_of(args, epoch)
         trained = train_epoch(network, train_set, optimizer, run, epoch)
         copy_from_first(model)
         tested = evaluate(model, test_set, vars(args), device, amp)

@@ -34,6 +34,20 @@ def copied(shipped, tmp_path):
     return shutil.copytree(shipped, tmp_path / "data")
 
 
+def test_labels_follow_their_pictures_through_our_augmentation():
+    torch.manual_seed(0)
+    side = torch.arange(48)
+    labels = ((side[:, None] // 16) * 3 + side[None] // 16).byte().expand(32, -1, -1)  # nine squares
+    images, moved = dataset.augment((20 * labels)[:, None].expand(-1, 3, -1, -1), labels)
+    assert images.shape == (32, 3, 48, 48) and images.dtype == moved.dtype == torch.uint8
+    alike = (images[:, 1].int() - 20 * moved.int()).abs() <= 10
+    assert alike.float().mean() > 0.9 and (images[:, 0] == images[:, 2]).all()
+    left = moved[:, 24, 0] > moved[:, 24, -1]
+    assert 8 < left.sum() < 24  # about half are mirrored
+    areas = (moved == 4).flatten(1).sum(1) / 256  # of the square in the middle
+    assert 0.6 < areas.min() < 0.85 and 1.15 < areas.max() < 1.7
+
+
 # ---- Colours and scores --------------------------------------------------------------------------------------------
 
 
