@@ -26,7 +26,9 @@ TRAININGS = {
     "lrn_headtorso": Training("lrn_headtorso", "train", TINY),
     "masked_ssl/pretrain": Training("masked_ssl", "pretrain", (*TINY, "--batch-size", "4"), "pretrain.pt"),
     "masked_ssl": Training("masked_ssl", "train", (*TINY, "--batch-size", "4", "--min-steps", "0")),
-    "mut1ny_fairness": Training("mut1ny_fairness", "train", (*TINY, "--model", "pspnet", "--truncated", "--recipe", "ours")),
+    "mut1ny_fairness": Training(
+        "mut1ny_fairness", "train", (*TINY, "--model", "pspnet", "--truncated", "--recipe", "ours")
+    ),
 }
 FOLDERS = [name for name in TRAININGS if "/" not in name]
 
