@@ -183,7 +183,7 @@ def train_epoch(
 def draw_samples(path: Path, photos: np.ndarray, masks: np.ndarray, outputs: np.ndarray) -> None:
     """Test faces N x H x W x 3 uint8 with their mask, N x H x W bool, and the network's output, float in 0..1."""
     rows = [[photo, mask, grey(output)] for photo, mask, output in zip(photos, masks, outputs, strict=True)]
-    pictures.save_grid(path, rows, column_titles=["photo", "true", "output"], cell=2)
+    pictures.save_grid(path, rows, column_titles=["photo", "true", "predicted"], cell=2)
 
 
 def main() -> None:

@@ -186,12 +186,12 @@ def draw(runs: dict[str, Evaluated], worst: bool, out: Path) -> None:
     for name, run in runs.items():
         photos, alphas, maps = predict_maps(run.network.model, run.data, chosen, run.network.device, run.network.amp)
         if not columns:
-            columns = {"photo": list(photos), "truth": list(alphas >= PERSON_FROM)}
+            columns = {"photo": list(photos), "true": list(alphas >= PERSON_FROM)}
         columns[f"{run.method} ({name})" if run.method in columns else run.method] = list(maps[-1] > FOUND_ABOVE)
         if len(maps) > 1:
             grey = [(p * 255).astype(np.uint8) for p in maps]
             rows = [list(row) for row in zip(photos, alphas, *grey, strict=True)]
-            titles = ["photo", "truth", *(f"{p.shape[-1]} x {p.shape[-2]}" for p in maps)]
+            titles = ["photo", "true", *(f"{p.shape[-1]} x {p.shape[-2]}" for p in maps)]
             file_name = re.sub(r"[^\w.-]", "-", name)  # the name may be a path
             pictures.save_grid(out / f"maps-{file_name}.png", rows, column_titles=titles)
     titles = [f"{first.method.split(' (')[0]}\n{measured[i]:.1f} %" for i in chosen]

@@ -219,7 +219,7 @@ def main() -> None:
     def draw_samples(path: Path) -> None:
         photos, alphas, maps = predict_maps(model, val_set, list(range(len(val_set)))[:3], device, amp)
         found = list(maps[-1] > FOUND_ABOVE)
-        draw_predictions(path, {"photo": list(photos), "truth": list(alphas >= PERSON_FROM), args.model: found})
+        draw_predictions(path, {"photo": list(photos), "true": list(alphas >= PERSON_FROM), "predicted": found})
 
     sizes = ", ".join(f"{len(split[part])} {part}" for part in positions)
     lone = f", {len(alone)} file(s) without a partner, such as {alone[0].name} (see dataset.py)" if alone else ""

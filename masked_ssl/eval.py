@@ -190,7 +190,7 @@ def draw_figure_4(
     for i, photo in enumerate(photos):
         labels = [predicted[i] for predicted in predictions.values()] + [truth[i]]
         rows.append([photo, *(pictures.overlay(photo, label, palette(classes), 0.75) for label in labels)])
-    titles = ["photo", *predictions, "truth"]
+    titles = ["photo", *predictions, "true"]
     pictures.save_grid(path, rows, column_titles=titles, legend=legend(classes), cell=2)
 
 

@@ -154,7 +154,7 @@ def draw_samples(
 
     images: N x 3 x H x W and labels: N x H x W, uint8; shown: title -> N x 3 (or 11) x H x W outputs, their target.
     """
-    columns = {"photo": images.permute(0, 2, 3, 1).numpy(), "label": PALETTE[labels.numpy()]}
+    columns = {"photo": images.permute(0, 2, 3, 1).numpy(), "true": PALETTE[labels.numpy()]}
     for title, (output, target) in shown.items():
         colours = predicted_channels(output, target)
         as_it_is = (255 * colours.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -199,7 +199,7 @@ def main() -> None:
         line=LINE,
         curves=draw_curves,
         samples=lambda path: draw_samples(
-            path, *shown, {"output": (outputs(model, shown[0], device, amp), args.target)}
+            path, *shown, {"predicted": (outputs(model, shown[0], device, amp), args.target)}
         ),
     )  # fmt: skip
     network = parallel(model, device, args.compile)

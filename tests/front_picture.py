@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from common.pictures import save_grid
 
-ROWS = ["generated face", "truth", "ours"]
+ROWS = ["generated face", "true", "predicted"]
 # folder -> title, the row of its figure, and the columns of photo, truth and output
 COLUMNS = {
     "nu_deeplabv3plus": ("18 face parts", 2, (0, 1, 2)),
