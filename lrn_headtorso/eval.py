@@ -168,7 +168,7 @@ def predict_maps(
 def draw_predictions(path: Path, columns: dict[str, list[np.ndarray]], row_titles: list[str] | None = None) -> None:
     """Figure 2: photo, truth, and the mask of each network: title -> N pictures, H x W x 3 uint8 or H x W bool."""
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
-    titles = [title.replace(" (", "\n(").replace(", ", ",\n") for title in columns]
+    titles = [title.replace(" (", "\n(").replace(" of ", " of\n").replace(", ", ",\n") for title in columns]
     pictures.save_grid(path, rows, column_titles=titles, row_titles=row_titles)
 
 

@@ -2,8 +2,8 @@
 
 Pinto, Cardoso: "Fine Segmentation of Head and Torso Using Label Refinement Networks", RecPad 2019 (INESC TEC, Porto).
 
-    python lrn_headtorso/train.py --epochs 6       a try on 250 generated pictures; 2.5 minutes on two CPU cores, val
-                                                  Jaccard 92 %
+    python lrn_headtorso/train.py --epochs 6       a try on 250 generated pictures; 2 minutes on a CPU core, val
+                                                  Jaccard 91 %
     python lrn_headtorso/train.py --data FOLDER                              the paper's LRN
     python lrn_headtorso/train.py --data FOLDER --model unet                 its UNET
     python lrn_headtorso/train.py --data FOLDER --weights imagenet           its LRN-VGG, in two phases

@@ -22,8 +22,8 @@ COLUMNS = {
     "nu_deeplabv3plus": ("18 face parts", 2, (0, 1, 2)),
     "hair_transfer": ("hair", 1, (0, 1, 2)),
     "lrn_headtorso": ("head and torso", 0, (0, 1, 7)),
-    "mut1ny_fairness": ("areas of a face", 1, (0, 1, 2)),
-    "masked_ssl": ("19 classes", 1, (0, 2, 1)),
+    "mut1ny_fairness": ("areas of a face", 3, (0, 1, 2)),
+    "masked_ssl": ("19 classes", 0, (0, 2, 1)),
 }
 
 
