@@ -4,7 +4,7 @@
 
     python hair_transfer/train.py --data CelebAMask-HQ --weights coco    the paper's better model: 15 epochs
     python hair_transfer/train.py --data CelebAMask-HQ --weights none    its other one: 6 epochs
-    python hair_transfer/train.py --data CelebAMask-HQ --recipe ours     random weights, and what the paper leaves out
+    python hair_transfer/train.py --data CelebAMask-HQ --recipe ours     cross-entropy, mirrored, a falling rate
     python hair_transfer/train.py                        a try on 200 generated faces of 64 px; 4 minutes on a CPU core
     python hair_transfer/train.py --resume hair_transfer/runs/random/last.pt    goes on with a stopped run
     torchrun --nproc_per_node=2 hair_transfer/train.py --batch-size 6       two processes, 3 images each
