@@ -7,7 +7,7 @@ backgrounds?", Frankfurt University of Applied Sciences, 2024 (course project).
     python mut1ny_fairness/train.py --data Mut1ny --model pspnet         its PSPNet
     python mut1ny_fairness/train.py                 DeepLabV3 on 40 generated pictures of 64 px; 4 minutes on a CPU core
     python mut1ny_fairness/train.py --target labels                      11 classes and cross-entropy instead
-    python mut1ny_fairness/train.py --data Mut1ny --recipe ours          and pictures mirrored, zoomed and shifted
+    python mut1ny_fairness/train.py --data Mut1ny --recipe ours          and dice, pictures mirrored, zoomed and shifted
     python mut1ny_fairness/train.py --resume mut1ny_fairness/runs/deeplabv3-rgb/last.pt
     torchrun --nproc_per_node=2 mut1ny_fairness/train.py --data Mut1ny   two processes, 2 images each
 """
@@ -40,7 +40,7 @@ from common.weights import fill, load_weights
 from mut1ny_fairness import dataset
 from mut1ny_fairness.dataset import HERE, LabelledFaces, augment, normalize
 from mut1ny_fairness.eval import build_model, draw_samples, evaluate, outputs, title_of
-from mut1ny_fairness.losses import loss_of
+from mut1ny_fairness.losses import loss_of, soft_dice
 from mut1ny_fairness.palette import CLASSES
 from mut1ny_fairness.resnet import encoder_of
 from mut1ny_fairness.scores import ROWS, Tally
@@ -88,8 +88,8 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         "auto: the paper's where they are available, else random")
     add = parser.add_argument_group("training (Sec. III-D)").add_argument
     add("--recipe", choices=["paper", "ours"], default="paper",
-        help="ours: --target labels, pictures mirrored, zoomed and shifted, a rate that falls from --lr to 0 along a "
-        "cosine")
+        help="ours: --target labels with a dice loss, pictures mirrored, zoomed and shifted, a rate that falls from "
+        "--lr to 0 along a cosine")
     add("--epochs", type=number(int, 1), default=25, metavar="N", help="25: Sec. III-D")
     add("--batch-size", type=number(int, 1), default=4, metavar="N",
         help="4: ours (the public template's; the paper says \"a specific batch size\"); of all processes together")
@@ -105,6 +105,8 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         parser.error(f"--aux {args.aux}: sits on layer3, which --truncated cuts off; leave one of them out")
     if args.recipe == "ours" and saved and args.epochs != saved["args"]["epochs"]:
         parser.error(f"--epochs {args.epochs}: the rate was to fall over {saved['args']['epochs']}; leave it out")
+    if args.recipe == "ours" and (args.target == "rgb" or args.bgr):
+        parser.error("--recipe ours: learns the classes as they are; leave --target rgb and --bgr out")
     args.target = args.target or ("labels" if args.recipe == "ours" else "rgb")
     if args.aux is None:
         args.aux = 0.0 if args.truncated else AUX[args.model]
@@ -133,8 +135,10 @@ def train_epoch(
             output = network(normalize(images, run.device))
         output, auxiliary = output if args.aux > 0 else (output, None)
         loss = main_loss = loss_of(output, labels, args.target, args.bgr)
+        if args.recipe == "ours":
+            loss = loss + soft_dice(output, labels)
         if auxiliary is not None:
-            loss = main_loss + args.aux * loss_of(auxiliary, labels, args.target, args.bgr)
+            loss = loss + args.aux * loss_of(auxiliary, labels, args.target, args.bgr)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -13,7 +13,14 @@ from PIL import Image
 
 from mut1ny_fairness import dataset, generate, prepare
 from mut1ny_fairness.dataset import Sample
-from mut1ny_fairness.losses import loss_of, nearest_class, predicted_channels, predicted_classes, true_channels
+from mut1ny_fairness.losses import (
+    loss_of,
+    nearest_class,
+    predicted_channels,
+    predicted_classes,
+    soft_dice,
+    true_channels,
+)
 from mut1ny_fairness.palette import CLASSES, PAINTED, PALETTE, celebamask_to_mut1ny, to_classes
 from mut1ny_fairness.prepare import Pair, difference_hash, find_duplicates, read_pairs, subsample, who
 from mut1ny_fairness.scores import Tally, implied_share
@@ -46,6 +53,13 @@ def test_labels_follow_their_pictures_through_our_augmentation():
     assert 8 < left.sum() < 24  # about half are mirrored
     areas = (moved == 4).flatten(1).sum(1) / 256  # of the square in the middle
     assert 0.6 < areas.min() < 0.85 and 1.15 < areas.max() < 1.7
+
+
+def test_soft_dice_is_the_mean_over_the_classes_that_are_there():
+    label = torch.tensor([[[0, 0], [0, 3]]])
+    output = torch.full((1, len(CLASSES), 2, 2), -1e4)
+    output[:, 0] = 0  # all background: F1 of it (2 * 3 + 1) / (4 + 3 + 1), of class 3 (0 + 1) / (0 + 1 + 1)
+    assert soft_dice(output, label).item() == pytest.approx(1 - (7 / 8 + 1 / 2) / 2)
 
 
 # ---- Colours and scores --------------------------------------------------------------------------------------------

@@ -261,6 +261,7 @@ def test_dataset_describes_a_folder_and_names_every_bad_file(call, shipped, tmp_
         (train, "--data {data} --manifest lost.csv", "lost.csv: no such file"),
         (train, "--data {data} --size 100", "--size 100 must be a multiple of 8, such as 104"),
         (train, "--data {data} --truncated", "--truncated is for --model pspnet"),
+        (train, "--data {data} --recipe ours --bgr", "leave --target rgb and --bgr out"),
         (train, "--resume {run}/last.pt --target labels", "--target labels differs from rgb"),
         (train, "--resume {run}/last.pt --data {faces}", "not those that"),
         (fairness, "", "give checkpoints and --groups FILE, or --simulate"),
