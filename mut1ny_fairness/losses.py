@@ -30,7 +30,7 @@ def loss_of(output: Tensor, label: Tensor, target: str, bgr: bool = False) -> Te
 
 def soft_dice(output: Tensor, label: Tensor) -> Tensor:
     """B x 11 x H x W and B x H x W -> 1 - mean soft F1 of the classes that the batch has, float32 (ours): small parts
-    count as much as large ones."""
+    count as much as large ones. Under torchrun the batch is each process' own."""
     p, y = output.float().softmax(1), F.one_hot(label.long(), len(CLASSES)).permute(0, 3, 1, 2)
     tp, predicted, true = (x.sum((0, 2, 3)) for x in (p * y, p, y))
     return 1 - ((2 * tp + 1) / (predicted + true + 1))[true > 0].mean()

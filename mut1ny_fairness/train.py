@@ -5,7 +5,7 @@ backgrounds?", Frankfurt University of Applied Sciences, 2024 (course project).
 
     python mut1ny_fairness/train.py --data Mut1ny                        the paper's DeepLabV3: 25 epochs
     python mut1ny_fairness/train.py --data Mut1ny --model pspnet         its PSPNet
-    python mut1ny_fairness/train.py                 DeepLabV3 on 40 generated pictures of 64 px; 4 minutes on a CPU core
+    python mut1ny_fairness/train.py                 DeepLabV3 on 40 generated pictures of 64 px
     python mut1ny_fairness/train.py --target labels                      11 classes and cross-entropy instead
     python mut1ny_fairness/train.py --data Mut1ny --recipe ours          and dice, pictures mirrored, zoomed and shifted
     python mut1ny_fairness/train.py --resume mut1ny_fairness/runs/deeplabv3-rgb/last.pt

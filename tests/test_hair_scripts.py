@@ -150,17 +150,6 @@ def test_the_defaults_are_the_papers_recipes(weights, lr, epochs, monkeypatch):
     assert (args.lr, args.epochs, args.size) == (0.5, 2, 64)
 
 
-def test_our_recipe_lowers_the_rate_and_refuses_what_does_not_go_with_it(start, call, tmp_path):
-    flags = ("--recipe", "ours", "--lr", 0.004)
-    succeed(start(*flags, "--epochs", 2))
-    last = load_checkpoint(tmp_path / "run" / "last.pt", "hair_transfer")
-    assert last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.002)  # halfway down the cosine
-    error = one_line_error(call(train, "--resume", tmp_path / "run" / "last.pt", "--epochs", 3))
-    assert "--epochs 3: the rate was to fall over 2" in error
-    assert "--output tanh" in one_line_error(start(*flags, "--output", "tanh"))
-    assert "--part l_eye: is on one side" in one_line_error(start(*flags, "--part", "l_eye"))
-
-
 def test_what_a_start_had_seen_is_not_forgotten_on_the_way(start, evaluate, call, faces, trained, tmp_path):
     """hair on X -> skin on Y, with tanh and an auxiliary head -> hair on X, of which the first start knows 9 faces."""
     others = write_celebamask(tmp_path / "others", n=6, size=64, seed=700)
