@@ -132,8 +132,8 @@ def decode(face: FaceFiles, size: int) -> dict[str, np.ndarray]:
 
 
 class HairMasks:
-    """Faces in memory-mapped arrays, decoded if they are not yet. Nothing is augmented: the paper mentions nothing of
-    the kind. Raises InputError for files that cannot be used."""
+    """Faces in memory-mapped arrays, decoded if they are not yet. Nothing is augmented here: the paper mentions
+    nothing of the kind. Raises InputError for files that cannot be used."""
 
     def __init__(self, faces: list[FaceFiles], size: int, cache: Path):
         files = [path for face in faces for path in face.files]

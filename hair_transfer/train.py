@@ -4,11 +4,13 @@
 
     python hair_transfer/train.py --data CelebAMask-HQ --weights coco    the paper's better model: 15 epochs
     python hair_transfer/train.py --data CelebAMask-HQ --weights none    its other one: 6 epochs
+    python hair_transfer/train.py --data CelebAMask-HQ --recipe ours     cross-entropy, mirrored, a falling rate
     python hair_transfer/train.py                        a try on 200 generated faces of 64 px; 4 minutes on a CPU core
     python hair_transfer/train.py --resume hair_transfer/runs/random/last.pt    goes on with a stopped run
     torchrun --nproc_per_node=2 hair_transfer/train.py --batch-size 6       two processes, 3 images each
 """
 
+import math
 import sys
 from argparse import Namespace
 from functools import partial
@@ -19,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from common import cli, pictures
 from common.celebamask import PARTS
@@ -44,6 +46,7 @@ from hair_transfer.model import ACTIVATIONS, DeepLabV3, backbone_of
 from hair_transfer.scores import Tally
 
 RECIPES = {"coco": (1e-4, 15), "none": (1e-2, 6)}  # learning rate and epochs (Sec. II); a FILE's are coco's
+OURS = (1e-3, 24)  # of --recipe ours
 GENERATED = {"size": 64, "lr": 1e-3, "epochs": 8}  # ours: on generated faces, to end within minutes on a CPU
 RUNS = {"coco": "coco", "none": "random"}  # names of their folders
 LOGGED = ("loss", "f1_01", "f1_05", "iou", "auroc", "batch_auroc")  # of training and, with test_ before it, of test
@@ -75,25 +78,36 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     add("--aux", type=number(float, 0), default=0.0, metavar="X",
         help="weight of an auxiliary head's loss (0, none: ours, the paper speaks of none; torchvision's is 0.5)")
     add = parser.add_argument_group("training (Sec. II)").add_argument
+    add("--recipe", choices=["paper", "ours"], default="paper",
+        help="paper: squared error, a constant rate (Sec. II); ours: binary cross-entropy, a rate that falls from --lr "
+        "to 0 along a cosine, half of the faces mirrored")
     add("--epochs", type=number(int, 1), metavar="N",
-        help=f"default 15, with --weights none 6: Sec. II; on generated faces {GENERATED['epochs']}")
+        help=f"default 15, with --weights none 6: Sec. II; with --recipe ours {OURS[1]}; on generated faces "
+        f"{GENERATED['epochs']}")
     add("--batch-size", type=number(int, 2), default=6, metavar="N",
         help="6: Sec. II; under torchrun of all processes together")
     add("--lr", type=number(float, 0, above=True), metavar="X",
-        help=f"of Adam (default 0.0001, with --weights none 0.01: Sec. II; on generated faces {GENERATED['lr']})")
+        help=f"of Adam (default 0.0001, with --weights none 0.01: Sec. II; with --recipe ours {OURS[0]}; on generated "
+        f"faces {GENERATED['lr']})")
     args, saved = arguments(parser, HERE.name, free=("data",),
                             limit_help=", of which 2,000 train and 600 test at most (Sec. II)")
     if args.size and args.size % 8:
         parser.error(f"--size {args.size} must be a multiple of 8, such as {args.size + -args.size % 8}")
     if args.weights == "auto":
         parser.error("--weights auto: the two starts have rates and lengths of their own here; give coco or none")
+    if args.recipe == "ours" and args.output == "tanh":
+        parser.error("--output tanh: --recipe ours computes a cross-entropy, which needs the sigmoid; leave one out")
+    if args.recipe == "ours" and args.part[:2] in ("l_", "r_") and args.part != "l_lip":
+        parser.error(f"--part {args.part}: is on one side, and --recipe ours mirrors faces; leave one out")
+    if args.recipe == "ours" and saved and args.epochs != saved["args"]["epochs"]:
+        parser.error(f"--epochs {args.epochs}: the rate was to fall over {saved['args']['epochs']}; leave it out")
     return args, saved
 # fmt: on
 
 
 def fill_in(args: Namespace, generated: bool) -> None:
     """Set what was not typed: the recipe that the paper has for these weights, on generated faces ours."""
-    lr, epochs = RECIPES.get(args.weights, RECIPES["coco"])
+    lr, epochs = OURS if args.recipe == "ours" else RECIPES.get(args.weights, RECIPES["coco"])
     for name, value in (GENERATED if generated else {"size": dataset.SIZE, "lr": lr, "epochs": epochs}).items():
         setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
 
@@ -124,27 +138,42 @@ def build_model(args: Namespace, test: list[str]) -> tuple[DeepLabV3, str, list[
     return model, source, seen
 
 
+def loss_of(model: DeepLabV3, logits: Tensor, masks: Tensor, recipe: str) -> Tensor:
+    """B x 1 x H x W float32 logits and masks -> the mean over all pixels: Sec. II's (y - y^)^2, or ours."""
+    if recipe == "ours":
+        return F.binary_cross_entropy_with_logits(logits, masks)
+    return F.mse_loss(model.activate(logits), masks)
+
+
+def rate_of(args: Namespace, epoch: int) -> float:
+    """The learning rate of an epoch, counted from 1: constant (Sec. II), or falling from --lr along a cosine (ours)."""
+    return args.lr * (1 + math.cos(math.pi * (epoch - 1) / args.epochs)) / 2 if args.recipe == "ours" else args.lr
+
+
 def train_epoch(
     model: DeepLabV3, network: nn.Module, faces: HairMasks, optimizer: torch.optim.Adam, run: Run, epoch: int
 ) -> dict[str, float]:
     """One pass over the training set -> its scores, of the network as it was at each step, dropout and all."""
     network.train()
     batches, losses = shuffled(len(faces), run.args.batch_size, run.args.seed, epoch), []
-    tally, aux = Tally(run.device), run.args.aux
+    tally, aux, recipe = Tally(run.device), run.args.aux, run.args.recipe
     for batch in progress(batches, f"epoch {epoch}"):
         images, masks = faces.batch(batch)
-        masks = to_device(masks, run.device)
+        if recipe == "ours":
+            mirrored = (torch.rand(len(images)) < 0.5)[:, None, None, None]
+            images, masks = (torch.where(mirrored, x.flip(-1), x) for x in (images, masks))
+        masks = to_device(masks, run.device).float()
         with autocast(run.device, run.amp):
             logits = network(normalize(images, run.device))
         logits, auxiliary = logits if aux > 0 else (logits, None)
         output = model.activate(logits)
-        loss = squared_error = F.mse_loss(output, masks.float())  # Sec. II, the mean of (y - y^)^2
+        loss = loss_of(model, logits, masks, recipe)
         if auxiliary is not None:
-            loss = squared_error + aux * F.mse_loss(model.activate(auxiliary), masks.float())
+            loss = loss + aux * loss_of(model, auxiliary, masks, recipe)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        tally.add(logits, output, masks, squared_error)
+        tally.add(logits, output, masks, F.mse_loss(output, masks))
         losses.append(loss.detach())
         if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
             check_finite(losses, batches, faces.names, f"epoch {epoch}")
@@ -188,7 +217,8 @@ def main() -> None:
     facts["model"] = f"DeepLabV3-ResNet101, {sum(p.numel() for p in model.parameters()):,} parameters"
     run = Run(
         args, saved, HERE, device, amp,
-        name=f"{args.part}-" * (args.part != "hair") + RUNS.get(args.weights, "from-file") + "-generated" * generated,
+        name=f"{args.part}-" * (args.part != "hair") + RUNS.get(args.weights, "from-file")
+        + "-ours" * (args.recipe == "ours") + "-generated" * generated,
         parts={"model": model, "optimizer": optimizer},
         split=split,
         facts=facts | {"weights": weights},
@@ -201,6 +231,7 @@ def main() -> None:
 
     # loop (Sec. II): both models trained for a fixed number of epochs
     for epoch in run.epochs():
+        optimizer.param_groups[0]["lr"] = rate_of(args, epoch)
         trained = train_epoch(model, network, train_set, optimizer, run, epoch)
         copy_from_first(model)
         tested = evaluate(model, test_set, args.batch_size, device, amp)
