@@ -1,4 +1,5 @@
-"""Decoded pictures in a memory-mapped cache, which of them make a batch, and who was trained on."""
+"""Folders that are there whole or not at all, decoded pictures in a memory-mapped cache, which of them make a batch,
+and who was trained on."""
 
 import hashlib
 import json
@@ -6,9 +7,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,55 @@ from tqdm import tqdm
 
 from common.cli import InputError
 from common.device import world
+
+# ---- Folders that are there whole or not at all ----------------------------------------------------------------------
+
+
+@contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """A draft to fill, which becomes `final` when the block ends well. Of two processes at once the first wins."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
+        try:
+            os.rename(draft, final)
+        except OSError:
+            if not final.is_dir():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_once(folder: Path, recipe: dict, paint: Callable[[Path], None]) -> Path:
+    """`folder` with what paint(draft) puts into an empty folder, and the recipe as generated.json.
+
+    A folder from the same recipe is left as it is, one from another is replaced. Raises InputError if it cannot be
+    written or holds something that was not painted.
+    """
+    if recipe_of(folder) == recipe:
+        return folder
+    try:
+        with whole_folder(folder) as draft:
+            paint(draft)
+            (draft / "generated.json").write_text(json.dumps(recipe))
+            if recipe_of(folder) != recipe:
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; painted pictures need a folder that can be written") from None
+    return folder
+
+
+def recipe_of(folder: Path) -> dict | None:
+    """What a folder was painted from, None if there is no such folder."""
+    try:
+        return json.loads((folder / "generated.json").read_text())
+    except (OSError, ValueError):
+        if not folder.exists():
+            return None
+        raise InputError(f"{folder}: holds no painted pictures; move it away, or give real data with --data") from None
+
 
 # ---- The cache -----------------------------------------------------------------------------------------------------
 
@@ -38,18 +88,11 @@ def open_cache(
     final = folder / digest.hexdigest()[:24]
     try:
         if not final.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=folder))
-            try:
+            for old in folder.glob(f".{'[0-9a-f]' * 24}-*"):  # of a build that was killed
+                if time.time() - old.stat().st_mtime > 24 * 3600:
+                    shutil.rmtree(old, ignore_errors=True)
+            with whole_folder(final) as draft:
                 _fill(draft, n, decode, what)
-                draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
-                if not final.is_dir():  # another process may have been faster
-                    os.rename(draft, final)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-                for old in folder.glob(f".{'[0-9a-f]' * 24}-*"):  # of a build that was killed
-                    if time.time() - old.stat().st_mtime > 24 * 3600:
-                        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(f"--cache {folder}: {error.strerror}; free some space or choose another folder") from None
     try:

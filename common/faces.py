@@ -1,7 +1,7 @@
 """Painted faces with exact part masks: the data set that every folder can run on with nothing downloaded.
 
-    face = generate_face(seed=7, size=128)              # image (128, 128, 3), masks (21, 128, 128), attributes
-    generate_face(seed=8, person=7, expression="sad")   # the same person in another picture
+    face = generate_face(seed=7, size=128)              # image (128, 128, 3), masks (21, 128, 128)
+    generate_face(seed=8, person=7)                     # the same person in another picture
     write_celebamask(Path("faces"), n=500, size=128)    # a folder laid out like CelebAMask-HQ
 
 The masks overlap as CelebAMask-HQ's raw ones do: skin has neither ears nor neck, ends where hair or a hat covers it,
@@ -10,11 +10,6 @@ neck_l a necklace. l_ and r_ are the person's own left and right: l_eye lies in 
 EXTRA_PARTS are not in CelebAMask-HQ: teeth, in the mouth; facial_hair, on the skin; torso, dressed or bare.
 """
 
-import contextlib
-import json
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +18,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from common.celebamask import PARTS
-from common.cli import InputError
+from common.data import write_once
 
 VERSION = 4  # raise it whenever a seed gives other bytes
 EXTRA_PARTS = ("teeth", "facial_hair", "torso")
@@ -51,11 +46,10 @@ Rng = np.random.Generator
 
 
 class Face(NamedTuple):
-    """image: uint8 (H, W, 3); masks: bool (21, H, W) in the order ALL_PARTS; attributes: what a user may group by."""
+    """image: uint8 (H, W, 3); masks: bool (21, H, W) in the order ALL_PARTS."""
 
     image: np.ndarray
     masks: np.ndarray
-    attributes: dict[str, str | int]
 
 
 # ---- Outlines: (N, 2) points x, y in the frame of the head, whose middle is 0, 0; eyes at y = -0.08, chin at 0.36 ----
@@ -90,17 +84,16 @@ def tint(colour: tuple | np.ndarray, gain: float = 1.0) -> tuple[int, ...]:
 class Painter:
     """A picture and its masks, painted from back to front. `who` draws what a person keeps, `rng` all else."""
 
-    def __init__(self, size: int, zoom: float, tone: int | None, expression: str | None, who: Rng, rng: Rng):
+    def __init__(self, size: int, zoom: float, who: Rng, rng: Rng):
         self.size, self.who, self.rng = size, who, rng
-        drawn_tone, drawn_expression = int(who.integers(1, 11)), str(rng.choice(list(EXPRESSIONS)))
-        self.tone, self.expression = tone or drawn_tone, expression or drawn_expression
+        self.tone, self.expression = int(who.integers(1, 11)), str(rng.choice(list(EXPRESSIONS)))
         self.style = str(who.choice(list(HAIR_STYLES), p=(0.08, 0.42, 0.2, 0.3)))
         self.beard = str(who.choice(list(BEARDS), p=(0.64, 0.12, 0.09, 0.15)))
         self.hat = str(rng.choice(list(HATS), p=(0.85, 0.05, 0.05, 0.05)))
         self.glasses = str(rng.choice(["none", "clear", "sunglasses"], p=(0.8, 0.14, 0.06)))
         monk = np.array([int(MONK[self.tone - 1][i : i + 2], 16) for i in (0, 2, 4)])
         self.skin = ((46, 34, 26) + 0.84 * monk) * who.uniform((0.97, 0.93, 0.89), 1)
-        self.hair = tint(HAIR_COLOURS[who.integers(6 if drawn_tone < 6 else 3)], who.uniform(0.85, 1.15))
+        self.hair = tint(HAIR_COLOURS[who.integers(6 if self.tone < 6 else 3)], who.uniform(0.85, 1.15))
         self.curl, self.light, self.wall = who.choice([0, 0.1, 1]), rng.uniform(-1, 1), rng.uniform(100, 200, 3)
         self.roll, self.turn, self.scale = rng.uniform((-0.14, -0.04, 0.86 * zoom), (0.14, 0.04, 0.96 * zoom)).tolist()
         self.centre = (0.5, 0.18) + (rng.uniform(-0.02, 0.02, 2) + (0, 0.36)) * zoom
@@ -243,27 +236,14 @@ class Painter:
         return texture.resize(self.image.size, Image.Resampling.BICUBIC)
 
 
-def generate_face(
-    seed: int,
-    size: int = 128,
-    *,
-    person: int | None = None,
-    expression: str | None = None,
-    tone: int | None = None,
-    zoom: float = 1.0,
-) -> Face:
+def generate_face(seed: int, size: int = 128, *, person: int | None = None, zoom: float = 1.0) -> Face:
     """The picture `seed` of a person (default: of the person `seed`), the same at every size.
 
     The person fixes tone, face, hair and beard; the seed fixes pose, expression, light, background and what is worn.
-    expression (of EXPRESSIONS) and tone (1 to 10) replace what was drawn and leave the rest as it was. zoom below 1
-    steps back: 0.66 is a portrait with head and torso.
+    zoom below 1 steps back: 0.66 is a portrait with head and torso.
     """
-    if expression not in (None, *EXPRESSIONS):
-        raise ValueError(f"expression must be one of {', '.join(EXPRESSIONS)}, got {expression!r}")
-    if tone not in (None, *range(1, len(MONK) + 1)):
-        raise ValueError(f"tone must be 1 to {len(MONK)} on the Monk scale, got {tone}")
     rng, who = np.random.default_rng([seed, 1]), np.random.default_rng([seed if person is None else person, 0])
-    painter = Painter(size, zoom, tone, expression, who, rng)
+    painter = Painter(size, zoom, who, rng)
     painter.paint_body()
     painter.paint_face()
     painter.paint_eyes()
@@ -272,13 +252,10 @@ def generate_face(
     light = rng.uniform(0.92, 1.08) + 0.3 * painter.light * across - rng.uniform(-0.1, 0.3) * across[:, None]
     pixels = np.asarray(painter.image) * light[..., None].astype(np.float32)
     pixels += rng.integers(-3, 4, (size, size, 1), dtype=np.int8)  # the sensor's noise
-    attributes = {"tone": painter.tone, "expression": painter.expression, "hair_style": painter.style}
-    for name, part in (("beard", "facial_hair"), ("hat", "hat"), ("glasses", "eye_g")):
-        attributes[name] = getattr(painter, name) if painter.masks[ALL_PARTS.index(part)].any() else "none"
-    return Face(pixels.clip(0, 255).astype(np.uint8), painter.masks, attributes)
+    return Face(pixels.clip(0, 255).astype(np.uint8), painter.masks)
 
 
-# ---- Folders of painted pictures -------------------------------------------------------------------------------------
+# ---- A folder of painted faces ---------------------------------------------------------------------------------------
 
 
 def write_celebamask(folder: Path, n: int, size: int = 256, seed: int = 0) -> Path:
@@ -301,40 +278,3 @@ def write_celebamask(folder: Path, n: int, size: int = 256, seed: int = 0) -> Pa
                     Image.fromarray(mask).convert("RGB").save(path, compress_level=1)
 
     return write_once(folder, {"n": n, "size": size, "seed": seed, "version": VERSION}, paint)
-
-
-def write_once(folder: Path, recipe: dict, paint: Callable[[Path], None]) -> Path:
-    """`folder` with what paint(draft) puts into an empty folder, and the recipe as generated.json.
-
-    A folder from the same recipe is left as it is, one from another is replaced. It comes into place complete; of two
-    processes at once the first wins. InputError if it cannot be written or holds something that was not painted.
-    """
-    if recipe_of(folder) == recipe:
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            draft = Path(scratch, "draft")
-            draft.mkdir()
-            paint(draft)
-            (draft / "generated.json").write_text(json.dumps(recipe))
-            if recipe_of(folder) not in (None, recipe):
-                with contextlib.suppress(FileNotFoundError):  # another process has moved it already
-                    os.replace(folder, Path(scratch, "old"))
-            os.replace(draft, folder)
-    except OSError as error:
-        if recipe_of(folder) != recipe:  # else another process was faster
-            raise InputError(
-                f"{folder}: {error.strerror}; painted pictures need a folder that can be written"
-            ) from None
-    return folder
-
-
-def recipe_of(folder: Path) -> dict | None:
-    """What a folder was painted from, None if there is no such folder."""
-    try:
-        return json.loads((folder / "generated.json").read_text())
-    except (OSError, ValueError):
-        if not folder.exists():
-            return None
-        raise InputError(f"{folder}: holds no painted pictures; move it away, or give real data with --data") from None
