@@ -31,7 +31,8 @@ from common.celebamask import celebamask_root, check_masks, list_celebamask
 from common.cli import InputError
 from common.data import identity, open_cache, try_all
 from common.device import to_device
-from common.images import read_mask, read_photo
+from common.images import cropped, read_mask, read_photo
+from mut1ny_fairness.groups import Photo
 from mut1ny_fairness.palette import CLASSES, LEGEND, PAINTED, PALETTE, celebamask_to_mut1ny, to_classes
 from mut1ny_fairness.prepare import HERE, Pair, locate, prepare
 from mut1ny_fairness.tables import inside, read_table
@@ -39,6 +40,7 @@ from mut1ny_fairness.tables import inside, read_table
 CACHE = HERE / "data" / "cache"
 SIZE = 256  # Sec. III-D
 TEST_FRACTION = 0.2  # ours (the public template's): the paper gives no ratio
+WHOLE = [0.0, 0.0, 1.0, 1.0]  # --crop that leaves out nothing
 ZOOM, SHIFT = 1.25, 0.1  # ours: of augment(), 1/1.25 to 1.25 times as large, by up to a tenth of the side
 CACHE_VERSION = 3  # counts up when decode() changes
 # ImageNet's (ours: the paper says "normalizing")
@@ -50,7 +52,7 @@ class Sample(NamedTuple):
     """A photo and its label, of either data set."""
 
     name: str  # its path in the data folder
-    photo: Path
+    image: Path
     labels: dict[str, Path]  # {"": label image in Mut1ny's colours}, or CelebAMask-HQ's part -> mask
     person: str  # empty if unknown
     category: str
@@ -58,7 +60,7 @@ class Sample(NamedTuple):
     @property
     def identity(self) -> str:
         """By what a run knows it again; with its path, for in Mut1ny every folder has a 0001.png."""
-        return self.name.removesuffix(self.photo.name) + identity(self.photo, self.labels.values())
+        return self.name.removesuffix(self.image.name) + identity(self.image, self.labels.values())
 
 
 # ---- Which images --------------------------------------------------------------------------------------------------
@@ -71,16 +73,12 @@ def list_samples(data: str | None, manifest: str | None = None) -> tuple[list[Sa
     """
     root, source = locate(data)
     if celebamask_root(root):
-        if manifest:
-            raise InputError(f"--manifest {manifest}: {root} is CelebAMask-HQ, which has none; leave it out")
         faces = list_celebamask(root)
         check_masks(faces)
         samples = [Sample(face.photo.name, face.photo, face.masks, "", "real") for face in faces]
         return samples, f"{source}, CelebAMask-HQ painted in Mut1ny's colours"
     path = Path(manifest) if manifest else root / "manifest.csv"
-    if not path.is_file():
-        if manifest:
-            raise InputError(f"--manifest {path}: no such file; write it with prepare.py --manifest")
+    if not manifest and not path.is_file():
         print(f"manifest   {path} is missing: running prepare.py's steps", flush=True)
         prepare(root, path)
     samples = []
@@ -113,8 +111,7 @@ def split(samples: list[Sample], by: str, seed: int) -> tuple[list[int], list[in
             (test if len(test) + len(people[person]) <= wanted else train).extend(people[person])
     if len(train) < 2 or not test:
         raise InputError(
-            f"{len(samples)} image(s){' of too few people' if by == 'person' else ''} cannot be split 80/20; give a "
-            "folder with more, or a larger --limit"
+            f"{len(samples)} image(s) cannot be split 80/20 by {by}; give a folder with more, or no --limit"
         )
     return sorted(train), sorted(test)
 
@@ -122,49 +119,37 @@ def split(samples: list[Sample], by: str, seed: int) -> tuple[list[int], list[in
 # ---- Reading them --------------------------------------------------------------------------------------------------
 
 
-def read_label(path: Path, photo: Image.Image) -> tuple[np.ndarray, int]:
-    """A label image in Mut1ny's colours -> H x W classes and the number of pixels that are in none of the colours."""
-    image = np.asarray(read_photo(path))
-    check_shape(path, image, photo)
-    return to_classes(image)
-
-
-def check_shape(path: Path, label: np.ndarray, photo: Image.Image) -> None:
-    """Raise InputError unless a label is as wide to its height as the photo."""
-    H, W = label.shape[:2]
-    if photo.width * H != photo.height * W:
-        raise InputError(
-            f"{path}: is {W} x {H} px, another shape than its photo of {photo.width} x {photo.height}; give both the "
-            "same width to height"
-        )
-
-
-def decode(sample: Sample, size: int) -> dict[str, np.ndarray]:
+def decode(sample: Sample | Photo, size: int, crop: list[float] = WHOLE) -> dict[str, np.ndarray]:
     """images: size x size x 3 uint8, antialiased; labels: size x size uint8 classes, nearest; off: off-palette pixels.
 
-    Images that are not square are squeezed (Sec. III-D: "resizing them to 256x256"). Raises InputError, naming the
-    file, for what cannot be used.
+    Images that are not square are squeezed (Sec. III-D: "resizing them to 256x256"). crop: as --crop of fairness.py.
+    Without a label file every pixel is background. Raises InputError, naming the file, for what cannot be used.
     """
-    photo = read_photo(sample.photo)
-    if "" in sample.labels:
-        label, off = read_label(sample.labels[""], photo)
+    image, labels, off = read_photo(sample.image), sample.labels, 0
+    if "" in labels:
+        label, off = to_classes(np.asarray(read_photo(labels[""])))
     else:
-        masks, shape, off = {}, None, 0
-        for part, path in sample.labels.items():
+        masks, shape = {}, None
+        for part, path in labels.items():
             if part in PAINTED:
                 masks[part] = read_mask(path, shape)
                 shape = masks[part].shape
-                check_shape(path, masks[part], photo)
-        label = celebamask_to_mut1ny(masks, shape or (photo.height, photo.width))
+        label = celebamask_to_mut1ny(masks, shape or (image.height, image.width))
+    H, W = label.shape
+    if image.width * H != image.height * W:
+        raise InputError(
+            f"{next(iter(labels.values()))}: is {W} x {H} px, another shape than its photo of {image.width} x "
+            f"{image.height}; give both the same width to height"
+        )
     # Pillow widens the bilinear kernel when it shrinks
-    image = photo.resize((size, size), Image.Resampling.BILINEAR)
-    label = Image.fromarray(label).resize((size, size), Image.Resampling.NEAREST)
+    image = cropped(image, crop).resize((size, size), Image.Resampling.BILINEAR)
+    label = cropped(Image.fromarray(label), crop).resize((size, size), Image.Resampling.NEAREST)
     return {"images": np.asarray(image), "labels": np.asarray(label), "off": np.array(off)}
 
 
 def load(samples: list[Sample], size: int, cache: Path) -> dict[str, np.ndarray]:
     """The decoded samples, memory-mapped; raises InputError for unusable files."""
-    files = [path for sample in samples for path in (sample.photo, *sample.labels.values())]
+    files = [path for sample in samples for path in (sample.image, *sample.labels.values())]
     facts = [HERE.name, size, CLASSES, PALETTE.tolist(), PAINTED, CACHE_VERSION]
     return open_cache(cache, files, facts, len(samples), lambda i: decode(samples[i], size), "decoding images")
 
@@ -220,18 +205,14 @@ def main() -> None:
     add = parser.add_argument_group("what to look at").add_argument
     add("--data", metavar="PATH", help="Mut1ny's or CelebAMask-HQ's folder (default: as in train.py)")
     add("--manifest", metavar="FILE", help="default: manifest.csv in the data folder")
-    add("--size", type=cli.number(int, 16), default=SIZE, metavar="N", help="image side (256: Sec. III-D)")
-    add("--seed", type=cli.number(int, 0), default=0, metavar="N", help="which samples are drawn (default 0: ours)")
-    add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N images only")
     add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")
     args = parser.parse_args()
     samples, source = list_samples(args.data, args.manifest)
-    samples = samples[: args.limit]
     pictures.make_folder(args.out)
 
     def look(i: int) -> tuple[np.ndarray, int]:
-        decoded = decode(samples[i], args.size)
-        return np.bincount(decoded["labels"].ravel(), minlength=len(CLASSES)) / args.size**2, int(decoded["off"])
+        decoded = decode(samples[i], SIZE)
+        return np.bincount(decoded["labels"].ravel(), minlength=len(CLASSES)) / SIZE**2, int(decoded["off"])
 
     found, problems = try_all(look, len(samples))
     categories, people = Counter(sample.category for sample in samples), {sample.person for sample in samples} - {""}
@@ -245,15 +226,14 @@ def main() -> None:
             there = share[share > 0].mean() if share.any() else 0
             rows.append([name, str((share > 0).sum()), f"{share.mean():.2%}", f"{there:.2%}"])
         pictures.print_table(rows)
-        chosen = [samples[i] for i in np.random.default_rng(args.seed).permutation(list(found))[:8]]
-        decoded = [decode(sample, args.size) for sample in chosen]
+        chosen = [samples[i] for i in np.random.default_rng(0).permutation(list(found))[:8]]
+        decoded = [decode(sample, SIZE) for sample in chosen]
         rows = [[one["images"] for one in decoded], [PALETTE[one["labels"]] for one in decoded]]
-        titles = [f"{sample.person or sample.category}\n{sample.photo.name}" for sample in chosen]
+        titles = [f"{sample.person or sample.category}\n{sample.image.name}" for sample in chosen]
         pictures.save_grid(args.out / "samples.png", rows, column_titles=titles, legend=LEGEND)
         print(f"samples.png -> {args.out}")
-    for problem in problems:
-        print(problem)
     if problems:
+        print(*problems, sep="\n")
         raise InputError(f"{source}: {len(problems)} problem(s) in {len(samples)} images, the lines above name them")
     print("every image and every label can be read")
 

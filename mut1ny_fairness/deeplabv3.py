@@ -2,20 +2,20 @@
 
     image B x 3 x 256 x 256
       ResNet-101, layer3 and layer4 dilated instead of strided
-        layer3 -------------------------------------- B x 1024 x 32 x 32   (output stride 8; the auxiliary head's input)
-        layer4 -------------------------------------- B x 2048 x 32 x 32
+        layer4 -------------------------------------- B x 2048 x 32 x 32   (output stride 8)
       ASPP: 1x1, 3x3 rates 12/24/36, image pooling,
             concat, 1x1, dropout --------------------- B x 256 x 32 x 32
       3x3, 1x1, up x8 --------------------------------- B x 3 (or 11) x 256 x 256, linear
 
 paper: rates 6, 12, 18 (the DeepLabV3 paper's, at output stride 16). Here torchvision's 12, 24, 36 at stride 8, because
-the paper takes torchvision's network and only that has COCO weights.
+the paper takes torchvision's network and only that has COCO weights. Without torchvision's auxiliary head, as in the
+public template (ours: the paper does not say).
 """
 
 import torch
 from torch import Tensor, nn
 
-from mut1ny_fairness.resnet import ResNet101, auxiliary_head, conv_bn_relu, upsample
+from mut1ny_fairness.resnet import ResNet101, conv_bn_relu, upsample
 
 
 class ASPP(nn.Module):
@@ -35,22 +35,13 @@ class ASPP(nn.Module):
 
 
 class DeepLabV3(nn.Module):
-    """B x 3 x H x W normalised images -> B x num_outputs x H x W in float32, without an activation.
+    """B x 3 x H x W normalised images -> B x num_outputs x H x W in float32, without an activation."""
 
-    With `aux` a network in training mode returns that and the auxiliary head's, on layer3. Off by default: ours, as in
-    the public template; the paper does not say.
-    """
-
-    def __init__(self, *, num_outputs: int = 3, aux: bool = False):
+    def __init__(self, *, num_outputs: int = 3):
         super().__init__()
         self.backbone = ResNet101()
         self.classifier = nn.Sequential(ASPP(), *conv_bn_relu(256, 256, 3), nn.Conv2d(256, num_outputs, 1))
-        self.aux_classifier = auxiliary_head(num_outputs) if aux else None
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        size = x.shape[-2:]
-        layer3, layer4 = self.backbone(x)  # B 1024 H/8 W/8, B 2048 H/8 W/8
-        output = upsample(self.classifier(layer4), size)
-        if self.aux_classifier is None or not self.training:
-            return output
-        return output, upsample(self.aux_classifier(layer3), size)
+    def forward(self, x: Tensor) -> Tensor:
+        _, layer4 = self.backbone(x)  # B 2048 H/8 W/8
+        return upsample(self.classifier(layer4), x.shape[-2:])

@@ -41,13 +41,10 @@ def evaluate(
 ) -> dict[str, float | Tensor]:
     """The scores (see Tally) over a set of a network that was trained with `args`; under torchrun each image is seen
     by one process, once."""
-    model.eval()
     tally, batches = Tally(device, args["target"], args["bgr"], read_bgr), in_order(len(faces), args["batch_size"])
     for batch in progress(batches, "evaluating"):
         images, labels = faces.batch(batch)
-        labels = to_device(labels, device)
-        with autocast(device, amp):
-            output = model(normalize(images, device))
+        output, labels = outputs(model, images, device, amp), to_device(labels, device)
         tally.add(output, labels, loss_of(output, labels, args["target"], args["bgr"]))
     check_finite(tally.losses, batches, faces.names, "evaluation")
     return tally.scores()
@@ -58,7 +55,7 @@ def outputs(model: nn.Module, images: Tensor, device: torch.device, amp: bool) -
     """uint8 images B x 3 x H x W -> the network's B x 3 (or 11) x H x W in float32, on the device."""
     model.eval()
     with autocast(device, amp):
-        return model(normalize(images, device)).float()
+        return model(normalize(images, device))
 
 
 # ---- Checkpoints and data ------------------------------------------------------------------------------------------
@@ -66,10 +63,10 @@ def outputs(model: nn.Module, images: Tensor, device: torch.device, amp: bool) -
 
 def build_model(args: dict) -> DeepLabV3 | PSPNet:
     """The network that a run's arguments describe, with random weights."""
-    num_outputs, aux = outputs_of(args["target"]), args["aux"] > 0
+    num_outputs = outputs_of(args["target"])
     if args["model"] == "deeplabv3":
-        return DeepLabV3(num_outputs=num_outputs, aux=aux)
-    return PSPNet(num_outputs=num_outputs, aux=aux, truncated=args["truncated"])
+        return DeepLabV3(num_outputs=num_outputs)
+    return PSPNet(num_outputs=num_outputs, aux=args["aux"] > 0, truncated=args["truncated"])
 
 
 def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trained:
@@ -86,26 +83,21 @@ def title_of(args: dict) -> str:
 
 
 def load_all(paths: list[Path], device: str, amp: str | None) -> dict[str, Trained]:
-    """The networks of several checkpoints by the run in words, with the file where two would be called the same."""
-    if twice := [path for path in paths if paths.count(path) > 1]:
-        raise InputError(f"{twice[0]}: is given twice; leave one out")
-    networks = [load(path, device, amp) for path in paths]
+    """The networks of several checkpoints by the run in words, with the file where two would be called the same; prints
+    a line on each."""
+    networks, found = [load(path, device, amp) for path in paths], {}
     titles = [title_of(network.checkpoint["args"]) for network in networks]
-    named = zip(titles, paths, networks, strict=True)
-    return {f"{title}, {path}" if titles.count(title) > 1 else title: network for title, path, network in named}
-
-
-def describe(title: str, network: Trained) -> str:
-    """A line on a checkpoint: `PSPNet, rgb: runs/pspnet-rgb/best.pt, epoch 25, 256 px, weights ...`."""
-    checkpoint = network.checkpoint
-    size = checkpoint["args"]["size"]
-    return f"{title}: {checkpoint.path}, epoch {checkpoint['epoch']}, {size} px, weights {checkpoint['weights']}"
+    for title, path, network in zip(titles, paths, networks, strict=True):
+        found[f"{title}, {path}" if titles.count(title) > 1 else title] = network
+        saved = network.checkpoint
+        print(f"{title}: {path}, epoch {saved['epoch']}, {saved['args']['size']} px, weights {saved['weights']}")
+    return found
 
 
 def select(args: Namespace, checkpoint: Checkpoint) -> tuple[LabelledFaces, list[str], str]:
     """The images to evaluate on, the checkpoint's test split unless told otherwise, who they are, and their source."""
     saved = checkpoint["args"]
-    manifest = args.manifest or (saved["manifest"] if args.data is None else None)
+    manifest = saved["manifest"] if args.data is None else None
     samples, source = dataset.list_samples(checkpoint.data(args.data), manifest)
     if args.split != "all":
         known = [sample.identity for sample in samples]
@@ -126,7 +118,7 @@ def final_table(results: dict[str, dict]) -> list[list[str]]:
     papers = [s | positives(implied_share(s["accuracy"], s["precision"], s["recall"])) for s in FINAL.values()]
     for name, title in (ROWS | POSITIVES).items():
         found = [scores.get(name) for scores in (*results.values(), *papers)]
-        rows.append([title, *("" if x is None else "none" if math.isnan(x) else f"{x:.4f}" for x in found)])
+        rows.append([title, *("" if x is None else f"{x:.4f}" for x in found)])
     return rows
 
 
@@ -176,30 +168,16 @@ def parse_args() -> Namespace:
     add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", metavar="PATH", help="Mut1ny's or CelebAMask-HQ's folder (default: the checkpoint's)")
-    add("--manifest", metavar="FILE",
-        help="default: the checkpoint's where --data is not given, else manifest.csv in the data folder (written if it "
-        "is not there)")
-    add("--split", choices=["test", "val", "train", "all"], default="test",
-        help="test: the checkpoint's (Sec. III-D; that it is 20 %% is ours); val: the same, for the paper has no third "
-        "part; train: the rest; all: every image, those it was trained on too")
+    add("--split", choices=["test", "train", "all"], default="test",
+        help="test: the checkpoint's (Sec. III-D); train: the rest; all: every image, those it was trained on too")
     add("--bgr", action="store_true",
         help="also read the outputs in the other channel order, in which yellow hair is turquoise (ours)")
     add("--out", type=Path, metavar="DIR",
         help="default: best-test, or best-all-FOLDER, beside each best.pt; tables and pictures to the first one's")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded images (default: data/cache here)")
     cli.add_machine_arguments(parser)
-    args = parser.parse_args()
-    args.split = "test" if args.split == "val" else args.split
-    return args
+    return parser.parse_args()
 # fmt: on
-
-
-def print_hair(results: dict[str, dict]) -> None:
-    """The turquoise hair: turquoise are the ears, and yellow hair read in the other order."""
-    for title, result in results.items():
-        hair = result["confusion"][CLASSES.index("hair")].double()
-        as_hair, as_ears = (float(hair[CLASSES.index(c)] / hair.sum().clamp(min=1)) for c in ("hair", "ears"))
-        print(f"of the hair's pixels, {as_hair:.1%} are taken for hair and {as_ears:.1%} for ears: {title}")
 
 
 def main() -> None:
@@ -215,37 +193,35 @@ def main() -> None:
                 "it; evaluate them apart, or both with --data and --split all on images that neither was trained on"
             )
     results, shown = {}, {}
-    seed = next(iter(networks.values())).checkpoint["args"]["seed"]
-    chosen = np.random.default_rng(seed).permutation(len(selected[0][1]))[:5]
+    chosen = np.random.default_rng(0).permutation(len(selected[0][1]))[:5]
     for folder, (title, network), (faces, who, source) in zip(outs, networks.items(), selected, strict=True):
         model, checkpoint, device, amp = network
-        saved = checkpoint["args"]
         pictures.make_folder(folder)
-        (folder / "results-bgr.json").unlink(missing_ok=True)  # of an earlier evaluation
         facts = {"checkpoint": str(checkpoint.path), "title": title, "epoch": checkpoint["epoch"]}
         facts |= {"weights": checkpoint["weights"], "data": source, "split": args.split, "n": len(faces)}
-        for bgr in (False, True) if args.bgr else (False,):
-            scores = evaluate(model, faces, saved, device, amp, bgr)
+        for bgr in (False, True)[: 1 + args.bgr]:
+            scores = evaluate(model, faces, checkpoint["args"], device, amp, bgr)
             if bgr:  # the channel-pixels were counted of the outputs as they are
                 scores = {k: v for k, v in scores.items() if k.startswith("class_") or k == "confusion"}
             result = facts | {"read_bgr": bgr} | scores | {"per_class": per_class(scores["confusion"])}
+            result["confusion"] = scores["confusion"].tolist()
+            pictures.write_json(folder / f"results{'-bgr' * bgr}.json", result)
             results[f"{title}, as BGR" if bgr else title] = result
-            written = result | {"confusion": scores["confusion"].tolist()}
-            pictures.write_json(folder / f"results{'-bgr' * bgr}.json", written)
-        print(describe(title, network))
         if seen := count_seen(who, checkpoint["split"]["train"]):
             print(f"{title}: WAS TRAINED ON {seen} OF THESE {len(faces)} IMAGES")
         images, labels = faces.batch(chosen)
-        shown[title] = outputs(model, images, device, amp), saved["target"]
+        shown[title] = outputs(model, images, device, amp), checkpoint["args"]["target"]
     print(f"{source}, split {args.split}, {len(faces)} images, {faces.off_palette:,} label pixels off the palette\n")
     pictures.print_table(final_table(results))
     print()
     pictures.print_table(class_table({title: results[title] for title in networks}))
     out = args.out or outs[0]
-    (out / "turquoise.png").unlink(missing_ok=True)  # of an earlier evaluation
-    if args.bgr:
+    if args.bgr:  # turquoise are the ears, and yellow hair that is read in the other order
         print()
-        print_hair(results)
+        for title, result in results.items():
+            hair = result["confusion"][CLASSES.index("hair")]
+            as_hair, as_ears = (hair[CLASSES.index(c)] / max(1, sum(hair)) for c in ("hair", "ears"))
+            print(f"of the hair's pixels, {as_hair:.1%} are taken for hair and {as_ears:.1%} for ears: {title}")
         draw_samples(out / "turquoise.png", images, labels, shown, both_orders=True)
     pictures.write_csv(out / "final.csv", final_table(results))
     pictures.write_csv(out / "per_class.csv", class_table(results))

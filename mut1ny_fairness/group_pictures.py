@@ -7,38 +7,23 @@ from PIL import Image
 
 from common import pictures
 from common.images import cropped, read_photo
-from mut1ny_fairness.group_stats import HEADLINE
+from mut1ny_fairness.group_stats import HEADLINE, SEED
 from mut1ny_fairness.groups import NOT_GIVEN, Groups, Photo, group_of
 from mut1ny_fairness.palette import CLASSES, LEGEND, PALETTE
 
 SIDE = 256  # of a photo in the grid, at most
-MAX_ROWS, MAX_COLUMNS = 12, 4
 Grid = dict[str, dict[str, Photo | None]]  # row -> column -> photo; None: no such photo
 
 
-NUMBERED: dict[str, str] = {}  # names whose letters the pictures' font lacks -> what the pictures have instead
-
-
-def shown(name: str) -> str:
-    """A name for a picture: itself, or a number where the font lacks a letter of it; fairness.py prints the key."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    known = get_font(findfont(FontProperties())).get_charmap()
-    return name if all(ord(c) in known for c in name) else NUMBERED.setdefault(name, f"no. {len(NUMBERED) + 1}")
-
-
-def choose_grid(photos: list[Photo], by: list[str], column: str | None, seed: int) -> Grid:
+def choose_grid(photos: list[Photo], by: list[str]) -> Grid:
     """Rows are groups, columns are emotions (Sec. V, table II): in each cell a photo at random, in a row of different
     people as long as there are some."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     cells: dict[tuple[str, str], list[Photo]] = {}
     for photo in photos:
-        value = photo.row.get(column) or NOT_GIVEN if column else ""
-        cells.setdefault((" / ".join(group_of(photo, by)), value), []).append(photo)
+        emotion = photo.row["emotion"] or NOT_GIVEN if "emotion" in photo.row else ""
+        cells.setdefault((" / ".join(group_of(photo, by)), emotion), []).append(photo)
     rows, columns = (sorted(set(names)) for names in zip(*cells, strict=True))
-    if len(rows) > MAX_ROWS or len(columns) > MAX_COLUMNS:
-        rows, columns = rows[:MAX_ROWS], columns[:MAX_COLUMNS]
-        print(f"grid.png shows the first {len(rows)} groups and {len(columns)} columns of more")
     grid: Grid = {}
     for row in rows:
         used, grid[row] = set(), {}
@@ -55,21 +40,18 @@ def draw_grid(path: Path, grid: Grid, drawn: dict[str, dict[Path, np.ndarray]], 
 
     drawn: model -> photo -> H x W classes; crop: as --crop.
     """
-    rows = []
-    for cells in grid.values():
-        row = []
-        for photo in cells.values():
-            if photo is None:
-                row += [None] * (1 + len(drawn))
-                continue
-            image = cropped(read_photo(photo.image), crop)
-            image.thumbnail((SIDE, SIDE))
-            labels = (Image.fromarray(predicted[photo.image]) for predicted in drawn.values())
-            labels = (np.asarray(label.resize(image.size, Image.Resampling.NEAREST)) for label in labels)
-            row += [np.asarray(image), *(PALETTE[label] for label in labels)]
-        rows.append(row)
-    columns = [f"{shown(value)}\n{what}" for value in next(iter(grid.values())) for what in ("photo", *drawn)]
-    names = [shown(name).replace(" / ", "\n") for name in grid]
+
+    def cell(photo: Photo | None) -> list[np.ndarray | None]:
+        if photo is None:
+            return [None] * (1 + len(drawn))
+        image = cropped(read_photo(photo.image), crop)
+        image.thumbnail((SIDE, SIDE))
+        painted = (Image.fromarray(PALETTE[predicted[photo.image]]) for predicted in drawn.values())
+        return [np.asarray(image), *(np.asarray(p.resize(image.size, Image.Resampling.NEAREST)) for p in painted)]
+
+    rows = [[picture for photo in cells.values() for picture in cell(photo)] for cells in grid.values()]
+    columns = [f"{value}\n{what}" for value in next(iter(grid.values())) for what in ("photo", *drawn)]
+    names = [name.replace(" / ", "\n") for name in grid]
     pictures.save_grid(path, rows, column_titles=columns, row_titles=names, legend=LEGEND, cell=1.7)
 
 
@@ -97,7 +79,7 @@ def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: l
         axis.set_title(title, fontsize=9)
         axis.grid(axis="x", alpha=0.3)
         axis.tick_params(labelsize=8)
-    names = [f"{shown(name)} ({people})" for name, people in zip(groups.names, groups.people, strict=True)]
+    names = [f"{name} ({people})" for name, people in zip(groups.names, groups.people, strict=True)]
     axes[0, 0].set_yticks(y, names, parse_math=False)  # a $ in a group's name is no formula
     axes[0, 0].set_ylim(len(y) - 0.5, -0.5)
     figure.legend(lines, map(pictures.plain, results), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
@@ -113,9 +95,7 @@ def draw_nulls(path: Path, results: dict[str, dict]) -> None:
     for axis, (title, g) in zip(axes[0], found.items(), strict=True):
         axis.hist(g["null"], bins=np.linspace(0, widest, 61), color="0.75")
         axis.axvline(g["gap"], color="C3")
-        seen = "no gap"
-        if g["best"]:
-            seen = f"best {shown(g['best'])}, worst {shown(g['worst'])}: gap {g['gap']:.3f}, p = {g['p']:.4f}"
+        seen = f"best {g['best']}, worst {g['worst']}: gap {g['gap']:.3f}, p = {g['p']:.4f}"
         axis.set_title(f"{title}\n{seen}", fontsize=8, parse_math=False)
         axis.set_xlabel("gap in mean IoU if groups meant nothing (line: observed)", fontsize=8)
         axis.set_ylabel("permutations", fontsize=8)

@@ -5,7 +5,7 @@ group is a function of the images' weights (how often each counts), so that the 
 which only change weights, are matrix products.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from mut1ny_fairness.groups import MIN_RANKED, Groups
 SCORES = ("iou_image", "f1_image", "iou_pooled", "f1_pooled")
 HEADLINE = "iou_image"  # the score that is drawn; all are in the CSV files
 CLASS_SCORES = tuple(f"class_{name}" for name in SCORES)
-ALIKE = 1e-9  # a smaller gap is one of rounding
+RESAMPLES, PERMUTATIONS, SEED = 2000, 5000, 0  # ours
 
 
 # ---- Scores --------------------------------------------------------------------------------------------------------
@@ -77,40 +77,21 @@ def one_hot(group: np.ndarray, G: int) -> np.ndarray:
     return (group[..., None, :] == np.arange(G)[:, None]).astype(np.float64)
 
 
-def blocks(drawn: np.ndarray) -> list[np.ndarray]:
-    """Resamples or permutations, repeats x n -> a few at a time, for the weights of all could fill the memory."""
-    return np.split(drawn, range(100, len(drawn), 100))
-
-
-def joined(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The scores of blocks -> those of all repeats."""
-    parts = list(parts)
+def in_blocks(drawn: np.ndarray, scores_of: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The scores of resamples or permutations, repeats x n: of 100 at a time, for the weights of all could fill the
+    memory."""
+    parts = [scores_of(block) for block in np.split(drawn, range(100, len(drawn), 100))]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 # ---- Bootstrap over people -----------------------------------------------------------------------------------------
 
 
-def same_within_people(person: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """n person numbers, n codes -> people bool: whether all images of a person have the same code (group, gender)."""
-    _, first, person = np.unique(person, return_index=True, return_inverse=True)  # first: an image of each person
-    return np.bincount(person, column != column[first][person]) == 0
-
-
-def what_varies(groups: Groups, by: list[str]) -> dict[str, tuple[list[int], int]]:
-    """Columns of --by that differ between the tested images of a person -> numbers of these people, and of how many.
-
-    Nothing if there is no test, because fewer than two groups are ranked.
-    """
-    if groups.ranked.sum() < 2:
-        return {}
-    person, found = groups.person[groups.tested], {}
-    people = np.unique(person)
-    for name, column in zip(by, groups.columns, strict=True):
-        varied = people[~same_within_people(person, column[groups.tested])].tolist()
-        if varied:
-            found[name] = varied, len(people)
-    return found
+def varied(person: np.ndarray, column: np.ndarray) -> list[int]:
+    """n person numbers, n codes -> the people whose images differ in their code: none of a group or gender, all of an
+    emotion."""
+    people, first, index = np.unique(person, return_index=True, return_inverse=True)
+    return people[np.bincount(index, column != column[first][index]) > 0].tolist()
 
 
 def person_weights(groups: Groups, repeats: int, rng: np.random.Generator) -> np.ndarray:
@@ -123,8 +104,7 @@ def person_weights(groups: Groups, repeats: int, rng: np.random.Generator) -> np
     person, tested = groups.person, groups.tested
     order = np.lexsort((~tested, person))  # each person's images, the tested ones first
     first = order[np.unique(person[order], return_index=True)[1]]
-    same = [same_within_people(person[tested], column[tested]).all() for column in groups.columns]
-    fixed = [column[first] for column, s in zip(groups.columns, same, strict=True) if s]
+    fixed = [column[first] for column in groups.columns if not varied(person[tested], column[tested])]
     strata = np.unique(np.stack(fixed), axis=1, return_inverse=True)[1].ravel() if fixed else np.zeros(len(first), int)
     weights = np.zeros((repeats, len(first)))
     for s in range(strata.max() + 1):
@@ -142,8 +122,7 @@ def bootstrap(
     person says nothing about the next: a group of one has nan.
     """
     members = one_hot(groups.of_image, len(groups.names))
-    resamples = (block[:, None, groups.person] * members for block in blocks(weights))
-    scores = joined(weighted_scores(counts, resample, shared) for resample in resamples)
+    scores = in_blocks(weights, lambda block: weighted_scores(counts, block[:, None, groups.person] * members, shared))
     for values in scores.values():
         values[:, np.array(groups.people) < 2] = np.nan
     return scores
@@ -170,7 +149,7 @@ def permuted_groups(
     differs (emotion) among the images of each person. Columns of a kind stay together.
     """
     first = np.unique(person, return_index=True)[1]  # an image of each person
-    constant = [bool(same_within_people(person, column).all()) for column in columns]
+    constant = [not varied(person, column) for column in columns]
     by_person = np.argsort(person, kind="stable")
     groups = np.empty((repeats, len(person)), int)
     for r in range(repeats):
@@ -191,7 +170,7 @@ def gap(values: np.ndarray) -> np.ndarray:
 
 def permutation_null(counts: np.ndarray, groups: np.ndarray, G: int) -> dict[str, np.ndarray]:
     """repeats x n groups of the null -> the gap of each of SCORES, repeats."""
-    scores = joined(weighted_scores(counts, one_hot(block, G)) for block in blocks(groups))
+    scores = in_blocks(groups, lambda block: weighted_scores(counts, one_hot(block, G)))
     return {name: gap(scores[name]) for name in SCORES}
 
 
@@ -204,13 +183,13 @@ def p_value(null: np.ndarray, observed: float) -> float:
 
 
 def analyse(
-    counts: np.ndarray, shared: np.ndarray, groups: Groups, repeats: int = 2000, permutations: int = 5000, seed: int = 0
+    counts: np.ndarray, shared: np.ndarray, groups: Groups, repeats: int = RESAMPLES, permutations: int = PERMUTATIONS
 ) -> dict:
     """n x C x 3 counts of a model, C bool -> the groups' scores (means over the classes `shared`) with intervals, their
     resamples, and of each of SCORES the gap with its interval, p and null ({}: fewer than two groups to rank)."""
     G, ranked, kept = len(groups.names), np.flatnonzero(groups.ranked), groups.tested
     observed = weighted_scores(counts, one_hot(groups.of_image, G), shared)
-    rng = np.random.default_rng(seed)  # the same resamples for every model
+    rng = np.random.default_rng(SEED)  # the same resamples for every model
     resampled = bootstrap(counts, groups, person_weights(groups, repeats, rng), shared)
     scores = {name: with_bounds(observed[name], values) for name, values in resampled.items()}
     result = {"scores": scores, "resampled": resampled, "gaps": {}}
@@ -221,7 +200,7 @@ def analyse(
     new_number[ranked] = np.arange(len(ranked))
     person = np.unique(groups.person[kept], return_inverse=True)[1]
     columns = [column[kept] for column in groups.columns]
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([SEED, 1])
     permuted = permuted_groups(person, columns, new_number[groups.table], permutations, rng)
     nulls = permutation_null(counts[kept][:, shared], permuted, len(ranked))
     overall = weighted_scores(counts[kept], np.ones((1, kept.sum())), shared)
@@ -231,8 +210,8 @@ def analyse(
         size = float(gap(values))
         bounds = with_bounds(size, resampled[score][:, best] - resampled[score][:, worst])
         result["gaps"][score] = {
-            "best": groups.names[best] if size > ALIKE else None,
-            "worst": groups.names[worst] if size > ALIKE else None,
+            "best": groups.names[best],
+            "worst": groups.names[worst],
             "gap": size,
             "gap_low": float(bounds["low"]),
             "gap_high": float(bounds["high"]),
@@ -248,29 +227,27 @@ def analyse(
 
 def first_minus(results: dict[str, dict]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """The first model's scores minus each other's, on the same resamples: other -> score -> value, low, high (G)."""
-
-    def minus(a: dict, b: dict) -> dict[str, dict[str, np.ndarray]]:
-        return {
-            s: with_bounds(a["scores"][s]["value"] - b["scores"][s]["value"], a["resampled"][s] - b["resampled"][s])
-            for s in SCORES
-        }
-
-    first, *others = results
-    return {other: minus(results[first], results[other]) for other in others}
+    (_, a), *others = results.items()
+    found: dict[str, dict] = {other: {} for other, _ in others}
+    for other, b in others:
+        for s in SCORES:
+            value = a["scores"][s]["value"] - b["scores"][s]["value"]
+            found[other][s] = with_bounds(value, a["resampled"][s] - b["resampled"][s])
+    return found
 
 
 # ---- What nine photos can show -------------------------------------------------------------------------------------
 
 
 def simulate_power(
-    sizes: tuple[int, ...], gaps: np.ndarray, sd: float, repeats: int = 1000, permutations: int = 499, seed: int = 0
+    sizes: tuple[int, ...], gaps: np.ndarray, sd: float, repeats: int = 1000, permutations: int = 499
 ) -> tuple[np.ndarray, np.ndarray]:
     """Three groups of n people, one photo each; scores are normal with deviation `sd`, one group's mean lower by a gap.
 
     -> power, sizes x gaps: how often the permutation test finds the difference at 5 %; and observed, sizes x repeats:
     the gap between best and worst group where there is none.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     power, observed = np.zeros((len(sizes), len(gaps))), np.zeros((len(sizes), repeats))
     for s, n in enumerate(sizes):
         group = np.repeat(np.arange(3), n)

@@ -34,13 +34,12 @@ def score_table(groups: Groups, results: dict[str, dict], classes: list[int]) ->
 
 def gap_table(results: dict[str, dict]) -> list[list[str]]:
     """One row per model and score: the best and the worst group, their gap, its p and null, the overall scores."""
-    columns = ["best group", "worst group", "gap", "p", "gap by chance (median)", "ranked groups together",
-               "equity-scaled"]  # fmt: skip
-    rows = [["model", "score", *columns]]
+    rows = [["model", "score", "best group", "worst group", "gap", "p", "gap by chance (median)",
+             "ranked groups together", "equity-scaled"]]  # fmt: skip
     for title, result in results.items():
         for score, g in result["gaps"].items():
             gap = with_interval(g["gap"], g["gap_low"], g["gap_high"])
-            rows.append([title, NAMES[score], g["best"] or "none", g["worst"] or "none", gap, f"{g['p']:.4f}",
+            rows.append([title, NAMES[score], g["best"], g["worst"], gap, f"{g['p']:.4f}",
                          f"{g['null_median']:.3f}", f"{g['overall']:.3f}", f"{g['equity_scaled']:.3f}"])  # fmt: skip
     return rows
 

@@ -19,7 +19,7 @@ class Photo(NamedTuple):
     """A row of groups.csv."""
 
     image: Path
-    label: Path | None
+    labels: dict[str, Path]  # {"": label image}, or nothing
     person: str
     row: dict[str, str]
 
@@ -33,17 +33,15 @@ def read_groups(path: Path, by: list[str]) -> tuple[list[Photo], list[str]]:
     columns, rows = read_table(path, ["image", *by])
     photos, seen = [], {}
     for where, row in rows:
-        if not row["image"]:
-            raise InputError(f"{where}: has no image; correct it")
         image = inside(path.parent, row["image"], where)
-        label = inside(path.parent, row["label"], where) if row.get("label") else None
-        for file in (image, label):
-            if file is not None and not file.is_file():
-                raise InputError(f"{where}: {file} does not exist; correct the path or remove the line")
+        labels = {"": inside(path.parent, row["label"], where)} if row.get("label") else {}
+        for file in (image, *labels.values()):
+            if not file.is_file():
+                raise InputError(f"{where}: {file} is not a file; correct the path or remove the line")
         if image in seen:
             raise InputError(f"{where}: {row['image']} is also in {seen[image]}; remove one of the lines")
         seen[image] = where
-        photos.append(Photo(image, label, row.get("person") or str(image), row))
+        photos.append(Photo(image, labels, row.get("person") or str(image), row))
     return photos, columns
 
 

@@ -17,7 +17,7 @@ is as large as the image; here it is an eighth of it, as in Zhao et al., and the
 import torch
 from torch import Tensor, nn
 
-from mut1ny_fairness.resnet import ResNet101, auxiliary_head, conv_bn_relu, upsample
+from mut1ny_fairness.resnet import ResNet101, conv_bn_relu, upsample
 
 BINS = (1, 2, 3, 6)
 
@@ -57,7 +57,7 @@ class PyramidPooling(nn.Module):
 class PSPNet(nn.Module):
     """B x 3 x H x W normalised images -> B x num_outputs x H x W in float32, without an activation.
 
-    With `aux` a network in training mode returns that and the auxiliary head's.
+    With `aux` a network in training mode returns that and the auxiliary head's, which only the training loss uses.
     """
 
     def __init__(self, *, num_outputs: int = 3, aux: bool = True, truncated: bool = False):
@@ -69,7 +69,11 @@ class PSPNet(nn.Module):
         self.classifier = nn.Sequential(
             *conv_bn_relu(2 * channels, 512, 3), nn.Dropout(0.1), nn.Conv2d(512, num_outputs, 1)
         )
-        self.aux_classifier = auxiliary_head(num_outputs) if aux else None
+        self.aux_classifier = None
+        if aux:
+            self.aux_classifier = nn.Sequential(
+                *conv_bn_relu(1024, 256, 3), nn.Dropout(0.1), nn.Conv2d(256, num_outputs, 1)
+            )
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         size = x.shape[-2:]

@@ -94,16 +94,9 @@ class ResNet101(nn.Module):
 
 def encoder_of(state_dict: dict[str, Tensor], truncated: bool = False) -> dict[str, Tensor]:
     """What a ResNet101 takes of torchvision's ResNet-101, of its DeepLabV3 or of a network of this folder: no heads."""
-    if any(name.startswith("backbone.") for name in state_dict):
-        backbone = (name for name in state_dict if name.startswith("backbone."))
-        state_dict = {name.removeprefix("backbone."): state_dict[name] for name in backbone}
-    unused = ("fc.", "layer3.", "layer4.") if truncated else ("fc.",)
-    return {name: x for name, x in state_dict.items() if not name.startswith(unused)}
-
-
-def auxiliary_head(num_outputs: int) -> nn.Sequential:
-    """layer3 B x 1024 x h x w -> B x num_outputs x h x w: an output that only the training loss uses."""
-    return nn.Sequential(*conv_bn_relu(1024, 256, 3), nn.Dropout(0.1), nn.Conv2d(256, num_outputs, 1))
+    unused = ("fc.", "classifier.", "aux_classifier.", "pyramid.", *(("layer3.", "layer4.") if truncated else ()))
+    encoder = {name.removeprefix("backbone."): x for name, x in state_dict.items()}
+    return {name: x for name, x in encoder.items() if not name.startswith(unused)}
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

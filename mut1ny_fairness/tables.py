@@ -1,4 +1,4 @@
-"""Reading manifest.csv, groups.csv and training.xml: text that users have made, and paths that stay in their folder."""
+"""Reading manifest.csv and groups.csv, which users have made, and paths that stay in their folder."""
 
 import csv
 import io
@@ -9,28 +9,17 @@ from pathlib import Path, PurePosixPath
 from common.cli import InputError
 
 
-def read_text(path: Path, errors: str = "strict") -> str:
-    """UTF-8 or UTF-16; raises InputError if it cannot be read."""
-    try:
-        raw = path.read_bytes()
-        return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", errors)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give a file that can be read") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; save it as CSV UTF-8") from None
-
-
 def read_table(path: Path, needed: list[str]) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """The columns of a CSV and its rows, each with its place for messages; commas, semicolons, tabs all separate.
 
     Raises InputError for a file without a column of `needed`, without rows, or with cells that no column has.
     """
-    text = read_text(path)
-    separator = max(",;\t", key=text.split("\n", 1)[0].count)
     try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    except csv.Error as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error}); save it again") from None
+        text = path.read_text(encoding="utf-8-sig")
+        separator = max(",;\t", key=text.split("\n", 1)[0].count)
+        lines = list(csv.reader(io.StringIO(text), delimiter=separator))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is not a table in UTF-8 ({error}); save it as CSV UTF-8") from None
     columns = [name.strip().lower() for name in lines[0]] if lines else []
     for name in needed:
         if name not in columns:
@@ -50,11 +39,8 @@ def read_table(path: Path, needed: list[str]) -> tuple[list[str], list[tuple[str
 def inside(root: Path, name: str, where: str) -> Path:
     """root/name; raises InputError if that lies outside root, be it through "..", a whole path or a link."""
     path = PurePosixPath(name.replace("\\", "/"))
-    try:
-        outside = not (root / path).resolve().is_relative_to(root.resolve())
-    except (OSError, ValueError, RuntimeError):  # a name that no file can have, links in a circle
-        outside = True
-    if outside or path.is_absolute() or re.match(r"[A-Za-z]:", name):
+    whole = path.is_absolute() or re.match(r"[A-Za-z]:", name)
+    if whole or not (root / path).resolve().is_relative_to(root.resolve()):
         raise InputError(f"{where}: the path {name!r} leaves {root}; correct it, or copy the file into the folder")
     spelled = (root / unicodedata.normalize(form, str(path)) for form in ("NFC", "NFD"))  # Linux', and macOS' accents
     return next((other for other in spelled if other.exists()), root / path)

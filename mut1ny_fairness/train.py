@@ -45,12 +45,10 @@ from mut1ny_fairness.palette import CLASSES
 from mut1ny_fairness.resnet import encoder_of
 from mut1ny_fairness.scores import ROWS, Tally
 
-GENERATED = {"size": 64, "lr": 1e-3}  # ours: on generated pictures, to end within minutes on a CPU
-DEFAULTS = {"size": dataset.SIZE, "lr": 1e-4}
-OURS = {"size": dataset.SIZE, "lr": 1e-3}  # of --recipe ours
-AUX = {"deeplabv3": 0.0, "pspnet": 0.4}  # weight of the auxiliary loss; 0: no such head
+GENERATED_SIZE = 64  # ours: to end within minutes on a CPU
+AUX = 0.4  # weight of the auxiliary loss of a whole PSPNet (Zhao et al.); DeepLabV3 has none (ours)
 WEIGHTS = {"coco": "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1", "imagenet": "ResNet101_Weights.IMAGENET1K_V1"}
-PANELS = {  # figures 4 and 5 in their order, and beside them what the 11 classes have (ours)
+PANELS = {  # figures 4 and 5 in their order, and beside each row what the 11 classes have (ours)
     "(a) accuracy": "accuracy", "(b) F1": "f1", "(c) IoU": "iou", "accuracy, 11 classes": "class_accuracy",
     "(d) loss": "loss", "(e) precision": "precision", "(f) recall": "recall", "mean IoU, 11 classes": "class_iou",
 }  # fmt: skip
@@ -69,7 +67,7 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         help="Mut1ny's or CelebAMask-HQ's folder (default: data/mut1ny or data/CelebAMask-HQ here, else generated)")
     add("--manifest", type=cli.path, metavar="FILE", help="of prepare.py (default: manifest.csv in the data folder)")
     add("--size", type=number(int, 16), metavar="N",
-        help=f"image side ({dataset.SIZE}: Sec. III-D; on generated pictures {GENERATED['size']})")
+        help=f"image side ({dataset.SIZE}: Sec. III-D; on generated pictures {GENERATED_SIZE})")
     add("--split", choices=["images", "person"], default="images",
         help="images: 80/20 at random (Sec. III-D, ratio ours); person: no person on both sides (ours)")
     add("--target", choices=["rgb", "labels"],
@@ -78,11 +76,8 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     add("--bgr", action="store_true", help="read the labels in the wrong channel order: the suspected mistake (ours)")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded images (default: data/cache here)")
     add = parser.add_argument_group("model (Sec. III-A, III-D)").add_argument
-    add("--model", choices=sorted(AUX), default="deeplabv3", help="default deeplabv3: Sec. III-D.1")
+    add("--model", choices=["deeplabv3", "pspnet"], default="deeplabv3", help="default deeplabv3: Sec. III-D.1")
     add("--truncated", action="store_true", help="PSPNet's encoder cut after layer2, as a common library does (ours)")
-    add("--aux", type=number(float, 0), metavar="X",
-        help="weight of an auxiliary head's loss (default 0.4 for PSPNet, from its own paper; 0, no such head, for "
-        "DeepLabV3 and for --truncated: ours)")
     add("--weights", default="auto", metavar="W",
         help="of the ResNet-101: coco (DeepLabV3: Sec. III-D.1), imagenet (PSPNet: Sec. III-D.2), none, a file, or "
         "auto: the paper's where they are available, else random")
@@ -95,21 +90,18 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         help="4: ours (the public template's; the paper says \"a specific batch size\"); of all processes together")
     add("--lr", type=number(float, 0, above=True), metavar="X",
         help="of Adam, 0.0001: ours (the public template's; the paper names no optimiser); with --recipe ours and on "
-        f"generated pictures {GENERATED['lr']}")
+        "generated pictures 0.001")
     args, saved = arguments(parser, HERE.name, free=("data", "manifest"), seed=100, seed_help=", the public template's")
     if args.size and args.size % 8:
         parser.error(f"--size {args.size} must be a multiple of 8, such as {args.size + -args.size % 8}")
     if args.truncated and args.model != "pspnet":
         parser.error("--truncated is for --model pspnet; DeepLabV3 needs its whole encoder")
-    if args.truncated and args.aux:
-        parser.error(f"--aux {args.aux}: sits on layer3, which --truncated cuts off; leave one of them out")
     if args.recipe == "ours" and saved and args.epochs != saved["args"]["epochs"]:
         parser.error(f"--epochs {args.epochs}: the rate was to fall over {saved['args']['epochs']}; leave it out")
     if args.recipe == "ours" and (args.target == "rgb" or args.bgr):
         parser.error("--recipe ours: learns the classes as they are; leave --target rgb and --bgr out")
     args.target = args.target or ("labels" if args.recipe == "ours" else "rgb")
-    if args.aux is None:
-        args.aux = 0.0 if args.truncated else AUX[args.model]
+    args.aux = AUX if args.model == "pspnet" and not args.truncated else 0.0  # on layer3, which is cut off
     return args, saved
 # fmt: on
 
@@ -149,12 +141,6 @@ def train_epoch(
     return tally.scores()
 
 
-def draw_curves(path: Path, log: list[dict]) -> None:
-    """Figure 4 or 5: six panels of training and test, and two of the classes."""
-    panels = {title: {name: "training", f"test_{name}": "test"} for title, name in PANELS.items()}
-    pictures.save_curves(path, log, panels, columns=4)
-
-
 def main() -> None:
     args, saved = parse_args()
     device, amp = start(args)
@@ -163,9 +149,8 @@ def main() -> None:
     with first_process_first():
         samples, source = dataset.list_samples(args.data, args.manifest)
         generated = not args.data and "GENERATED" in source
-        defaults = GENERATED if generated else OURS if args.recipe == "ours" else DEFAULTS
-        for name, value in defaults.items():
-            setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
+        args.size = args.size or (GENERATED_SIZE if generated else dataset.SIZE)
+        args.lr = args.lr or (1e-3 if generated or args.recipe == "ours" else 1e-4)
         samples = samples[: args.limit]
         train, test = dataset.split(samples, args.split, args.seed)
         arrays = dataset.load(samples, args.size, args.cache)
@@ -187,6 +172,7 @@ def main() -> None:
 
     # optimiser (Sec. III-D)
     optimizer, title = adam(model, args.lr), title_of(vars(args))
+    panels = {panel: {name: "training", f"test_{name}": "test"} for panel, name in PANELS.items()}
     run = Run(
         args, saved, HERE, device, amp,
         name=f"{args.model}{'-truncated' * args.truncated}-{args.target}{'-bgr' * args.bgr}"
@@ -201,7 +187,7 @@ def main() -> None:
         },
         keep={"weights": weights, "classes": list(CLASSES)},
         line=LINE,
-        curves=draw_curves,
+        curves=lambda path, log: pictures.save_curves(path, log, panels, columns=4),
         samples=lambda path: draw_samples(
             path, *shown, {"predicted": (outputs(model, shown[0], device, amp), args.target)}
         ),

@@ -16,7 +16,6 @@ from trainings import make_networks_small
 from common.metrics import counts_from_confusion
 from common.run import load_checkpoint
 from mut1ny_fairness import dataset, eval, fairness, generate, predict, prepare, train
-from mut1ny_fairness.fairness import OF_LABELS
 from mut1ny_fairness.palette import CLASSES, PALETTE
 from mut1ny_fairness.scores import ROWS
 
@@ -48,10 +47,9 @@ def trained(small, shipped, tmp_path_factory):
         leave_out_pictures(patch.setattr)
         patch.setattr(os, "fsync", lambda descriptor: None)
         for target in ("rgb", "labels"):
-            flags = ["--target", target, "--epochs", 2, "--lr", 0.01, "--batch-size", 2]
-            folders = ["--data", shipped, "--out", out / target, "--cache", out / "cache"]
-            argv = [train.__file__, *folders, *flags, *SMALL, *TINY]
-            patch.setattr(sys, "argv", list(map(str, argv)))
+            flags = ("--target", target, "--epochs", 2, "--lr", 0.01, "--batch-size", 2, *SMALL, *TINY)
+            folders = ("--data", shipped, "--out", out / target, "--cache", out / "cache")
+            patch.setattr(sys, "argv", list(map(str, (train.__file__, *folders, *flags))))
             train.main()
     return out
 
@@ -82,12 +80,11 @@ def test_a_run_folder_holds_what_the_readme_says(trained, target):
     assert best["classes"] == list(CLASSES) and best["epoch"] == 1 + losses.index(min(losses))
 
 
-def test_the_papers_deeplabv3_with_an_auxiliary_head_and_the_wrong_channel_order(call, shipped, trained, tmp_path):
-    arguments = ("--data", shipped, "--bgr", "--aux", 0.5, "--split", "person", "--epochs", 1, "--batch-size", 12)
+def test_the_papers_deeplabv3_in_the_wrong_channel_order_and_split_by_person(call, shipped, trained, tmp_path):
+    arguments = ("--data", shipped, "--bgr", "--split", "person", "--epochs", 1, "--batch-size", 12)
     out = succeed(call(train, *arguments, "--out", tmp_path / "run", *TINY, "--size", 16, "--cache", trained / "cache"))
     assert "DeepLabV3, rgb (labels read as BGR)" in out and "split by person" in out
     saved = load_checkpoint(tmp_path / "run" / "last.pt", "mut1ny_fairness")
-    assert "aux_classifier.4.bias" in saved["model"] and saved["args"]["bgr"] is True
     people = {row["image"]: row["person"] for row in rows_of(shipped / "manifest.csv")}
     sides = [{people[one.split(":")[0]] for one in saved["split"][side]} - {""} for side in ("train", "test")]
     assert sides[0] and not sides[0] & sides[1]
@@ -164,13 +161,12 @@ def studio(shipped, tmp_path_factory):
 
 def test_fairness_with_labels_gives_tables_and_pictures(call, trained, studio, tmp_path, real_pictures):
     paths = [trained / target / "best.pt" for target in ("rgb", "labels")]
-    resamples = ("--bootstrap", 200, "--permutations", 200)
-    arguments = ("--groups", studio / "groups.csv", *resamples, "--device", "cpu", "--out", tmp_path / "a")
+    arguments = ("--groups", studio / "groups.csv", "--device", "cpu", "--out", tmp_path / "a")
     out = succeed(call(fairness, *paths, *arguments, "--by", "Emotion", "--classes", "face,hair"))
-    assert files_in(tmp_path / "a") == {"grid.png", *OF_LABELS}
+    assert files_in(tmp_path / "a") == {"grid.png", *fairness.OF_LABELS}
     assert "finds almost nothing (mean IoU" in out  # a network of one epoch
     assert "scored: hair, face" in out and "off the palette" not in out and "left out of all means" not in out
-    assert "emotion differs between the photos of 19 of 19 people (first: p0)" in out
+    assert "emotion differs between the photos of 19 people (first: p0)" in out
     report = read(tmp_path / "a" / "fairness.json")
     assert [g["name"] for g in report["groups"]] == ["happy", "sad"] and report["groups"][0]["people"] == 19
     a, b = (model["scores"]["iou_image"]["value"] for model in report["models"].values())
@@ -183,28 +179,26 @@ def test_the_whole_photo_and_a_crop_are_scored_as_eval_scores_them(trained, stud
     """TP, FP and FN of every class, summed over the photos of groups.csv, are those of eval.py's confusion matrix."""
     photos, _ = fairness.read_groups(studio / "groups.csv", ["group"])
     network = eval.load(trained / "labels" / "best.pt", "cpu")
-    predicted, true, off = fairness.predict_photos(network, photos, [0.0, 0.0, 1.0, 1.0])
-    counts = sum(fairness.count(p, t) for p, t in zip(predicted, true, strict=True))
-    samples = [dataset.Sample(str(i), photo.image, {"": photo.label}, "", "") for i, photo in enumerate(photos)]
+    _, counts, off = fairness.predict_photos(network, photos, dataset.WHOLE)
+    samples = [dataset.Sample(str(i), photo.image, photo.labels, "", "") for i, photo in enumerate(photos)]
     data = dataset.LabelledFaces(dataset.load(samples, 32, tmp_path / "cache"), list(range(38)), samples)
     run = network.checkpoint["args"] | {"batch_size": 4}
     confusion = eval.evaluate(network.model, data, run, network.device, network.amp)["confusion"]
     assert off == 0 and confusion.sum() == 38 * 32 * 32
     # batches of another size may round a tie the other way
-    assert np.abs(counts - counts_from_confusion(confusion)[:, :3].numpy()).max() <= 3
-    image, label, _ = fairness.read_pair(photos[0], [0.25, 0.25, 0.75, 0.75], 24)
-    centre = np.asarray(Image.open(photos[0].image))[12:36, 12:36]
-    assert (image == centre).all() and (PALETTE[label] == np.asarray(Image.open(photos[0].label))[12:36, 12:36]).all()
+    assert np.abs(counts.sum(0) - counts_from_confusion(confusion)[:, :3].numpy()).max() <= 3
+    cut = dataset.decode(photos[0], 24, [0.25, 0.25, 0.75, 0.75])
+    for file, found in ((photos[0].image, cut["images"]), (photos[0].labels[""], PALETTE[cut["labels"]])):
+        assert (found == np.asarray(Image.open(file))[12:36, 12:36]).all()
 
 
 def test_fairness_without_labels_draws_the_grid(call, trained, studio, tmp_path):
     for name in ("0.png", "3.png"):
         shutil.copy(studio / name, tmp_path)
-    (tmp_path / "groups.csv").write_text("\ufeffimage,group,emotion\n0.png,東,sad\n3.png,Sø,happy\n", encoding="utf-8")
+    (tmp_path / "groups.csv").write_text("\ufeffimage,group,emotion\n0.png,Sø,sad\n3.png,Ö,happy\n", encoding="utf-8")
     given = (trained / "rgb" / "best.pt", "--groups", tmp_path / "groups.csv", "--device", "cpu")
     out = succeed(call(fairness, *given, "--out", tmp_path / "out"))
     assert "none with a label" in out and "no column person" in out
-    assert "no. 1 in the pictures is 東, whose letters their font lacks" in out and "Sø" not in out
     assert files_in(tmp_path / "out") == {"grid.png"}
 
 
@@ -218,20 +212,16 @@ def test_the_simulation_runs_alone_and_in_seconds(call, tmp_path, monkeypatch):
 # ---- Own photos, the data set --------------------------------------------------------------------------------------
 
 
-def test_predict_keeps_size_and_orientation_names_what_it_cannot_read_and_agrees_with_eval(
-    call, trained, shipped, tmp_path
-):
+def test_predict_keeps_size_and_orientation_and_agrees_with_eval(call, trained, shipped, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     Image.new("RGB", (300, 70)).save(photos / "turned.jpg", exif=exif)
-    (photos / "bad.jpg").write_bytes(b"no picture")
     small = Image.open(shipped / "samples" / "real" / "0000.png").resize((32, 32))
     small.save(photos / "small.png")
     path = trained / "labels" / "best.pt"
-    result = call(predict, path, photos, "--out", tmp_path / "out", "--device", "cpu")
-    assert "bad.jpg" in one_line_error(result)
+    succeed(call(predict, path, photos, "--out", tmp_path / "out", "--device", "cpu"))
     kinds = ("label", "overlay", "legend")
     assert files_in(tmp_path / "out") == {f"{name}_{kind}.png" for name in ("small", "turned") for kind in kinds}
     label = Image.open(tmp_path / "out" / "turned_label.png")
@@ -244,7 +234,7 @@ def test_predict_keeps_size_and_orientation_names_what_it_cannot_read_and_agrees
 
 def test_dataset_describes_a_folder_and_names_every_bad_file(call, shipped, tmp_path):
     folder = shutil.copytree(shipped, tmp_path / "data")
-    arguments = ("--data", folder, "--size", 32, "--out", tmp_path / "figures")
+    arguments = ("--data", folder, "--out", tmp_path / "figures")
     out = succeed(call(dataset, *arguments))
     assert ": 50 images (" in out and "with 3 known people" in out and "0 label pixels in 0 images have none" in out
     chosen = rows_of(folder / "manifest.csv")
@@ -258,18 +248,15 @@ def test_dataset_describes_a_folder_and_names_every_bad_file(call, shipped, tmp_
 @pytest.mark.parametrize(
     ("script", "args", "named"),
     [
-        (train, "--data {data} --manifest lost.csv", "lost.csv: no such file"),
-        (train, "--data {data} --size 100", "--size 100 must be a multiple of 8, such as 104"),
+        (train, "--data {data} --manifest lost.csv", "lost.csv: No such file"),
         (train, "--data {data} --truncated", "--truncated is for --model pspnet"),
         (train, "--data {data} --recipe ours --bgr", "leave --target rgb and --bgr out"),
-        (train, "--resume {run}/last.pt --target labels", "--target labels differs from rgb"),
-        (train, "--resume {run}/last.pt --data {faces}", "not those that"),
         (fairness, "", "give checkpoints and --groups FILE, or --simulate"),
         (fairness, "{run}/best.pt --groups {groups} --by skin", "has no column skin"),
-        (fairness, "{run}/best.pt --groups {groups} --classes chin", "no class 'chin'; they are background, eyes"),
+        (fairness, "{run}/best.pt --groups {groups} --classes chin", "'chin' is not of the classes background, eyes"),
         (fairness, "{run}/best.pt --groups {groups} --crop 0.5 0 0.5 1", "keeps nothing"),
     ],
 )
-def test_bad_arguments_are_one_clear_line(script, args, named, call, shipped, faces, trained, studio):
-    names = {"data": shipped, "faces": faces, "run": trained / "rgb", "groups": studio / "groups.csv"}
+def test_bad_arguments_are_one_clear_line(script, args, named, call, shipped, trained, studio):
+    names = {"data": shipped, "run": trained / "rgb", "groups": studio / "groups.csv"}
     assert named in one_line_error(call(script, *(arg.format(**names) for arg in args.split()), "--device", "cpu"))
