@@ -9,7 +9,7 @@
       list_eval_partition.txt                                CelebA's, if at hand
 
 `--data` takes either folder and looks which it is. Without it: data/LaPa or data/CelebAMask-HQ in this folder, else
-painted faces in the layout that `--layout` names. Both data sets are for non-commercial research and education:
+painted faces. Both data sets are for non-commercial research and education:
 https://github.com/jd-opensource/lapa-dataset (18,176 / 2,000 / 2,168 faces) and
 https://github.com/switchablenorms/CelebAMask-HQ (30,000 faces).
 
@@ -17,11 +17,11 @@ https://github.com/switchablenorms/CelebAMask-HQ (30,000 faces).
     python masked_ssl/dataset.py                  the same for painted faces
 
 Photos that are not square are scaled to fit and their edge is repeated up to the square; no label is learned or
-scored there. `--limit N` takes the first N photos of each of train, val and test.
+scored there.
 """
 
 import sys
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -33,41 +33,110 @@ from PIL import Image
 from torch import Tensor
 
 from common import cli, pictures
+from common.celebamask import PARTS
 from common.cli import InputError
 from common.data import open_cache, try_all
 from common.device import to_device
+from common.images import read_mask, read_photo, reason
 from masked_ssl.classes import LAYOUTS, PAPER_SHARE, legend, mirrored_classes, palette
-from masked_ssl.layouts import CACHE_VERSION, IGNORED, Face, decode
-from masked_ssl.splits import GENERATED_SIZE, HERE, PAPER_FRACTIONS, Data, locate, take_fraction
+from masked_ssl.splits import GENERATED_SIZE, HERE, PAPER_FRACTIONS, Face, locate, take_fraction
 
 CACHE = HERE / "data" / "cache"
+CACHE_VERSION = 3  # counts up when decode() changes
 SIZE = 512  # Approach
-DEMONSTRATION = "a demonstration, small so that it ends within minutes on a CPU; the paper's recipe: --data"
+IGNORED = 255  # label of the pixels beyond a photo's edge
 MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]  # ImageNet's (ours: the paper does not say)
 STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
+
+# ---- From files to arrays ------------------------------------------------------------------------------------------
 
 
 def load(faces: list[Face], size: int, classes: tuple[str, ...], cache: Path, what: str = "faces") -> dict:
     """The decoded faces, memory-mapped: images N x size x size x 3 and labels N x size x size, uint8. Raises InputError
     for unusable files."""
-    files, facts = [path for face in faces for path in face.files], ["masked_ssl", size, classes, CACHE_VERSION]
+    files = [path for face in faces for path in (face.photo, *face.labels.values())]
+    facts = ["masked_ssl", size, classes, CACHE_VERSION]
     return open_cache(cache, files, facts, len(faces), lambda i: decode(faces[i], size, classes), f"decoding {what}")
+
+
+def decode(face: Face, size: int, classes: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """images: size x size x 3 uint8, antialiased; labels: size x size uint8, nearest, 255 beyond the photo's edge.
+
+    Raises InputError, naming the file, for what cannot be used.
+    """
+    photo = read_photo(face.photo)
+    label = read_label(face.labels[""], photo, classes) if "" in face.labels else read_parts(face, photo, classes)
+    top, left, h, w = fitted(photo.size, size)
+    labels = np.full((size, size), IGNORED, np.uint8)
+    labels[top : top + h, left : left + w] = Image.fromarray(label).resize((w, h), Image.Resampling.NEAREST)
+    return {"images": square(photo, size), "labels": labels}
+
+
+def read_label(path: Path, photo: Image.Image, classes: tuple[str, ...]) -> np.ndarray:
+    """LaPa's label file -> H x W uint8; InputError unless it has one channel, its photo's size and classes 0..10."""
+    try:
+        with Image.open(path) as image:
+            label = np.asarray(image)
+    except Exception as error:  # decoders of broken files raise a dozen kinds
+        raise InputError(f"{path}: cannot be read as an image ({reason(path, error)})") from None
+    if label.ndim != 2:
+        raise InputError(f"{path}: has {label.shape[2]} channels; LaPa's labels have one, of classes 0..10")
+    h, w = label.shape
+    if (w, h) != photo.size:
+        raise InputError(f"{path}: is {w} x {h} px, its photo {photo.width} x {photo.height}; resize it (nearest)")
+    if label.max() >= len(classes):
+        raise InputError(
+            f"{path}: has the value {label.max()}; expected 0..{len(classes) - 1}, LaPa's classes (was it saved as a "
+            "picture? save class numbers as PNG)"
+        )
+    return label.astype(np.uint8)
+
+
+def read_parts(face: Face, photo: Image.Image, classes: tuple[str, ...]) -> np.ndarray:
+    """CelebAMask-HQ's masks of a face -> H x W uint8, later parts over earlier ones; raises InputError for masks of
+    several sizes, or none."""
+    label = None
+    for part in PARTS:
+        if part not in face.labels:
+            continue
+        mask = read_mask(face.labels[part], None if label is None else label.shape)
+        h, w = mask.shape
+        if photo.width * h != photo.height * w:
+            raise InputError(
+                f"{face.labels[part]}: is {w} x {h} px, another shape than its photo of {photo.width} x "
+                f"{photo.height}; give both the same width to height"
+            )
+        label = np.zeros((h, w), np.uint8) if label is None else label
+        label[mask] = classes.index(part)
+    if label is None:
+        raise InputError(f"{face.photo}: has no mask; add masks to CelebAMask-HQ-mask-anno or remove the photo")
+    return label
+
+
+def fitted(photo_size: tuple[int, int], size: int) -> tuple[int, int, int, int]:
+    """top, left, h, w of a photo of (W, H) scaled to fit into size x size, in its middle."""
+    W, H = photo_size
+    h, w = max(1, round(H * size / max(W, H))), max(1, round(W * size / max(W, H)))
+    return (size - h) // 2, (size - w) // 2, h, w
+
+
+def square(photo: Image.Image, size: int) -> np.ndarray:
+    """size x size x 3 uint8: the photo scaled to fit, in the middle, its edge repeated around it."""
+    top, left, h, w = fitted(photo.size, size)
+    scaled = np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))  # Pillow widens the kernel when it shrinks
+    return np.pad(scaled, ((top, size - h - top), (left, size - w - left), (0, 0)), mode="edge")
+
+
+# ---- From arrays to batches ----------------------------------------------------------------------------------------
 
 
 class FaceLabels:
     """Faces in memory-mapped arrays; `repeat` lists them so many times an epoch, for sets of a few labels."""
 
     def __init__(
-        self,
-        arrays: dict[str, np.ndarray],
-        positions: list[int],
-        names: list[str],
-        classes: tuple[str, ...],
-        *,
-        flip: bool = False,
-        repeat: int = 1,
-        seed: int = 0,
-    ):
+        self, arrays: dict[str, np.ndarray], positions: Sequence[int], names: list[str], classes: tuple[str, ...], *,
+        flip: bool = False, repeat: int = 1, seed: int = 0,
+    ):  # fmt: skip
         self.arrays, self.positions = arrays, np.array(positions, dtype=np.int64)
         self.names = [names[i] for i in positions]
         self.mirrored, self.flip, self.repeat, self.seed = mirrored_classes(classes), flip, repeat, seed
@@ -127,76 +196,51 @@ def share_table(pixels: np.ndarray, classes: tuple[str, ...]) -> list[list[str]]
     return rows if classes == LAYOUTS["celebamask"] else [row[:3] for row in rows]
 
 
-def verify(data: Data, size: int, classes: tuple[str, ...], out: Path) -> list[str]:
-    """Decode every face, describe and draw those to train with; a line for each file that cannot be used."""
-
-    def look(face: Face) -> tuple[np.ndarray, str]:
-        labels = decode(face, size, classes)["labels"]
-        with Image.open(face.photo) as photo:
-            found = f"{photo.width} x {photo.height}"
-        return np.bincount(labels[labels != IGNORED], minlength=len(classes)), found
-
-    problems, blank = [], []
-    for part, faces in data.parts.items():
-        found, wrong = try_all(lambda i, faces=faces: look(faces[i]), len(faces))
-        problems += wrong
-        blank += [faces[i].photo for i, (pixels, _) in found.items() if not pixels[1:].any()]
-        if part == "train" and found:
-            sizes = Counter(words for _, words in found.values()).most_common(5)
-            print("most frequent sizes of the photos to train with, in px:", ", ".join(f"{w} ({n})" for w, n in sizes))
-            pictures.print_table(share_table(np.array([pixels for pixels, _ in found.values()]), classes))
-            draw_samples(pictures.make_folder(out) / "samples.png", [faces[i] for i in list(found)[:8]], size, classes)
-            print(f"samples.png -> {out}")
-    if blank:
-        print(f"{len(blank)} face(s) with no class but the background, as if all masks were black; the first is "
-              f"{blank[0]}: leave them out, or they teach and count as background")  # fmt: skip
-    return problems
-
-
-# fmt: off
-def add_data_arguments(parser: cli.Parser, what: str = "", labels: bool = True, cache: bool = True) -> None:
-    """--data, --layout, --size, where labels are read --classes, and --cache: the same in every script."""
+def add_data_arguments(parser: cli.Parser, what: str = "") -> None:
+    """--data and --size: the same in every script that reads faces to train with."""
     add = parser.add_argument_group("data").add_argument
     add("--data", type=cli.path, metavar="PATH",
         help=f"LaPa's or CelebAMask-HQ's folder{what} (default: data/LaPa or data/CelebAMask-HQ here, else painted "
-             "faces)")
-    add("--layout", choices=sorted(LAYOUTS), default="celebamask",
-        help="of the painted faces, where there is no data (ours; default celebamask)")
-    if labels:
-        add("--classes", choices=["own", "lapa"], default="own",
-            help="own: the data's, 11 or 19 with the background; lapa: CelebAMask-HQ's merged into LaPa's 11 (ours)")
+             "faces)")  # fmt: skip
     add("--size", type=cli.number(int, 32), metavar="N",
-        help=f"image side ({SIZE}: Approach; painted faces {GENERATED_SIZE})")
-    if cache:
-        add("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
-# fmt: on
+        help=f"image side ({SIZE}: Approach; painted faces {GENERATED_SIZE})")  # fmt: skip
 
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    add_data_arguments(parser, cache=False)
+    add_data_arguments(parser)
     add = parser.add_argument_group("what to look at").add_argument
-    add("--seed", type=cli.number(int, 0), default=0, metavar="N", help="of the fractions that are counted")
     add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N faces of each part only")
     add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")
     args = parser.parse_args()
-    data = locate(args.data, args.layout, args.limit)
-    size = args.size or (GENERATED_SIZE if data.generated else SIZE)
-    classes = LAYOUTS[data.layout if args.classes == "own" else "lapa"]
+    data = locate(args.data, args.limit)
+    size, classes = args.size or (GENERATED_SIZE if data.generated else SIZE), LAYOUTS[data.layout]
     counts = ", ".join(f"{len(faces)} {part}" for part, faces in data.parts.items())
     print(f"{data.words}: {data.layout}'s layout, {len(classes)} classes, {counts}, {data.split_words}")
-    problems = verify(data, size, classes, args.out)
+
+    def count_pixels(face: Face) -> np.ndarray:
+        labels = decode(face, size, classes)["labels"]
+        return np.bincount(labels[labels != IGNORED], minlength=len(classes))
+
+    problems = []
+    for part, faces in data.parts.items():
+        found, wrong = try_all(lambda i, faces=faces: count_pixels(faces[i]), len(faces))
+        problems += wrong
+        if part == "train" and found:
+            pictures.print_table(share_table(np.array(list(found.values())), classes))
+            path = pictures.make_folder(args.out) / "samples.png"
+            draw_samples(path, [faces[i] for i in list(found)[:8]], size, classes)
+            print(f"samples.png -> {args.out}")
     train = data.parts["train"]
-    print(f"{len({face.source for face in train})} source photos; labels to train with, --seed {args.seed}:")
+    print(f"{len({face.source for face in train})} source photos; labels to train with, --seed 0:")
     for fraction in PAPER_FRACTIONS:
         try:
-            found = len(take_fraction(train, fraction, args.seed))
+            found = len(take_fraction(train, fraction, seed=0))
         except InputError:
             found = "too few"
         print(f"  --fraction {fraction:<6g} {found} of {len(train)}")
-    for problem in problems:
-        print(problem)
     if problems:
+        print(*problems, sep="\n")
         raise InputError(f"{data.folder}: {len(problems)} problem(s), the lines above name them")
     print("every photo and every label can be read")
 

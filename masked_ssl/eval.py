@@ -1,10 +1,10 @@
-"""mIoU, F1 and IoU of each class beside the paper's headline, figures 4 and 5, label and overlay pictures.
+"""mIoU, F1 and IoU of each class beside the paper's headline, and figures 4 and 5.
 
     python masked_ssl/eval.py masked_ssl/runs/pretrained/best.pt
     python masked_ssl/eval.py masked_ssl/runs/{random,pretrained}/last.pt --out both     side by side, as figure 4
     python masked_ssl/eval.py last.pt --data OTHER_FACES --split all                     on other faces
 
-Writes results.json, table.csv, figure4.png, figure5.png (the 16 activation maps) and faces/ to best-test/ beside each
+Writes results.json, table.csv, figure4.png and figure5.png (the 16 activation maps) to best-test/ beside each
 checkpoint (with --data best-test-FOLDER/), or to --out; several checkpoints get a folder each in --out, and with them
 comparison.csv and both networks' figure4.png and figure5.png. Scores are in per cent, of one confusion matrix over all
 pixels of the set, at the size that the network was trained at; pixels beyond a photo's edge do not count.
@@ -28,18 +28,13 @@ from common.metrics import confusion_matrix, counts_from_confusion, mean_of_pres
 from common.run import Checkpoint, Trained, load_checkpoint, result_folders, trained
 from masked_ssl import dataset
 from masked_ssl.classes import LAYOUTS, legend, palette
-from masked_ssl.dataset import FaceLabels, normalize
-from masked_ssl.layouts import IGNORED
+from masked_ssl.dataset import IGNORED, FaceLabels, normalize
 from masked_ssl.model import Network
 from masked_ssl.splits import HERE, among, locate
 
-PAPER = {  # Abstract: on LaPa's test set the baseline is 5.02 lower
-    "lapa": "LaPa, 0.2 % of the labels: mIoU 74.41 with pretraining, 69.39 without (Abstract)",
-    "celebamask": "necklace 0.00 to 0.01 in three others, poor without pretraining, found with it (Discussions)",
-}
-BEST_PUBLISHED = {  # mean F1 over the foreground that others print today, with all labels and from other pretraining
-    "lapa": "mean F1 94.0 (FaRL), 93.0 (SegFace)",
-    "celebamask": "mean F1 89.6 (FaRL); hair 96.2 (FaRL), 96.0 (SegFace), 94.5 (DML-CSR)",
+PAPER = {  # Abstract, where the baseline is 5.02 lower, and Discussions
+    LAYOUTS["lapa"]: "LaPa, 0.2 % of the labels: mIoU 74.41 with pretraining, 69.39 without",
+    LAYOUTS["celebamask"]: "necklace 0.00 to 0.01 in three others, poor without pretraining, found with it",
 }
 MEANS = {"miou": "mIoU", "miou_foreground": "mIoU, foreground", "f1": "mean F1, foreground"}  # results.json's, tables'
 
@@ -59,7 +54,7 @@ def evaluate(model: nn.Module, faces: FaceLabels, batch_size: int, device: torch
 
 
 def summarize(matrix: Tensor, classes: tuple[str, ...]) -> dict:
-    """evaluate()'s matrix -> names to per cent: miou and miou_foreground, f1 (foreground), accuracy, per_class.
+    """evaluate()'s matrix -> names to per cent: miou and miou_foreground, f1 (foreground), per_class.
 
     A class with no pixel in truth and prediction is left out of the means (`absent` counts it); one that is there and
     never found, or found and never there, counts 0.
@@ -71,7 +66,6 @@ def summarize(matrix: Tensor, classes: tuple[str, ...]) -> dict:
         "miou": miou,
         "miou_foreground": mean_of_present(iou[1:])[0],
         "f1": mean_of_present(f1[1:])[0],
-        "accuracy": 100 * float(matrix.diagonal().sum() / matrix.sum()),
         "absent": absent,
         "per_class": {
             name: {"f1": float(f1[c]), "iou": float(iou[c]), "support": int(scores["support"][c])}
@@ -115,42 +109,38 @@ def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trai
     return trained(Network(len(checkpoint["classes"])), checkpoint, device, amp)
 
 
-def select(args: Namespace, checkpoint: Checkpoint) -> tuple[FaceLabels, list[str], str, dict]:
-    """The faces that a checkpoint is evaluated on, its test split unless told otherwise; their identities; whose layout
-    they have; and for results.json where they come from, how many of them step 2 has learned from, and how many others
-    step 1 has seen, without their labels.
+def select(args: Namespace, checkpoint: Checkpoint) -> tuple[FaceLabels, list[str], dict]:
+    """The faces that a checkpoint is evaluated on, its test split unless told otherwise; their identities; and for
+    results.json where they come from, how many of them step 2 has learned from, and how many others step 1 has seen,
+    without their labels.
 
     Raises InputError for val or test faces that step 2 has learned from, and for test faces that step 1 has seen.
     """
     was, path = checkpoint["args"], checkpoint.path
-    data = locate(checkpoint.data(args.data), was["layout"], None if args.data or args.split == "all" else was["limit"])
+    data = locate(checkpoint.data(args.data), None if args.data or args.split == "all" else was["limit"])
     classes = tuple(checkpoint["classes"])
-    if classes not in (LAYOUTS[data.layout], LAYOUTS["lapa"]):
+    if classes != LAYOUTS[data.layout]:
         raise InputError(
             f"{data.folder}: has {data.layout}'s {len(LAYOUTS[data.layout])} classes, {path} was trained on "
             f"{len(classes)} others; give data of that kind"
         )
     faces = [f for part in data.parts.values() for f in part] if args.split == "all" else data.parts[args.split]
     who = [face.identity for face in faces]
-    if args.split in ("val", "test") and not args.data:
+    if args.split != "all" and not args.data:
         kept = find(checkpoint["split"][args.split], who, str(data.folder))
         faces, who = [faces[i] for i in kept], [who[i] for i in kept]
     learned = among(who, checkpoint["split"]["train"])
     seen = among(sorted(set(who) - set(learned)), checkpoint["pool"])
-    for known, forbidden, words in (
-        (learned, ("val", "test"), "was trained on"),
-        (seen, ("test",), "saw in step 1"),
-    ):
-        if known and args.split in forbidden:
+    for known, parts, words in ((learned, ("val", "test"), "was trained on"), (seen, ("test",), "saw in step 1")):
+        if known and args.split in parts:
             raise InputError(
                 f"{data.folder}: {path} {words} {len(known)} of its {args.split} faces, such as "
                 f"{known[0].split(':')[0]}; give --data another folder, or --split all to count them in"
             )
     arrays = dataset.load(faces, was["size"], classes, args.cache, f"{args.split} faces")
-    labels = FaceLabels(arrays, list(range(len(faces))), [face.photo.name for face in faces], classes)
+    labels = FaceLabels(arrays, range(len(faces)), [face.photo.name for face in faces], classes)
     words = f"{data.words}, {args.split}, {len(faces)} faces"
-    facts = {"data": words, "learned_in_step_2": len(learned), "seen_in_step_1": len(seen)}
-    return labels, who, data.layout, facts
+    return labels, who, {"data": words, "learned_in_step_2": len(learned), "seen_in_step_1": len(seen)}
 
 
 # ---- Pictures ------------------------------------------------------------------------------------------------------
@@ -212,46 +202,28 @@ def draw_figure_5(
     pictures.save_grid(path, rows, titles=titles, cell=1.3)
 
 
-# fmt: off
-def parse_args() -> Namespace:
-    """The arguments."""
+def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of runs of train.py")
     add("--data", metavar="PATH", help="LaPa's or CelebAMask-HQ's folder (default: the checkpoint's)")
-    add("--split", choices=["test", "val", "train", "all"], default="test",
-        help="test: the paper's; val, train: the data's other parts; all: every face, those it was trained on too")
+    add("--split", choices=["test", "val", "all"], default="test",
+        help="test: the paper's; all: every face, those it was trained on too")  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt, with --data best-test-FOLDER")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     cli.add_machine_arguments(parser)
-    return parser.parse_args()
-# fmt: on
-
-
-def check_comparable(networks: list[Trained], who: list[list[str]]) -> None:
-    """Raise InputError unless all have the same classes, size and faces."""
-    checkpoints = [network.checkpoint for network in networks]
-    facts = {
-        "set of classes": [checkpoint["classes"] for checkpoint in checkpoints],
-        "size": [checkpoint["args"]["size"] for checkpoint in checkpoints],
-        "set of faces": who,
-    }
-    for what, values in facts.items():
-        for checkpoint, value in zip(checkpoints, values, strict=True):
-            if value != values[0]:
-                first = checkpoints[0].path
-                raise InputError(f"{checkpoint.path}: has another {what} than {first}; evaluate them apart")
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     where = args.split + (f"-{Path(args.data).resolve().name}" if args.data else "")
     outs = result_folders(args.checkpoints, args.out, where)
     networks = [load(path, args.device, args.amp) for path in args.checkpoints]
     selected = [select(args, network.checkpoint) for network in networks]
-    check_comparable(networks, [who for _, who, _, _ in selected])
-    classes, summaries, drawn, maps = tuple(networks[0].checkpoint["classes"]), {}, {}, {}
-    for out, network, (faces, _, layout, facts) in zip(outs, networks, selected, strict=True):
+    first, everybody = networks[0].checkpoint, selected[0][1]
+    for network, (_, who, _) in zip(networks, selected, strict=True):
+        path, size = network.checkpoint.path, network.checkpoint["args"]["size"]
+        if size != first["args"]["size"] or who != everybody:
+            raise InputError(f"{path}: has another size, or other faces, than {first.path}; evaluate them apart")
+    classes, summaries, drawn, maps = tuple(first["classes"]), {}, {}, {}
+    for out, network, (faces, _, facts) in zip(outs, networks, selected, strict=True):
         model, checkpoint, device, amp = network
         path, was = checkpoint.path, checkpoint["args"]
         name = f"{path.resolve().parent.name}/{path.stem}"
@@ -271,16 +243,9 @@ def main() -> None:
         photos, truth, drawn[name], maps[name] = predict_faces(model, faces, chosen, device, amp)
         draw_figure_4(out / "figure4.png", photos, truth, {name: drawn[name]}, classes)
         draw_figure_5(out / "figure5.png", photos, drawn, {name: maps[name]}, classes)
-        pictures.make_folder(out / "faces")
-        for i, photo, label in zip(chosen, photos, drawn[name], strict=True):
-            stem = str(out / "faces" / Path(faces.names[i]).stem)
-            pictures.save_label(Path(f"{stem}_label.png"), label, palette(classes))
-            pictures.save_image(Path(f"{stem}_overlay.png"), pictures.overlay(photo, label, palette(classes)))
-        print(f"results.json, table.csv, figure4.png, figure5.png, faces/ -> {out}", flush=True)
+        print(f"results.json, table.csv, figure4.png, figure5.png -> {out}", flush=True)
         summaries[name] = summary
-    if classes == LAYOUTS[layout]:
-        print(f"paper            {PAPER[layout]}")
-        print(f"best published   {BEST_PUBLISHED[layout]}; all labels, other networks")
+    print(f"paper   {PAPER[classes]}")
     if len(summaries) > 1:
         print("\nF1 side by side, %")
         pictures.print_table(compare(summaries, classes))

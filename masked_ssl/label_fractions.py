@@ -2,22 +2,20 @@
 
     python masked_ssl/label_fractions.py                                    a try on painted faces
     python masked_ssl/label_fractions.py --data LaPa --pretrained masked_ssl/runs/pretrain/pretrain.pt
-    python masked_ssl/label_fractions.py --data LaPa --pretrained A/pretrain.pt B/pretrain.pt --fractions 0.01 --seeds 0
     python masked_ssl/label_fractions.py --data LaPa --epochs 40 --min-steps 4000 --encoder-lr 5e-5
 
 Every further flag is train.py's and holds for all runs. Each run is one of train.py, tested with eval.py after its last
 epoch, so that no labels but the fraction's decide anything; the mIoU at the epoch that is best on the validation set
 stands beside it in results.json. Started again with the same flags, it leaves finished runs alone and goes on with one
-that was stopped. Writes results.json, table.csv, fractions.png and figure3.png to --out.
+that was stopped. Writes results.json, table.csv and figure3.png to --out, and keeps the checkpoints of the first seed.
 
 The baseline starts from what the pretraining itself started from, ImageNet's weights or random ones; it has the same
-seed, labels and order. Several --pretrained, made with other flags, are compared with one baseline.
+seed, labels and order. Another --pretrained with the same --out is compared with the baseline that is there.
 """
 
 import csv
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -30,16 +28,13 @@ import numpy as np
 
 from common import cli, pictures
 from common.cli import InputError, number
-from masked_ssl.classes import LAYOUTS
 from masked_ssl.dataset import CACHE
 from masked_ssl.eval import MEANS
 from masked_ssl.recipe import load_pretraining, newest_pretraining
-from masked_ssl.splits import HERE, PAPER_FRACTIONS, Data, locate
+from masked_ssl.splits import HERE, PAPER_FRACTIONS, locate
 
 GENERATED_FRACTIONS = (0.05, 0.25, 1.0)  # ours: of 160 painted faces
 OURS = ("--fraction", "--seed", "--weights", "--out", "--resume")  # train.py's flags that are set here
-THRIFT = ("--checkpointing", "--no-checkpointing")  # may differ from start to start: the numbers do not
-VARIES = ("fraction", "seed", "weights", "device", "checkpointing")  # of train.py's arguments, from run to run
 
 
 # fmt: off
@@ -47,21 +42,15 @@ def parse_args() -> tuple[Namespace, list[str]]:
     """The arguments, and train.py's further flags as they were typed."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to compare (figure 3)").add_argument
-    add("--pretrained", type=cli.path, nargs="+", metavar="FILE",
-        help="pretrain.pt of one or more runs of pretrain.py (default: the newest in runs/)")
+    add("--pretrained", type=Path, metavar="FILE",
+        help="pretrain.pt of a run of pretrain.py (default: the newest in runs/)")
     add("--fractions", type=number(float, 0, 1, above=True), nargs="+", metavar="X",
         help="of the labels (default 0.002 0.005 0.01 0.1 1, the first two: figure 3; on painted faces 0.05 0.25 1)")
     add("--seeds", type=number(int, 0), nargs="+", default=[0, 1, 2], metavar="N",
         help="each draws other labels, another order and another random start (default 0 1 2: ours)")
-    add("--baseline", choices=["same", "imagenet", "none"], default="same",
-        help="same: what the pretraining started from; imagenet: the paper's; none: random weights")
-    add("--keep", choices=["none", "first", "all"], default="first",
-        help="checkpoints, 790 MB a run, once it is tested: those of the first seed (default), of all, or none")
     add("--out", type=Path, default=HERE / "runs" / "fractions", metavar="DIR", help="default: runs/fractions here")
     add = parser.add_argument_group("of every run, as in train.py").add_argument
     add("--data", type=cli.path, metavar="PATH", help="LaPa's or CelebAMask-HQ's folder")
-    add("--layout", choices=sorted(LAYOUTS), default="celebamask", help="of the painted faces, where there is no data")
-    add("--limit", type=number(int, 1), metavar="N", help="use only the first N images of each of train, val and test")
     add("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     add("--device", default="auto", help="auto, cuda, mps or cpu")
     args, rest = parser.parse_known_args()
@@ -70,49 +59,6 @@ def parse_args() -> tuple[Namespace, list[str]]:
             parser.error(f"{flag} is set by this script for each run; leave it out")
     return args, rest
 # fmt: on
-
-
-def find_methods(args: Namespace, data: Data) -> tuple[dict[str, str], dict[str, str]]:
-    """Name of a method -> its --weights, the baseline first, then each pretraining by its run folder's name; and for
-    each pretraining what tells it from another that may lie there one day.
-
-    Raises InputError for a pretraining that there is not, for a name used twice, and for the newest in runs/ if that
-    was made with another folder. One that is named may have been: train.py refuses it if it has seen test photos.
-    """
-    starts, methods, marks = set(), {}, {}
-    for path in map(Path, args.pretrained or [newest_pretraining() or HERE / "runs" / "pretrain" / "pretrain.pt"]):
-        saved, name = load_pretraining(path), path.resolve().parent.name
-        if not args.pretrained and saved["folder"] not in (None, str(data.folder.resolve())):
-            raise InputError(
-                f"{path}: the newest in runs/, was made with {saved['source']}, not with {data.folder}; give "
-                "--pretrained FILE, that one if it is meant"
-            )
-        if name in methods:
-            raise InputError(f"--pretrained {path}: there is another run folder named {name}; rename one")
-        starts.add(saved["start"])
-        methods[name] = str(path.resolve())
-        marks[name] = f"{saved['epoch']} epochs, loss {saved['log'][-1]['loss']:.6f}"
-    if args.baseline == "same" and len(starts) > 1:
-        raise InputError(f"--pretrained: they started from {' and '.join(sorted(starts))}; give --baseline")
-    start = starts.pop() if args.baseline == "same" else args.baseline
-    name, weights = ("random", "none") if start in ("random", "none") else (Path(start).stem, start)
-    if name in methods:
-        raise InputError(f"--pretrained: a run folder is named {name}, as the baseline is; rename it")
-    return {name: weights, **methods}, marks
-
-
-def check_settings(out: Path, settings: dict[str, str], marks: dict[str, str]) -> None:
-    """Raise InputError if the runs in `out` have other flags, data or another pretraining: numbers would be mixed."""
-    path, now = out / "settings.json", {"settings": settings, "pretrained": marks}
-    if path.is_file() and any(out.glob("*-seed*")):  # no run: train.py has refused the flags
-        before = json.loads(path.read_text())
-        for kind, values in now.items():
-            for name, value in values.items():
-                was = before[kind].get(name, value)
-                if was != value:
-                    raise InputError(f"{out}: its runs have {name} {was}, not {value}; give another --out")
-        now["pretrained"] = before["pretrained"] | marks
-    pictures.write_json(path, now)
 
 
 # ---- Runs ----------------------------------------------------------------------------------------------------------
@@ -125,17 +71,15 @@ def start(script: str, *flags: str) -> None:
         sys.exit(code)
 
 
-def run_one(folder: Path, flags: list[str], machine: list[str], anew: list[str], keep: bool) -> dict:
-    """results.json of one run, which is made, or gone on with, if it is not there; and what its log says.
-
-    flags: of train.py; machine: --device and --cache; anew: what a resumed run may be given anew, --data among it.
-    """
+def run_one(folder: Path, flags: list[str], machine: list[str], keep: bool) -> dict:
+    """results.json of one run, which is made, or gone on with, if it is not there; and what its log says. `machine`:
+    the flags that a resumed run and eval.py need too."""
     results = folder / "last-test" / "results.json"
     if not results.is_file():
         if (folder / "last.pt").is_file():
-            start("train.py", "--resume", str(folder / "last.pt"), *anew, *machine)
+            start("train.py", "--resume", str(folder / "last.pt"), *machine)
         else:
-            start("train.py", *flags, *anew, *machine, "--out", str(folder))
+            start("train.py", *flags, *machine, "--out", str(folder))
         start("eval.py", str(folder / "last.pt"), *machine)
     if not keep:
         for name in ("last.pt", "best.pt"):
@@ -146,20 +90,20 @@ def run_one(folder: Path, flags: list[str], machine: list[str], anew: list[str],
     return json.loads(results.read_text()) | {"log": log, "miou_at_best_val": best["test_miou"]}
 
 
-# ---- The table, fractions.png, figure 3 ----------------------------------------------------------------------------
+# ---- The table, figure 3 -------------------------------------------------------------------------------------------
 
 
 def table(runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> list[list[str]]:
-    """A header and, for each fraction, score and method, mean +- standard deviation over the seeds and the gain."""
-    rows = [["fraction", "labels", "score, %", *methods, *(f"gain, {name}" for name in methods[1:])]]
+    """A header and, for each fraction and score, mean +- standard deviation over the seeds of both methods, the
+    baseline first, and of the gain seed by seed."""
+    rows = [["fraction", "labels", "score, %", *methods, f"gain, {methods[1]}"]]
     for fraction in fractions:
         of_seeds = [runs[methods[0], fraction, seed] for seed in seeds]
         labels = sorted({run["labels"] for run in of_seeds})  # LaPa's sources are of different sizes
         necklace = {"neck_l": "F1 of neck_l"} if "neck_l" in of_seeds[0]["per_class"] else {}  # does it come alive?
         for key, title in (MEANS | necklace).items():
-            values = {m: [score(runs[m, fraction, seed], key) for seed in seeds] for m in methods}
-            gains = [np.subtract(values[m], values[methods[0]]) for m in methods[1:]]
-            cells = [mean_and_std(values[m]) for m in methods] + [mean_and_std(gain, sign=True) for gain in gains]
+            before, after = ([score(runs[m, fraction, seed], key) for seed in seeds] for m in methods)
+            cells = mean_and_std(before), mean_and_std(after), mean_and_std(np.subtract(after, before), sign=True)
             rows.append([f"{fraction:g}", "-".join(map(str, dict.fromkeys([labels[0], labels[-1]]))), title, *cells])
     return rows
 
@@ -171,32 +115,9 @@ def score(run: dict, key: str) -> float:
 
 
 def mean_and_std(values: Sequence[float], sign: bool = False) -> str:
-    """Sample standard deviation, over the seeds; of gains, of the differences seed by seed."""
+    """Mean and sample standard deviation."""
     mean = f"{np.mean(values):+.2f}" if sign else f"{np.mean(values):.2f}"
     return mean + (f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
-
-
-def draw_fractions(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> None:
-    """mIoU over the number of labels, and the gain over the baseline; bars are standard deviations over the seeds."""
-    figure, axes = pictures.subplots(1, 2, figsize=(9, 3.6))
-    labels = [runs[methods[0], fraction, seeds[0]]["labels"] for fraction in fractions]
-    values = {m: np.array([[runs[m, f, s]["miou"] for s in seeds] for f in fractions]) for m in methods}
-    gains = {method: values[method] - values[methods[0]] for method in methods[1:]}
-    titles = ("test mIoU, %", f"gain over {pictures.plain(methods[0])}, points of mIoU")
-    for axis, title, curves in zip(axes, titles, (values, gains), strict=True):
-        for method, of_seeds in curves.items():
-            bars = of_seeds.std(axis=1, ddof=1 if len(seeds) > 1 else 0)
-            look = {"marker": "o", "capsize": 3, "color": f"C{methods.index(method)}"}
-            axis.errorbar(labels, of_seeds.mean(1), bars, label=pictures.plain(method), **look)
-        axis.set_xscale("log")
-        axis.set_xticks(labels, [f"{n}\n{100 * f:g} %" for n, f in zip(labels, fractions, strict=True)])
-        axis.minorticks_off()
-        axis.set_xlabel("labels")
-        axis.set_title(title)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    axes[1].axhline(0, color="gray", linewidth=1)
-    pictures.save_figure(path, figure)
 
 
 def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> None:
@@ -220,34 +141,45 @@ def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[fl
 
 def main() -> None:
     args, rest = parse_args()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("start this script without torchrun; on several GPUs give each its own --seeds and --out")
-    data = locate(args.data, args.layout, args.limit)
-    methods, marks = find_methods(args, data)
+    data = locate(args.data)
     fractions = sorted(set(args.fractions or (GENERATED_FRACTIONS if data.generated else PAPER_FRACTIONS)))
     seeds = sorted(set(args.seeds))
-    out = pictures.make_folder(args.out)
 
-    # what all runs have in common: a folder of runs is gone on with if it has the same
+    # the baseline, and the pretraining
+    path, skipped = (args.pretrained, "") if args.pretrained else newest_pretraining(data)
+    if path is None:
+        raise InputError(f"no pretrain.pt in {HERE.name}/runs{skipped}; run pretrain.py, or give --pretrained FILE")
+    saved, pretraining = load_pretraining(path), path.resolve().parent.name
+    origin = saved["start"]  # random, imagenet or a file
+    methods = {Path(origin).stem: "none" if origin == "random" else origin, pretraining: str(path.resolve())}
+
+    # what all runs have in common: a folder of runs is gone on with if it has the same, else numbers would be mixed
+    out = pictures.make_folder(args.out)
     who = [face.identity for faces in data.parts.values() for face in faces]
-    mark = f"{len(who)} faces, {hashlib.sha256(' '.join(who).encode()).hexdigest()[:12]}"
-    thrift, rest = [word for word in rest if word in THRIFT], [word for word in rest if word not in THRIFT]
-    check_settings(out, {"flags": " ".join(rest), "layout": data.layout, "data": mark}, marks)
+    faces = f"{len(who)} faces, {hashlib.sha256(' '.join(who).encode()).hexdigest()[:12]}"
+    made = f"{saved['epoch']} epochs, loss {saved['log'][-1]['loss']:.6f}"
+    settings = {"flags": " ".join(rest), "data": faces, pretraining: made}
+    path, before = out / "settings.json", {}
+    if path.is_file() and any(out.glob("*-seed*")):  # no run: train.py has refused the flags
+        before = json.loads(path.read_text())
+    for name, value in settings.items():
+        was = before.get(name, value)
+        if was != value:
+            raise InputError(f"{out}: its runs have {name} {was}, not {value}; give another --out")
+    pictures.write_json(path, before | settings)
     print("where this is stopped, the same command goes on", flush=True)
 
     # runs
     machine = ["--device", args.device, "--cache", str(args.cache)]
-    anew = [*thrift, *(["--data", args.data] if args.data else [])]
-    shared = [*rest, "--layout", args.layout, *(["--limit", str(args.limit)] if args.limit else [])]
+    shared = [*rest, *(["--data", args.data] if args.data else [])]
     runs, total = {}, len(methods) * len(fractions) * len(seeds)
     for fraction in fractions:
         for seed in seeds:
             for method, weights in methods.items():
                 folder = out / f"{method}-{fraction:g}-seed{seed}"
-                keep = args.keep == "all" or (args.keep == "first" and seed == seeds[0])
                 print(f"\n== {len(runs) + 1} of {total}: {folder}", flush=True)
                 flags = [*shared, "--fraction", str(fraction), "--seed", str(seed), "--weights", weights]
-                runs[method, fraction, seed] = run_one(folder, flags, machine, anew, keep)
+                runs[method, fraction, seed] = run_one(folder, flags, machine, keep=seed == seeds[0])
                 print(f"test mIoU {runs[method, fraction, seed]['miou']:.2f}", flush=True)
 
     # results
@@ -257,13 +189,10 @@ def main() -> None:
     pictures.write_csv(out / "table.csv", rows)
     kept = ("labels", *MEANS, "miou_at_best_val", "weights", "data", "per_class", "log")
     found = [{"method": m, "fraction": f, "seed": s} | {k: run[k] for k in kept} for (m, f, s), run in runs.items()]
-    arguments = json.loads((folder / "run.json").read_text())["arguments"]  # what was not typed is recorded too
-    settings = {name: value for name, value in arguments.items() if name not in VARIES} | {"data": mark}
-    whole = {"methods": methods, "seeds": seeds, "settings": settings, "pretrained": marks, "runs": found}
+    whole = {"methods": methods, "seeds": seeds, "settings": settings, "runs": found}
     pictures.write_json(out / "results.json", whole)
-    draw_fractions(out / "fractions.png", runs, list(methods), fractions, seeds)
     draw_figure_3(out / "figure3.png", runs, list(methods), fractions, seeds)
-    print(f"results.json, table.csv, fractions.png, figure3.png -> {out}")
+    print(f"results.json, table.csv, figure3.png -> {out}")
 
 
 if __name__ == "__main__":

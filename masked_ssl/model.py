@@ -167,7 +167,7 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
-    finally:
+    finally:  # checkpoint() ends the second pass by an exception
         for norm, (momentum, batches) in zip(norms, kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, batches
 

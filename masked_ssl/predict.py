@@ -22,9 +22,8 @@ from common.device import autocast
 from common.images import OwnPhotos, add_photo_arguments, read_photo
 from common.run import Trained
 from masked_ssl.classes import legend, palette
-from masked_ssl.dataset import normalize
+from masked_ssl.dataset import fitted, normalize, square
 from masked_ssl.eval import load
-from masked_ssl.layouts import fitted, square
 
 
 @torch.inference_mode()

@@ -39,11 +39,10 @@ from common.device import (
     to_device,
 )
 from common.run import Checkpoint, Run
-from masked_ssl import dataset, pool, recipe
+from masked_ssl import dataset, masking, recipe
 from masked_ssl.dataset import denormalize, normalize
-from masked_ssl.masking import MAX_RATIO, error_where_hidden, find_region, hide, patch_sides, reconstruction_loss
+from masked_ssl.masking import MaskedPhotos, error_where_hidden, hide, reconstruction_loss
 from masked_ssl.model import Network
-from masked_ssl.pool import MaskedPhotos
 from masked_ssl.splits import GENERATED_SIZE, HERE, locate
 
 # epochs: ours, the paper gives no number
@@ -61,21 +60,17 @@ LINE = "epoch {epoch:3d}  loss {loss:.4f}  error where hidden {hidden_error:.4f}
 def parse_args() -> tuple[Namespace, Checkpoint | None]:
     """The arguments, and the checkpoint that --resume names."""
     parser = cli.Parser(__doc__)
-    dataset.add_data_arguments(parser, ", for its photos; those of its test split are kept out", labels=False)
-    add = parser.add_argument_group("photos without labels (Approach)").add_argument
+    dataset.add_data_arguments(parser, ", for its photos; those of its test split are kept out")
+    add = parser.add_argument_group("photos and masking (Approach: Pretraining Under Self-Supervision)").add_argument
     add("--photos", type=cli.path, nargs="+", default=[], metavar="DIR",
-        help="folders of photos: every picture in them and their subfolders counts, masks too, but for those of "
-        "CelebAMask-HQ and LaPa; without --data they are the whole pool")
-    add = parser.add_argument_group("masking (Approach: Pretraining Under Self-Supervision)").add_argument
-    add("--mask-ratio", type=number(float, 0, MAX_RATIO, above=True), default=0.5, metavar="X",
+        help="folders of photos: every picture in them and their subfolders counts, masks too, but for those below a "
+        "labels/ or CelebAMask-HQ-mask-anno/; without --data they are the whole pool")
+    add("--mask-ratio", type=number(float, 0, masking.MAX_RATIO, above=True), default=0.5, metavar="X",
         help="part of the region that is hidden (0.5, ours: the paper says a certain amount)")
     add("--region", choices=["center", "whole"], default="center",
         help="center: the paper's; whole: for comparison (ours; cf. the 2022 original's Sec. 4.3)")
-    add("--two-thirds", choices=["side", "area"], default="side",
-        help="of what the central region is two thirds: the text allows both (side: ours)")
     add("--loss-on", choices=["region", "masked"], default="region",
         help="region: the paper's; masked: its hidden pixels alone (ours)")
-    add("--loss", choices=["l1", "l2"], default="l1", help="absolute or squared error (l1: ours)")
     add = recipe.add_training_arguments(parser, DEFAULTS, GENERATED)
     add("--weights", default="auto", metavar="W",
         help="of the ResNet-50: imagenet (ours: the paper says so of its baseline alone), none, a file, or auto: "
@@ -94,10 +89,10 @@ def train_epoch(
     for step, batch in enumerate(progress(batches, f"epoch {epoch}"), (epoch - 1) * len(batches)):
         images, masks = photos.batch(batch, epoch)
         images, masks = normalize(images, run.device), to_device(masks, run.device)
-        recipe.set_learning_rates(optimizer, step, args.epochs * len(batches), args.schedule)
+        recipe.set_learning_rates(optimizer, step, args.epochs * len(batches))
         with autocast(run.device, run.amp):
             output = network(hide(images, masks))
-        loss = reconstruction_loss(output, images, masks, photos.region, loss=args.loss, on=args.loss_on)
+        loss = reconstruction_loss(output, images, masks, photos.region, args.loss_on)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -131,13 +126,13 @@ def main() -> None:
 
     # photos (Approach)
     with first_process_first():
-        data = locate(args.data, args.layout, labels=False) if args.data or not args.photos else None
-        photos, source = pool.gather(data, [Path(folder) for folder in args.photos], args.limit)
+        data = locate(args.data, labels=False) if args.data or not args.photos else None
+        photos, source = masking.gather(data, [Path(folder) for folder in args.photos], args.limit)
         generated = data is not None and data.generated
         recipe.fill_in(args, GENERATED if generated else DEFAULTS)
-        images = pool.load(photos, args.size, args.cache)
-    region, flip = find_region(args.size, args.region, args.two_thirds), args.augment == "flip"
-    train_set = MaskedPhotos(images, [p.name for p in photos], region, args.mask_ratio, flip=flip, seed=args.seed)
+        images = masking.load(photos, args.size, args.cache)
+    region = masking.find_region(args.size, args.region)
+    train_set = MaskedPhotos(images, [photo.name for photo in photos], region, args.mask_ratio, args.seed)
 
     # model (CNN Architectures)
     network = Network(3, args.checkpointing)
@@ -149,7 +144,7 @@ def main() -> None:
     network.to(device, memory_format=memory_format(device, amp))
     optimizer = recipe.adamw(network, args.lr, args.lr)
 
-    low, high = patch_sides(args.size)
+    low, high = masking.patch_sides(args.size)
     run = Run(
         args, saved, HERE, device, amp,
         name="pretrain" + "-generated" * generated,
@@ -158,10 +153,9 @@ def main() -> None:
         facts={
             "data": f"{len(photos)} photos of {args.size} px without labels: {source}",
             "masking": f"patches of {low}-{high} px over {args.mask_ratio:.0%} of rows and columns {region[0]} to "
-                       f"{region[1] - 1}, {args.loss.upper()} on the {args.loss_on}",
+                       f"{region[1] - 1}, L1 on the {args.loss_on}",
             "model": f"UNet++ and R decoder, {sum(p.numel() for p in network.parameters()):,} parameters",
             "weights": weights,
-            **({"note": dataset.DEMONSTRATION} if generated else {}),
         },
         keep={"stage": "pretrain", "start": origin, "weights": weights, "source": source,
               "folder": str(data.folder.resolve()) if data else None},
@@ -179,8 +173,6 @@ def main() -> None:
     flags = ["--weights", str(run.out / "pretrain.pt"), "--size", str(args.size)] if run.first else []
     if args.data or data is None:  # --photos alone: which labels to learn from is not known
         flags += ["--data", args.data or "DATA"]
-    elif generated:
-        flags += ["--layout", args.layout]
     run.end("train.py", *flags)
 
 

@@ -9,11 +9,10 @@ import torch
 
 from common.cli import InputError, Parser, number
 from common.run import Checkpoint, arguments, load_checkpoint, restore
-from common.weights import fill, load_weights
+from common.weights import fill, load_weights, read_state_dict
+from masked_ssl.dataset import CACHE
 from masked_ssl.model import STRIDE, Network
-from masked_ssl.splits import HERE
-
-SCRIPTS = {"pretrain": "pretrain.py", "finetune": "train.py"}  # a checkpoint's stage -> who writes it
+from masked_ssl.splits import HERE, Data, among
 
 # ---- Arguments -----------------------------------------------------------------------------------------------------
 
@@ -28,11 +27,9 @@ def add_training_arguments(parser: Parser, defaults: dict[str, float], generated
         help="default 8; under torchrun of all processes together")
     add("--lr", type=number(float, 0, above=True), metavar="X",
         help=f"of AdamW, in step 2 for the decoder (default {defaults['lr']}, on painted faces {generated['lr']})")
-    add("--schedule", choices=["cosine", "constant"], default="cosine", help="of the learning rates over all epochs")
-    add("--augment", choices=["flip", "none"], default="flip",
-        help="flip: half are mirrored, with left and right classes swapped (ours)")
     add("--checkpointing", action=BooleanOptionalAction, default=False,
         help="compute again what the backward pass needs: less memory, slower")
+    add("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     return add
 # fmt: on
 
@@ -48,7 +45,8 @@ def parse(parser: Parser, stage: str, free: tuple[str, ...], limit_help: str) ->
     if args.checkpointing and args.compile:
         parser.error("--checkpointing: torch.compile cannot follow it; leave it or --compile out (--no-compile)")
     if saved and saved["stage"] != stage:
-        raise InputError(f"--resume {args.resume}: a checkpoint of {SCRIPTS[saved['stage']]}; resume it with that")
+        other = "train.py" if stage == "pretrain" else "pretrain.py"
+        raise InputError(f"--resume {args.resume}: a checkpoint of {other}; resume it with that")
     return args, saved
 
 
@@ -68,11 +66,9 @@ def load_backbone(network: Network, choice: str) -> tuple[str, str]:
     Everything else keeps its random weights, as in the paper's baseline (Fine-Tuning Process). Raises InputError if
     what is asked for is not available.
     """
-    state_dict, words, checkpoint = load_weights(choice, "ResNet50_Weights.IMAGENET1K_V1")
+    state_dict, words, _ = load_weights(choice, "ResNet50_Weights.IMAGENET1K_V1")
     if state_dict is None:
         return "random", words
-    if checkpoint:
-        raise InputError(f"--weights {choice}: a checkpoint of {checkpoint['paper']}; give torchvision's ResNet-50")
     trunk = {name: x for name, x in state_dict.items() if not name.startswith("fc.")}  # without its classifier
     fill(network.encoder.backbone, trunk, "torchvision's ResNet-50", choice)
     start = "imagenet" if choice in ("auto", "imagenet") else str(Path(choice).resolve())
@@ -81,8 +77,6 @@ def load_backbone(network: Network, choice: str) -> tuple[str, str]:
 
 def load_pretraining(path: Path) -> Checkpoint:
     """The checkpoint of step 1 at `path`; raises InputError if it is none, or has not finished an epoch."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; python masked_ssl/pretrain.py makes a pretrain.pt in its run folder")
     saved = load_checkpoint(path, HERE.name)
     if saved["stage"] != "pretrain":
         raise InputError(f"{path}: a checkpoint of train.py; give the pretrain.pt of a run of pretrain.py")
@@ -91,19 +85,42 @@ def load_pretraining(path: Path) -> Checkpoint:
     return saved
 
 
-def newest_pretraining() -> Path | None:
-    """The pretrain.pt that pretrain.py wrote last in this folder's runs/ (its second run is runs/pretrain-2)."""
-    found = (HERE / "runs").glob("pretrain*/pretrain.pt")
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+def newest_pretraining(data: Data) -> tuple[Path | None, str]:
+    """The pretrain.pt that pretrain.py wrote last in this folder's runs/, if it was made with this data; else None, and
+    in words what was passed over."""
+    found = (HERE / "runs").glob("pretrain*/pretrain.pt")  # the second run is pretrain-2
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None or load_pretraining(newest)["folder"] == str(data.folder.resolve()):
+        return newest, ""
+    return None, f"; not {newest}, which was made with other data"
 
 
-def load_encoder(network: Network, saved: Checkpoint) -> str:
-    """Carry the whole encoder from step 1 to step 2 -> where the weights come from, in words."""
+def start_from(network: Network, choice: str, data: Data) -> tuple[str, str, list[str]]:
+    """Fill the network as --weights says -> "random", "imagenet", "pretrained" or the file; where its weights come
+    from, in words; and the identities of the photos that step 1 has seen.
+
+    Raises InputError for an encoder that has seen test photos in step 1: its scores would not count.
+    """
+    path, skipped = newest_pretraining(data) if choice == "auto" else (None, "")
+    if choice not in ("auto", "imagenet", "none") and read_state_dict(Path(choice))[1]:  # a checkpoint of ours
+        path = Path(choice)
+    if path is None:
+        kind, words = load_backbone(network, choice)
+        return kind, words + skipped, []
+    saved = load_pretraining(path)
+    pool = saved["split"]["pool"]
+    tested = among([face.identity for face in data.parts["test"]], pool)
+    if tested:
+        raise InputError(
+            f"--weights {path}: was pretrained on {len(tested)} of the test photos of {data.folder}, such as "
+            f"{tested[0].split(':')[0]}; pretrain with --data, which keeps them out"
+        )
+    # Figure 1: the whole encoder, and nothing of the decoder
     weights = saved["model"].items()
     saved["encoder"] = {name.removeprefix("encoder."): x for name, x in weights if name.startswith("encoder.")}
     restore(saved, encoder=network.encoder)
-    words = f"encoder of {saved.path}: {saved['epoch']} epochs at {saved['args']['size']} px on {saved['source']}"
-    return f"{words}, itself from {saved['weights']}"
+    words = f"encoder of {path}: {saved['epoch']} epochs at {saved['args']['size']} px on {saved['source']}"
+    return "pretrained", f"{words}, itself from {saved['weights']}", pool
 
 
 # ---- How it learns -------------------------------------------------------------------------------------------------
@@ -116,15 +133,11 @@ def adamw(network: Network, encoder_lr: float, decoder_lr: float) -> torch.optim
     return torch.optim.AdamW(groups, fused=True)
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, schedule: str) -> None:
-    """Set them for `step` of 0 ... steps - 1, in all epochs together (ours).
-
-    constant: as they are. cosine: half a wave down to 0, after a twentieth of the steps in which they rise from 0.
-    """
+def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
+    """Set them for `step` of 0 ... steps - 1, in all epochs together (ours): half a cosine wave down to 0, after a
+    twentieth of the steps in which they rise from 0."""
     warm_up = max(1, steps // 20)
-    if schedule == "constant":
-        factor = 1.0
-    elif step < warm_up:
+    if step < warm_up:
         factor = (step + 1) / warm_up
     else:
         factor = 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))

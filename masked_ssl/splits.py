@@ -1,4 +1,10 @@
-"""Which faces: the data set that is there, who is trained on, validated on and tested on, and whose labels are used."""
+"""Which faces: those of LaPa's or CelebAMask-HQ's folder, on which side of the split each is, whose labels are used.
+
+LaPa's names end in _0, _1, ...: HELEN_137346980_1_5.jpg is the sixth warped copy of HELEN's 137346980_1.jpg (likewise
+AFW_, IBUG_ and LFPW_), 12708537734_6.jpg the seventh face in the photo 12708537734. So what stands before the last
+underscore names a source photo. Liu et al., "A New Dataset and Boundary-Attention Semantic Segmentation for Face
+Parsing", AAAI 2020. Both layouts are described in dataset.py, CelebAMask-HQ's also in common/celebamask.py.
+"""
 
 import os
 from collections import Counter
@@ -10,13 +16,29 @@ import numpy as np
 
 from common.celebamask import DUPLICATES, FaceFiles, celebamask_root, list_celebamask
 from common.cli import InputError
+from common.data import identity
 from common.faces import write_celebamask
-from masked_ssl.layouts import SPLITS, Face, list_lapa, write_lapa
+from common.images import PHOTO_SUFFIXES, files_below, name_of
 
 HERE = Path(__file__).resolve().parent
 N_GENERATED, GENERATED_SIZE = 200, 64  # ours: both steps within minutes on a CPU
+SPLITS = ("train", "val", "test")  # LaPa's folders
 SPLIT_SEED = 0  # of the 80/10/10: the same test photos whatever --seed is, so that no run has seen another's
 PAPER_FRACTIONS = (0.002, 0.005, 0.01, 0.1, 1.0)  # the paper's first two and its last; between: ours
+
+
+class Face(NamedTuple):
+    """A face's photo and its labels."""
+
+    name: str
+    photo: Path
+    labels: dict[str, Path]  # {"": the label map} of LaPa, {part: mask} of CelebAMask-HQ
+    source: str  # faces of one source photo are never parted
+
+    @property
+    def identity(self) -> str:
+        """By what a run knows the face again (common/data.py)."""
+        return identity(self.photo, self.labels.values())
 
 
 class Data(NamedTuple):
@@ -30,8 +52,8 @@ class Data(NamedTuple):
     parts: dict[str, list[Face]]  # train, val, test
 
 
-def locate(data: str | None, layout: str = "celebamask", limit: int | None = None, *, labels: bool = True) -> Data:
-    """The labelled faces: of --data, else of data/LaPa or data/CelebAMask-HQ here, else painted in `layout`.
+def locate(data: str | None, limit: int | None = None, *, labels: bool = True) -> Data:
+    """The labelled faces: of --data, else of data/LaPa or data/CelebAMask-HQ here, else painted ones.
 
     limit: the first so many of each part; labels: False for the photos alone, whatever masks they have. Raises
     InputError if the folder is neither or cannot be used.
@@ -40,8 +62,7 @@ def locate(data: str | None, layout: str = "celebamask", limit: int | None = Non
     folder = Path(data) if data else next((path for path in own if path.is_dir()), None)
     generated = folder is None
     if generated:
-        write = write_lapa if layout == "lapa" else write_celebamask
-        folder = write(HERE / "data" / f"generated-{layout}", N_GENERATED, GENERATED_SIZE)
+        folder = write_celebamask(HERE / "data" / "generated-celebamask", N_GENERATED, GENERATED_SIZE)
         words = f"{N_GENERATED} GENERATED faces (no --data, no data set in {HERE.name}/data)"
     else:
         words = data or f"data/{folder.name} of this folder"
@@ -57,6 +78,28 @@ def locate(data: str | None, layout: str = "celebamask", limit: int | None = Non
     else:
         raise InputError(f"{folder}: has neither train/images (LaPa) nor CelebA-HQ-img (CelebAMask-HQ); give either")
     return Data(folder, layout, words, split_words, generated, {p: faces[:limit] for p, faces in parts.items()})
+
+
+# ---- LaPa ----------------------------------------------------------------------------------------------------------
+
+
+def list_lapa(folder: Path, part: str) -> list[Face]:
+    """The photos in folder/part with their labels, sorted by name; InputError if one has no label, or there is none."""
+    images, labels = folder / part / "images", folder / part / "labels"
+    photos = {name_of(path): path for path in files_below(images) if path.suffix.lower() in PHOTO_SUFFIXES}
+    found = {name_of(path): path for path in files_below(labels) if path.suffix == ".png"}
+    if not photos:
+        raise InputError(f"{images}: holds no photo; LaPa has {part}/images/NAME.jpg and {part}/labels/NAME.png")
+    for name, photo in photos.items():
+        if name not in found:
+            raise InputError(f"{photo}: has no label {labels / name}.png; unpack the labels too or remove the photo")
+    return [Face(name, photos[name], {"": found[name]}, source_of(name)) for name in sorted(photos)]
+
+
+def source_of(name: str) -> str:
+    """HELEN_137346980_1_5 -> HELEN_137346980_1: the photo that a picture was warped, or cut, from."""
+    source, _, number = name.rpartition("_")
+    return source if source and number.isdecimal() else name
 
 
 # ---- CelebAMask-HQ's split -----------------------------------------------------------------------------------------
@@ -122,8 +165,6 @@ def take_fraction(faces: list[Face], fraction: float, seed: int) -> list[Face]:
     Larger fractions of a seed hold the smaller ones. All pictures of a source photo come together, so the count is
     the nearest that whole sources allow. Raises InputError if fewer than two are left: batch norm needs two.
     """
-    if len(faces) < 2:
-        raise InputError(f"{len(faces)} label(s) are too few to learn from; give more data, or a larger --limit")
     sizes = Counter(face.source for face in faces)
     sources = sorted(sizes)
     order = [sources[i] for i in np.random.default_rng([seed, 1]).permutation(len(sources))]
@@ -134,7 +175,7 @@ def take_fraction(faces: list[Face], fraction: float, seed: int) -> list[Face]:
     if len(subset) < 2:
         raise InputError(
             f"--fraction {fraction:g} of {len(faces)} labels is {fraction * len(faces):.1f}; give {2 / len(faces):.2g} "
-            "or more, for two"
+            "or more, or more data: batch norm needs two"
         )
     return subset
 

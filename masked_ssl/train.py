@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from common import cli, pictures
-from common.cli import InputError, number
+from common.cli import number
 from common.data import CHECK_EVERY, check_finite, progress, shuffled
 from common.device import (
     autocast,
@@ -42,14 +42,12 @@ from common.device import (
     world,
 )
 from common.run import Checkpoint, Run
-from common.weights import read_state_dict
 from masked_ssl import dataset, recipe
 from masked_ssl.classes import LAYOUTS
-from masked_ssl.dataset import FaceLabels, normalize
+from masked_ssl.dataset import IGNORED, FaceLabels, normalize
 from masked_ssl.eval import choose_faces, draw_figure_4, evaluate, predict_faces, summarize
-from masked_ssl.layouts import IGNORED
 from masked_ssl.model import Network
-from masked_ssl.splits import GENERATED_SIZE, HERE, Data, among, locate, take_fraction
+from masked_ssl.splits import GENERATED_SIZE, HERE, locate, take_fraction
 
 # epochs, steps, learning rates: ours, the paper gives no number
 DEFAULTS = {"size": dataset.SIZE, "epochs": 50, "min_steps": 2000, "lr": 1e-3}
@@ -87,34 +85,6 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
 # fmt: on
 
 
-def start_from(network: Network, choice: str, data: Data) -> tuple[str, str, list[str]]:
-    """Fill the network as --weights says -> "random", "imagenet", "pretrained" or the file; where its weights come
-    from, in words; and the identities of the photos that step 1 has seen.
-
-    Raises InputError for an encoder that has seen test photos in step 1: its scores would not count.
-    """
-    path, skipped = None, ""
-    if choice == "auto" and (newest := recipe.newest_pretraining()):
-        if recipe.load_pretraining(newest)["folder"] == str(data.folder.resolve()):
-            path = newest
-        else:
-            skipped = f"; not {newest}, which was made with other data"
-    elif choice not in ("auto", "imagenet", "none") and read_state_dict(Path(choice))[1]:
-        path = Path(choice)
-    if path is None:
-        kind, words = recipe.load_backbone(network, choice)
-        return kind, words + skipped, []
-    saved = recipe.load_pretraining(path)
-    pool = saved["split"]["pool"]
-    tested = among([face.identity for face in data.parts["test"]], pool)
-    if tested:
-        raise InputError(
-            f"--weights {path}: was pretrained on {len(tested)} of the test photos of {data.folder}, such as "
-            f"{tested[0].split(':')[0]}; pretrain with --data, which keeps them out"
-        )
-    return "pretrained", recipe.load_encoder(network, saved), pool
-
-
 def repeats(n: int, batch_size: int, epochs: int, min_steps: int) -> int:
     """How often an epoch shows each of n labels, so that all epochs together have at least min_steps steps."""
     return max(1, math.ceil(min_steps * batch_size / (epochs * n)))
@@ -143,11 +113,11 @@ def parsing_loss(logits: Tensor, labels: Tensor, smooth: float = 1.0) -> tuple[T
 def train_epoch(network: nn.Module, faces: FaceLabels, optimizer: Optimizer, run: Run, epoch: int) -> dict[str, float]:
     """One epoch over the labels and their repetitions -> loss, cross_entropy and dice, means over batches."""
     network.train()
-    args, losses, parts = run.args, [], []
+    args, losses = run.args, []
     batches = shuffled(len(faces), args.batch_size, args.seed, epoch)
     for step, batch in enumerate(progress(batches, f"epoch {epoch}"), (epoch - 1) * len(batches)):
         images, labels = faces.batch(batch, epoch)
-        recipe.set_learning_rates(optimizer, step, args.epochs * len(batches), args.schedule)
+        recipe.set_learning_rates(optimizer, step, args.epochs * len(batches))
         with autocast(run.device, run.amp):
             logits = network(normalize(images, run.device))
         cross_entropy, dice = parsing_loss(logits, to_device(labels, run.device))
@@ -155,11 +125,10 @@ def train_epoch(network: nn.Module, faces: FaceLabels, optimizer: Optimizer, run
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        losses.append(loss.detach())
-        parts.append(torch.stack([loss, cross_entropy, dice]).detach())
+        losses.append(torch.stack([loss, cross_entropy, dice]).detach())
         if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
-            check_finite(losses, batches, faces.names, f"epoch {epoch}")
-    return dict(zip(("loss", "cross_entropy", "dice"), torch.stack(parts).mean(0).tolist(), strict=True))
+            check_finite([of_step[0] for of_step in losses], batches, faces.names, f"epoch {epoch}")
+    return dict(zip(("loss", "cross_entropy", "dice"), torch.stack(losses).mean(0).tolist(), strict=True))
 
 
 def main() -> None:
@@ -168,10 +137,10 @@ def main() -> None:
 
     # labels (Abstract)
     with first_process_first():
-        data = locate(args.data, args.layout, args.limit)
+        data = locate(args.data, args.limit)
         recipe.fill_in(args, GENERATED if data.generated else DEFAULTS)
         recipe.fill_in(args, {"encoder_lr": ENCODER_LR * args.lr})
-        classes = LAYOUTS[data.layout if args.classes == "own" else "lapa"]
+        classes = LAYOUTS[data.layout]
         chosen = take_fraction(data.parts["train"], args.fraction, args.seed)
         arrays = {  # all of train, so that other fractions and seeds find it there
             part: dataset.load(faces, args.size, classes, args.cache, f"{part} faces")
@@ -182,11 +151,9 @@ def main() -> None:
     repeat = saved["repeat"] if saved else repeats(len(chosen), args.batch_size, args.epochs, args.min_steps)
     train_set = FaceLabels(
         arrays["train"], [position[face.name] for face in chosen], names["train"], classes,
-        flip=args.augment == "flip", repeat=repeat, seed=args.seed,
+        flip=True, repeat=repeat, seed=args.seed,
     )  # fmt: skip
-    tested = {
-        part: FaceLabels(arrays[part], list(range(len(names[part]))), names[part], classes) for part in ("val", "test")
-    }
+    tested = {part: FaceLabels(arrays[part], range(len(names[part])), names[part], classes) for part in ("val", "test")}
 
     # model (CNN Architectures, Fine-Tuning Process)
     network = Network(len(classes), args.checkpointing)
@@ -194,7 +161,7 @@ def main() -> None:
         kind, weights, seen = "", saved["weights"], saved["pool"]
     else:
         with first_process_first():
-            kind, weights, seen = start_from(network, args.weights, data)
+            kind, weights, seen = recipe.start_from(network, args.weights, data)
     network.to(device, memory_format=memory_format(device, amp))
     optimizer = recipe.adamw(network, args.encoder_lr, args.lr)
     samples = choose_faces(tested["val"], classes)
@@ -215,7 +182,6 @@ def main() -> None:
             "model": f"UNet++ and FP decoder, {sum(p.numel() for p in network.parameters()):,} parameters",
             "weights": weights,
             "steps": f"{args.epochs} epochs of {steps}, each label {repeat} time(s) in each",
-            **({"note": dataset.DEMONSTRATION} if data.generated else {}),
         },
         keep={"stage": "finetune", "classes": list(classes), "weights": weights, "repeat": repeat, "pool": seen},
         line=LINE, curves=partial(pictures.save_curves, panels=CURVES), samples=draw_samples,
