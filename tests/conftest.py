@@ -1,7 +1,6 @@
 """What the script tests share: running a script as a user would, and small data laid out like the real thing."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +15,6 @@ from common.faces import write_celebamask
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # as in the subprocesses: the order of sums, and so the last bits, depend on it
-
-
-@pytest.fixture(autouse=True)
-def signal_handlers():
-    """cli.run() sets them for good, as it is the last thing that a script calls."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -45,12 +45,9 @@ def panels(figure: Path, smallest: int = 50) -> list[list[np.ndarray]]:
 
 
 def main() -> None:
-    columns = []
-    for folder, (_, row, parts) in COLUMNS.items():
-        found = panels(ROOT / folder / "figures" / "generated.png")[row]
-        columns.append([found[part] for part in parts])
+    found = {folder: panels(ROOT / folder / "figures" / "generated.png") for folder in COLUMNS}
+    rows = [[found[folder][row][parts[r]] for folder, (_, row, parts) in COLUMNS.items()] for r in range(len(ROWS))]
     titles = [f"{folder}\n{what}" for folder, (what, _, _) in COLUMNS.items()]
-    rows = [list(row) for row in zip(*columns, strict=True)]
     save_grid(ROOT / "tests" / "front.png", rows, column_titles=titles, row_titles=ROWS, cell=1.6)
 
 

@@ -12,7 +12,6 @@ import csv
 import importlib
 import json
 import re
-import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -27,7 +26,6 @@ FOLDERS = {  # folder -> the module of its tables here; "." is the repository's 
     "mut1ny_fairness": "tables_mut1ny",
     "masked_ssl": "tables_ssl",
 }
-OF_THE_MACHINE = ("--cache", "--resume", "--device")  # flags that do not change a result
 Rows = list[list[str]]
 Results = dict[str, dict]  # of a folder, by the file's path in results/ without suffix
 
@@ -35,61 +33,41 @@ Results = dict[str, dict]  # of a folder, by the file's path in results/ without
 # ---- From a run to a file of results -------------------------------------------------------------------------------
 
 
-def collect(run: Path, evaluation: Path | None, data: str, device: str) -> dict:
-    """What a README may say of a run: command, data, seed, device, minutes, its log, its evaluation if any."""
+def collect(run: Path) -> dict:
+    """What a README may say of a run: command, seed, versions, minutes, its evaluation if any, its log."""
     record = json.loads((run / "run.json").read_text())
     with open(run / "log.csv") as file:
         log = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
     # results.json, and results-bgr.json where a script evaluated a second way
-    found = evaluation.glob("results*.json") if evaluation else ()
+    found = [*run.glob("best-test/results*.json")] or run.glob("best-val/results*.json")
     evaluated = {path.stem.replace("-", "_"): json.loads(path.read_text()) for path in found}
     return {
-        "command": clean_command(record["starts"][0]["command"]),  # not that of a resumption
-        "data": data,
+        # the first start's, without what changes no result
+        "command": "python " + re.sub(r" --(cache|resume|device) ('.*?'|\S+)", "", record["starts"][0]["command"]),
         "seed": record["arguments"]["seed"],
-        "device": device,
         "versions": record["starts"][0]["versions"],
         **times(log),
-        **_without_paths(evaluated),
+        **evaluated,
         "log": log,
     }
 
 
 def times(log: list[dict]) -> dict:
     """What a log says of a run's length."""
-    seconds = [row["seconds"] for row in log]
-    median, minutes = statistics.median(seconds), round(sum(seconds) / 60, 1)
-    return {"epochs": len(log), "seconds_per_epoch_median": median, "minutes": minutes}
-
-
-def clean_command(command: str) -> str:
-    """A run's command without what concerns the machine."""
-    words, kept = iter(shlex.split(command)), []
-    for word in words:
-        if word in OF_THE_MACHINE:
-            next(words)
-        else:
-            kept.append(_without_paths(word))
-    return shlex.join(["python", *kept])
+    seconds, minutes = statistics.median(row["seconds"] for row in log), sum(row["seconds"] for row in log) / 60
+    return {"epochs": len(log), "seconds_per_epoch_median": seconds, "minutes": round(minutes, 1)}
 
 
 def _number(text: str) -> float | int | str | None:
     try:
-        value = float(text)
+        return int(text) if re.fullmatch(r"-?\d+", text) else float(f"{float(text):.5g}")
     except ValueError:
         return text or None
-    return int(value) if re.fullmatch(r"-?\d+", text) else float(f"{value:.5g}")
 
 
-def _without_paths(value):
-    """The same with absolute paths, in a sentence too, shortened to their last two parts."""
-    if isinstance(value, dict):
-        return {_without_paths(k): _without_paths(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(v) for v in value]
-    if isinstance(value, str):
-        return re.sub(r"(?<!\S)/[^\s,:;()]+", lambda found: "/".join(Path(found[0]).parts[-2:]), value)
-    return value
+def without_paths(text: str) -> str:
+    """JSON with absolute paths, in a sentence too, shortened to their last two parts."""
+    return re.sub(r'(?<=["\s(])/\w[^\s,:;()"]*', lambda found: "/".join(Path(found[0]).parts[-2:]), text)
 
 
 # ---- From files of results to tables -------------------------------------------------------------------------------
@@ -97,8 +75,8 @@ def _without_paths(value):
 
 def read_results(folder: str) -> Results:
     root = ROOT / folder / "results"
-    found = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.json"))}
-    return {name: json.loads(path.read_text()) for name, path in found.items()}
+    paths = sorted(root.rglob("*.json"))
+    return {path.relative_to(root).with_suffix("").as_posix(): json.loads(path.read_text()) for path in paths}
 
 
 def markdown(rows: Rows) -> str:
@@ -134,8 +112,7 @@ def tested_runs(runs: dict[str, dict], score: str, title: str) -> Rows:
 def render(folder: str, text: str) -> str:
     """The text of a README.md or NOTES.md with its tables written anew from the results."""
     tables = importlib.import_module(FOLDERS[folder]).TABLES
-    whole = {name: read_results(name) for name in FOLDERS if name != "."}
-    results = whole if folder == "." else whole[folder]
+    results = {name: read_results(name) for name in FOLDERS} if folder == "." else read_results(folder)
 
     def table(found: re.Match) -> str:
         return f"{found[1]}{markdown(tables[found[2]](results))}\n{found[3]}"
@@ -150,26 +127,23 @@ def pages(folder: str) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command")
-    add = commands.add_parser("collect", help="write results/NAME.json from a run folder, a JSON or a CSV file")
-    add.add_argument("run", type=Path)
+    add = parser.add_subparsers(dest="action").add_parser("collect", help="results/NAME.json of a run, a JSON or a CSV")
+    add.add_argument("run", type=Path, help="a run folder, or a JSON or CSV file")
     add.add_argument("out", type=Path)
-    add.add_argument("--evaluation", type=Path, help="eval.py's folder (default: best-test, else best-val)")
     add.add_argument("--data", required=True, help="the data and its split in words")
     add.add_argument("--device", required=True, help="the machine in words")
-    add.add_argument("--command", dest="typed", help="of a JSON or CSV file: what wrote it")
+    add.add_argument("--command", help="of a JSON or CSV file: what wrote it")
     add.add_argument("--minutes", type=float, help="of such a file: how long that took")
     args = parser.parse_args()
-    if args.command == "collect":
-        if args.run.is_file():
+    if args.action == "collect":
+        record = {"data": args.data, "device": args.device}
+        if args.run.is_dir():
+            record |= collect(args.run)
+        else:
             text = args.run.read_text()
             found = json.loads(text) if args.run.suffix == ".json" else list(csv.reader(text.splitlines()))
-            record = {"command": args.typed, "data": args.data, "device": args.device, "minutes": args.minutes}
-            record["results"] = _without_paths(found)
-        else:
-            folders = [args.run / name for name in ("best-test", "best-val") if (args.run / name).is_dir()]
-            record = collect(args.run, args.evaluation or next(iter(folders), None), args.data, args.device)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+            record |= {"command": args.command, "minutes": args.minutes, "results": found}
+        args.out.write_text(without_paths(json.dumps(record, indent=1)) + "\n")
         return
     for folder in FOLDERS:
         for page in pages(folder):

@@ -8,14 +8,13 @@ from hair_transfer import eval as hair
 
 SHORT = {"batch_auroc": "AUROC, mean over batches", "iou": "IoU at 0.5", "boundary_f1": "boundary F1, 3 px"}
 OURS = ("random", "from-skin", "random-1e-4", "mean-mask")
-PAPER = {"random": "random", "from-skin": "pretrained"}  # our run -> the paper's
 
 
 def scores(results: Results) -> Rows:
     """The paper's AUROC, and ours with what the paper does not measure."""
     rows = [["score", "paper, random", "paper, pretrained", *(f"`{name}`" for name in OURS)]]
     for score, title in SHORT.items():
-        paper = [f"{hair.PAPER_AUROC[name]:.3f}" if score == "batch_auroc" else "" for name in PAPER.values()]
+        paper = [f"{hair.PAPER_AUROC[name]:.3f}" if score == "batch_auroc" else "" for name in ("random", "pretrained")]
         rows.append([title, *paper, *(f"{results[name]['results'][score]:.3f}" for name in OURS)])
     return rows
 
@@ -28,12 +27,11 @@ def all_scores(results: Results) -> Rows:
 
 def epochs(results: Results) -> Rows:
     """Figures 4 and 5 in numbers: the test faces' loss, IoU and AUROC after each epoch."""
-    runs = ("random", "from-skin", "random-1e-4")
-    rows = [["epoch", *(f"{score}, `{run}`" for run in runs for score in ("loss", "IoU", "AUROC"))]]
-    logs = [results[name]["log"] for name in runs]
-    for epoch, found in enumerate(itertools.zip_longest(*logs), 1):
-        names = ("test_loss", "test_iou", "test_auroc")
-        rows.append([str(epoch), *(f"{row[name]:.3f}" if row else "" for row in found for name in names)])
+    runs, shown = ("random", "from-skin", "random-1e-4"), ("loss", "IoU", "AUROC")
+    rows = [["epoch", *(f"{score}, `{run}`" for run in runs for score in shown)]]
+    for epoch, found in enumerate(itertools.zip_longest(*(results[run]["log"] for run in runs)), 1):
+        cells = (f"{row[f'test_{score.lower()}']:.3f}" if row else "" for row in found for score in shown)
+        rows.append([str(epoch), *cells])
     return rows
 
 

@@ -6,7 +6,6 @@ from report import Results, Rows, on_real_photos, try_it
 
 from lrn_headtorso.eval import FROZEN, SHARES, TABLE_1
 
-OURS = {"LRN": "lrn", "LRN-VGG": "lrn-vgg", "UNET": "unet", "UNET-VGG": "unet-vgg"}  # row -> our runs on both data sets
 LAST = 16  # epochs: the best before a plateau, and its 15
 PAIRS = (
     ("headtorso-lrn", "headtorso-unet"),
@@ -38,7 +37,7 @@ def table_1(results: Results) -> Rows:
     for name, paper in TABLE_1.items():
         cells = [f"{mean:.1f} ± {std:.1f}" for mean, std in paper]
         for data in ("celebamask", "headtorso"):
-            run = results.get(f"{data}-{OURS[name]}")
+            run = results.get(f"{data}-{name.lower()}")
             cells += [mean_std(scores_of(run), score) if run else "" for score in ("jaccard", "hausdorff")]
         rows.append([name, *cells])
     return rows
@@ -46,17 +45,16 @@ def table_1(results: Results) -> Rows:
 
 def runs(results: Results) -> Rows:
     """All runs on real photos."""
-    shares = [f"{share} %" for share in SHARES]
-    rows = [["run", "Jaccard %", "Hausdorff px", *shares, "best epoch", "last epochs", "min"]]
+    titles = [f"{share} %" for share in SHARES]
+    rows = [["run", "Jaccard %", "Hausdorff px", *titles, "best epoch", "last epochs", "min"]]
     for name, run in on_real_photos(results).items():
         scores, log = scores_of(run), run["log"]
         frozen = ", frozen" if log[scores["epoch"] - 1]["phase"] == FROZEN else ""
         last = [row["val_jaccard"] for row in log[-LAST:]]
-        measures = [mean_std(scores, score) for score in ("jaccard", "hausdorff")]
-        shares = [f"{scores[share]:.1f}" for share in SHARES]
+        cells = [mean_std(scores, "jaccard"), mean_std(scores, "hausdorff"), *(f"{scores[s]:.1f}" for s in SHARES)]
         moving = f"{statistics.mean(last):.1f} ± {statistics.pstdev(last):.1f}"
-        epoch = f"{scores['epoch']} of {len(log)}{frozen}"
-        rows.append([f"`{name}`", *measures, *shares, epoch, moving, f"{run['minutes']:.0f}"])
+        cells += [f"{scores['epoch']} of {len(log)}{frozen}", moving, f"{run['minutes']:.0f}"]
+        rows.append([f"`{name}`", *cells])
     return rows
 
 

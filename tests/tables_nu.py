@@ -43,8 +43,8 @@ def runs(results: Results) -> Rows:
     for name, run in on_real_photos(results).items():
         scores, best = run["results"], run["log"][run["results"]["epoch"] - 1]
         values = scores["loss"], best["loss"], scores["iou_18"], scores["iou_mean_over_batches"]
-        cells = [f"{value:.3f}" for value in values]
-        rows.append([f"`{name}`", f"{scores['epoch']} of {run['epochs']}", *cells, *length(run)])
+        cells = [f"{scores['epoch']} of {run['epochs']}", *(f"{value:.3f}" for value in values), *length(run)]
+        rows.append([f"`{name}`", *cells])
     return rows
 
 

@@ -6,9 +6,13 @@ from report import Results, Rows
 
 from masked_ssl import label_fractions as ssl
 
+Runs = dict[tuple[str, float, int], dict]  # method, fraction of the labels, seed -> scores
 
-def runs_of(found: dict) -> dict[tuple[str, float, int], dict]:
-    return {(run["method"], run["fraction"], run["seed"]): run for run in found["runs"]}
+
+def runs_of(found: dict) -> tuple[Runs, list[str], list[float], list[int]]:
+    """The runs of label_fractions.py; its methods, without step 1 first, fractions and seeds."""
+    runs = {(run["method"], run["fraction"], run["seed"]): run for run in found["results"]["runs"]}
+    return runs, list(found["results"]["methods"]), sorted({key[1] for key in runs}), found["results"]["seeds"]
 
 
 def try_it(results: Results) -> Rows:
@@ -23,26 +27,22 @@ def try_it(results: Results) -> Rows:
 
 def gain(results: Results) -> Rows:
     """mIoU without and with step 1 for each fraction of the labels, mean +- standard deviation over the seeds."""
-    found = results["fractions"]["results"]
-    runs, methods = runs_of(found), list(found["methods"])
+    runs, methods, shares, seeds = runs_of(results["fractions"])
     rows = [["", "labels", "without step 1", "with", "gain, points"]]
     rows.append(["paper, LaPa", "36 (0.2 %)", "69.4", "74.4", "+5.0"])
-    for fraction in sorted({fraction for _, fraction, _ in runs}):
-        values = [[runs[method, fraction, seed]["miou"] for seed in found["seeds"]] for method in methods]
+    for fraction in shares:
+        values = [[runs[method, fraction, seed]["miou"] for seed in seeds] for method in methods]
         gains = [after - before for before, after in zip(*values, strict=True)]
         cells = [f"{statistics.mean(x):{sign}.1f} ± {statistics.stdev(x):.1f}"
                  for x, sign in zip([*values, gains], ["", "", "+"], strict=True)]  # fmt: skip
-        labels = runs[methods[0], fraction, found["seeds"][0]]["labels"]
+        labels = runs[methods[0], fraction, seeds[0]]["labels"]
         rows.append(["ours", f"{labels} ({100 * fraction:g} %)", *cells])
     return rows
 
 
 def fractions(results: Results) -> Rows:
     """All scores of all fractions, as label_fractions.py prints them."""
-    found = results["fractions"]["results"]
-    runs = runs_of(found)
-    rows = ssl.table(runs, list(found["methods"]), sorted({fraction for _, fraction, _ in runs}), found["seeds"])
-    return [[cell.replace("+-", "±") for cell in row] for row in rows]
+    return [[cell.replace("+-", "±") for cell in row] for row in ssl.table(*runs_of(results["fractions"]))]
 
 
 def pretraining(results: Results) -> Rows:
@@ -58,18 +58,16 @@ def rates(results: Results) -> Rows:
     whole = results["train-whole"]["log"][-1]["test_miou"]
     trained = {"rates-1e-4": ("1e-4", "1e-4"), "rates-1e-3": ("1e-3", "1e-3"), "fractions": ("1e-2", "1e-3")}
     for name, (decoder, encoder) in trained.items():
-        found = results[name]["results"]
-        scores = [f"{runs_of(found)[method, 0.05, 0]['miou']:.1f}" for method in found["methods"]]
+        runs, methods, _, _ = runs_of(results[name])
+        scores = [f"{runs[method, 0.05, 0]['miou']:.1f}" for method in methods]
         rows.append([decoder, encoder, *scores, f"{whole:.1f}" if name == "fractions" else ""])
     return rows
 
 
 def classes(results: Results) -> Rows:
     """F1 of each class without and with the pretraining, for each fraction of the labels: means over the seeds."""
-    found = results["fractions"]["results"]
-    runs, methods, seeds = runs_of(found), list(found["methods"])[:2], found["seeds"]
-    shares = sorted({fraction for _, fraction, _ in runs})
-    support = {name: row["support"] for name, row in found["runs"][0]["per_class"].items()}
+    runs, methods, shares, seeds = runs_of(results["fractions"])
+    support = {name: row["support"] for name, row in runs[methods[0], shares[0], seeds[0]]["per_class"].items()}
     rows = [["class", "pixels", *(f"{100 * fraction:g} % of the labels" for fraction in shares)]]
     for name, pixels in support.items():
         cells = []

@@ -1,10 +1,10 @@
 """Bad input to all folders: one line that names the file, the value and the remedy, exit code 2, nothing written."""
 
-import io
+import importlib
 import pickle
 import random
 import shutil
-import zlib
+from functools import partial
 
 import pytest
 import torch
@@ -21,10 +21,6 @@ each_folder = pytest.mark.parametrize("folder", FOLDERS)
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
 
-def module(folder: str, name: str):
-    return TRAININGS[folder]._replace(script=name).module
-
-
 @pytest.fixture
 def train(call, tmp_path, monkeypatch):
     """train(name, "--flag", value) calls the script for an epoch of a tiny run -> CompletedProcess."""
@@ -33,7 +29,7 @@ def train(call, tmp_path, monkeypatch):
         training = TRAININGS[name]
         make_networks_small(training.folder, monkeypatch.setattr)
         common = ("--epochs", 1, "--out", tmp_path / "run", "--cache", tmp_path / "cache", "--device", "cpu")
-        return call(training.module, *training.arguments, *common, *args)
+        return call(training.module, *training.arguments.split(), *common, *args)
 
     return run
 
@@ -89,16 +85,6 @@ def test_flags_out_of_range(folder, train, faces, tmp_path):
 # ---- Pictures ------------------------------------------------------------------------------------------------------
 
 
-def bomb(path):
-    """A few bytes that say they hold ten thousand million pixels."""
-    buffer = io.BytesIO()
-    Image.new("1", (1, 1)).save(buffer, "PNG")
-    data = bytearray(buffer.getvalue())
-    data[16:24] = (100_000).to_bytes(4, "big") * 2
-    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
-    path.write_bytes(bytes(data))
-
-
 def a_link_to_nowhere(path):
     path.unlink()
     path.symlink_to("nowhere")
@@ -107,7 +93,6 @@ def a_link_to_nowhere(path):
 BAD_PICTURES = [
     lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     lambda path: path.write_bytes(b""),
-    bomb,
     a_link_to_nowhere,
 ]
 BAD_MASKS = [
@@ -141,24 +126,22 @@ def test_a_checkpoint_that_cannot_be_used(folder, call, tmp_path):
     """Nothing pickled runs, in a checkpoint or beside it, whether for evaluation or to go on with."""
     path, marker = tmp_path / "given.pt", tmp_path / "marker"
     ours = {"paper": folder, "format": FORMAT}
-    contents = {
-        "a checkpoint of another_paper, not of": {"paper": "another_paper", "model": {}},
-        "a checkpoint of something else, not of": {"weight": torch.zeros(3)},
-        "": ours | {"optimizer": {}},
-        "its model x holds nan or inf": ours | {"model": {"x": torch.tensor([1.0, torch.nan])}},
-        "loaded safely": ours | {"model": Malice(marker)},
-        "written by another version": {"paper": folder, "model": {}, "fingerprint": {}},
-    }
-    makes = [
-        ("no such checkpoint", lambda: None),
-        ("loaded safely", lambda: path.write_bytes(pickle.dumps(Malice(marker)))),
-        *((words, lambda content=content: torch.save(content, path)) for words, content in contents.items()),
-        ("loaded safely", lambda: path.write_bytes(path.read_bytes()[:100])),
+    contents = [
+        ("no such checkpoint", None),
+        ("loaded safely", pickle.dumps(Malice(marker))),
+        ("loaded safely", b"PK\x03\x04"),  # cut off
+        ("loaded safely", ours | {"model": Malice(marker)}),
+        ("a checkpoint of another_paper, not of", {"paper": "another_paper", "model": {}}),
+        ("a checkpoint of something else, not of", {"weight": torch.zeros(3)}),
+        ("written by another version", {"paper": folder, "model": {}, "fingerprint": {}}),
+        ("its model x holds nan or inf", ours | {"model": {"x": torch.tensor([1.0, torch.nan])}}),
+        ("", ours | {"optimizer": {}}),
     ]
-    for words, make in makes:
-        make()
+    for words, content in contents:
+        if content:
+            path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         for script, args in (("eval", (path,)), ("train", ("--resume", path))):
-            error = one_line_error(call(module(folder, script), *args, "--device", "cpu"))
+            error = one_line_error(call(importlib.import_module(f"{folder}.{script}"), *args, "--device", "cpu"))
             assert f"{path}: " in error and words in error
         assert not marker.exists() and {file.name for file in tmp_path.iterdir()} <= {"given.pt"}
     pickle.loads(pickle.dumps(Malice(marker)))
@@ -178,19 +161,17 @@ def test_weights_that_are_none_are_one_line(folder, train, faces, tmp_path):
 
 def test_damaged_files_raise_nothing_but_one_line(faces, tmp_path):
     """Bytes changed, cut out and put in, in every kind of file that is read."""
-    torch.save({"paper": "p", "format": FORMAT, "model": {"w": torch.zeros(9)}}, tmp_path / "last.pt")
-    torch.save({"w": torch.zeros(9)}, tmp_path / "net.pth")
-    (face, *_), (mask, *_) = sorted(faces.rglob("*.jpg")), sorted(faces.rglob("*.png"))
-    readers = {face: read_photo, mask: read_mask, tmp_path / "net.pth": read_state_dict,
-               tmp_path / "last.pt": lambda path: load_checkpoint(path, "p")}  # fmt: skip
-    rng, damaged, refusals = random.Random(0), tmp_path / "damaged", 0
-    for path, read in readers.items():
+    saved, damaged, rng, refusals = tmp_path / "last.pt", tmp_path / "damaged", random.Random(0), 0
+    torch.save({"paper": "p", "format": FORMAT, "model": {"w": torch.zeros(9)}}, saved)
+    files = min(faces.rglob("*.jpg")), min(faces.rglob("*.png")), saved, saved
+    readers = read_photo, read_mask, read_state_dict, partial(load_checkpoint, paper="p")
+    for path, read in zip(files, readers, strict=True):
         for _ in range(60):
             data = bytearray(path.read_bytes())
             for _ in range(rng.randint(1, 4)):
                 at, n = rng.randrange(len(data)), rng.randint(1, 40)
                 data[at : at + rng.choice((0, n))] = rng.randbytes(rng.choice((0, n)))
-            damaged.write_bytes(bytes(data))
+            damaged.write_bytes(data)
             try:
                 read(damaged)
             except InputError as error:

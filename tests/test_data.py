@@ -33,13 +33,16 @@ def cache(folder, decode=decode, files=(), facts=("size", 64), n=N):
 # ---- The cache -----------------------------------------------------------------------------------------------------
 
 
-def test_the_cache_equals_decoding_and_is_built_once(tmp_path):
+def test_the_cache_equals_decoding_is_built_once_and_named_if_broken(tmp_path):
     check(cache(tmp_path / "deep" / "cache"))
     cached = cache(tmp_path / "deep" / "cache", never)
     check(cached)
-    assert isinstance(cached["images"], np.memmap) and len(os.listdir(tmp_path / "deep" / "cache")) == 1
+    assert isinstance(cached["images"], np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         cached["images"][0] = 1
+    (folder,) = (tmp_path / "deep" / "cache").iterdir()
+    (folder / "images.npy").write_bytes((folder / "images.npy").read_bytes()[:150])
+    assert f"{folder}: is a broken cache; delete this folder" in refused(cache, folder.parent, never)
 
 
 def test_whatever_went_into_it_makes_another_cache(tmp_path):
@@ -72,13 +75,6 @@ def test_bad_input_and_a_full_disk_leave_nothing_behind(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_broken_cache_is_named(tmp_path):
-    cache(tmp_path)
-    (folder,) = tmp_path.iterdir()
-    (folder / "images.npy").write_bytes((folder / "images.npy").read_bytes()[:150])
-    assert f"{folder}: is a broken cache; delete this folder" in refused(cache, tmp_path, never)
-
-
 # ---- Who is it -----------------------------------------------------------------------------------------------------
 
 
@@ -93,8 +89,8 @@ def test_a_picture_is_known_again_in_another_folder_and_changed_masks_are_notice
     assert count_seen([who[2], "8.jpg:5:1:3"], [who[0]]) == 1  # the same photo, whatever its masks
     everybody = ["1.jpg:1:0:0", who[1], "2.jpg:2:0:0"]
     assert find([who[0]], everybody, "b") == [1] and find(everybody[::-1], everybody, "b") == [0, 1, 2]
-    message = refused(find, [who[2], everybody[0]], everybody, "b")
-    assert "b: 1 of the checkpoint's 2 pictures are missing" in message and "such as 7.jpg" in message
+    missing = "b: 1 of the checkpoint's 2 pictures are missing, or their photos or masks have changed, such as 7.jpg"
+    assert missing in refused(find, [who[2], everybody[0]], everybody, "b")
 
 
 # ---- Batches -------------------------------------------------------------------------------------------------------

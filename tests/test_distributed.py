@@ -4,7 +4,6 @@ They are forked, with the environment that torchrun gives, which spares them PyT
 training in test_scripts.py.
 """
 
-import multiprocessing
 import os
 import socket
 import time
@@ -120,12 +119,7 @@ def two(tmp_path_factory):
         torch.save(everything(folder), folder / f"{rank}.pt")
         leave()
 
-    processes = [multiprocessing.get_context("fork").Process(target=process, args=(rank,)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    torch.multiprocessing.start_processes(process, nprocs=2, start_method="fork")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -134,10 +128,8 @@ def test_two_processes_have_the_loss_and_the_gradient_of_the_whole_batch(one, tw
     expected = one["gradients"][name]
     assert len({loss for _, loss, _ in expected}) == 4
     for result in two:
-        for (size, loss, found), (whole_size, whole_loss, whole) in zip(
-            result["gradients"][name], expected, strict=True
-        ):
-            assert (size, whole_size) == (3, 6) and loss == pytest.approx(whole_loss, rel=1e-5)
+        for (n, loss, found), (whole_n, whole_loss, whole) in zip(result["gradients"][name], expected, strict=True):
+            assert (n, whole_n) == (3, 6) and loss == pytest.approx(whole_loss, rel=1e-5)
             assert max(gradient.abs().max() for gradient in whole) > 1e-4
             torch.testing.assert_close(found, whole, atol=1e-6, rtol=1e-5)
 

@@ -80,9 +80,8 @@ def test_json_and_pictures(tmp_path):
     assert json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail) == expected
     palette, label = np.array([(0, 0, 0), (200, 30, 30), (0, 0, 250)], np.uint8), np.array([[0, 1], [2, 1]], np.uint8)
     pictures.save_label(tmp_path / "label.png", label, palette)
-    with Image.open(tmp_path / "label.png") as image:  # the ids, and the colours to look at
-        assert np.array_equal(np.asarray(image), label)
-        assert np.array_equal(np.asarray(image.convert("RGB")), palette[label])
+    image = Image.open(tmp_path / "label.png")  # the ids, and the colours to look at
+    assert np.array_equal(image, label) and np.array_equal(image.convert("RGB"), palette[label])
     painted = pictures.overlay(np.full((2, 2, 3), 100, np.uint8), label, palette, 0.5)
     assert painted[0, 0].tolist() == [100] * 3 and painted[0, 1].tolist() == [150, 65, 65]
 
@@ -115,13 +114,13 @@ def test_a_resumed_run_has_its_own_arguments(tmp_path, monkeypatch):
 # ---- A run ---------------------------------------------------------------------------------------------------------
 
 
-def a_run(tmp_path, out=None, saved=None, resume=None, split=None):
+def a_run(tmp_path, saved=None, resume=None):
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    args = Namespace(epochs=2, seed=3, amp="off", out=out, resume=resume, lr=0.1)
+    args = Namespace(epochs=2, seed=3, amp="off", out=None, resume=resume, lr=0.1)
     run = Run(
         args, saved, tmp_path / "a_paper", CPU, False, name="plain", parts={"model": model, "optimizer": optimizer},
-        split=split or {"train": ["1.jpg:5:0:0"]}, facts={"data": "12 faces"}, keep={"classes": ["hat"]},
+        split={"train": ["1.jpg:5:0:0"]}, facts={"data": "12 faces"}, keep={"classes": ["hat"]},
         line="epoch {epoch} loss {loss:.2f}", curves=lambda path, log: path.touch(), samples=lambda path: path.touch(),
     )  # fmt: skip
     return run, model
@@ -146,34 +145,23 @@ def test_a_run_writes_its_folder_and_says_what_comes_next(tmp_path, capsys, monk
     assert {"curves.png", "samples.png"} <= {*os.listdir(run.out)}
     record = json.loads((run.out / "run.json").read_text())
     assert record["starts"][0]["command"] == "a_paper/train.py --lr 0.1" and record["arguments"]["lr"] == 0.1
-    assert "already holds a run's last.pt" in refused(lambda: a_run(tmp_path, out=run.out))
     resumed, other = a_run(tmp_path, saved=last, resume=run.out / "last.pt")
     assert torch.equal(other.weight, model.weight) and list(resumed.epochs()) == []
     resumed.end()
     assert "already holds epoch 2" in capsys.readouterr().out
     assert len(json.loads((run.out / "run.json").read_text())["starts"]) == 2
-    message = refused(lambda: a_run(tmp_path, saved=last, resume=run.out / "last.pt", split={"train": ["1.jpg:6:0:0"]}))
-    assert "the train pictures, or their masks, are not those" in message
 
 
-def test_a_picture_that_cannot_be_replaced_ends_no_run_and_weights_of_nan_overwrite_nothing(tmp_path, capsys):
+def test_a_log_that_cannot_be_replaced_ends_no_run_and_weights_of_nan_overwrite_nothing(tmp_path, capsys):
     run, model = a_run(tmp_path)
-
-    def open_elsewhere(path, *_):
-        raise InputError(f"{path}: Permission denied")
-
-    run.curves = open_elsewhere
-    next(run.epochs())
-    run.end_epoch({"loss": 1.0}, better=True)
-    assert "curves.png: Permission denied" in capsys.readouterr().out
-    (run.out / "log.csv").unlink()
     (run.out / "log.csv").mkdir()
+    next(run.epochs())
     run.end_epoch({"loss": 1.0}, better=True)
     assert "log.csv: " in capsys.readouterr().out
     torch.nn.init.constant_(model.weight, torch.nan)
     message = refused(run.end_epoch, {"loss": 1.0}, False)
     assert "last.pt: not overwritten, because model weight has become nan or inf" in message
-    assert load_checkpoint(run.out / "last.pt", "a_paper")["epoch"] == 2
+    assert load_checkpoint(run.out / "last.pt", "a_paper")["epoch"] == 1
 
 
 def test_folders_of_runs_and_results_are_never_overwritten(tmp_path):
@@ -190,10 +178,7 @@ def test_folders_of_runs_and_results_are_never_overwritten(tmp_path):
 # ---- Ends ----------------------------------------------------------------------------------------------------------
 
 
-class NoCompiler(RuntimeError):
-    """As torch.compile raises it where no C compiler is."""
-
-    __module__ = "torch._dynamo.exc"
+NoCompiler = type("NoCompiler", (RuntimeError,), {"__module__": "torch._dynamo.exc"})  # as torch.compile raises it
 
 
 @pytest.mark.parametrize(

@@ -7,21 +7,19 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
-import walk
+import trainings
 from conftest import ROOT, one_line_error, succeed
 from torch import nn
-from trainings import TRAININGS, make_networks_small, write_small_script
+from trainings import TRAININGS, make_networks_small
 
 from common.run import load_checkpoint
 
 each_training = pytest.mark.parametrize("name", TRAININGS)
-SCRIPTS = [path.relative_to(ROOT).as_posix() for path in walk.scripts(ROOT)]
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def training(name, monkeypatch, no_pictures):
 
 def arguments(training, faces, tmp_path, out: str, *more) -> tuple:
     where = ("--data", faces, "--out", tmp_path / out, "--cache", tmp_path / "cache", "--device", "cpu", "--amp", "off")
-    return *training.arguments, *where, *more
+    return *training.arguments.split(), *where, *more
 
 
 def equal(a, b) -> bool:
@@ -52,13 +50,11 @@ def equal(a, b) -> bool:
 
 def differences(run, whole, training) -> list[str]:
     """The files, or the parts of the checkpoints, in which two finished runs differ, but for how they were started."""
-    found = []
+    found = sorted({path.name for path in run.iterdir()} ^ {path.name for path in whole.iterdir()})
     for name in ("last.pt", training.best):
         a, b = (load_checkpoint(path / name, training.folder) for path in (run, whole))
         found += [f"{name}: {key}" for key in (a.keys() | b.keys()) - {"starts"} if not equal(a.get(key), b.get(key))]
-    files = [{path.name for path in folder.iterdir()} for folder in (run, whole)]
-    lines = [(folder / "log.csv").read_text().count("\n") for folder in (run, whole)]
-    return sorted({*found, *(files[0] ^ files[1]), *(["log.csv"] if lines[0] != lines[1] else [])})
+    return found
 
 
 def at_backward(monkeypatch, act, step: int) -> list:
@@ -133,14 +129,11 @@ def test_a_run_stopped_in_its_first_epoch_can_be_resumed_and_data_that_changed_i
         at_backward(patch, lambda: os.kill(os.getpid(), signal.SIGINT), 1)
         assert call(training.module, *arguments(training, data, tmp_path, "run", "--epochs", 1)).returncode == 130
     resume = ("--resume", tmp_path / "run" / "last.pt", "--cache", tmp_path / "cache")
-    changed = sorted(data.rglob("*.jpg" if training.script == "pretrain" else "*_hair.png"))
-    kept = {path: path.read_bytes() for path in changed}
-    for path, content in kept.items():
-        path.write_bytes(content + b"\0")  # still a picture, and another file
-    error = one_line_error(call(training.module, *resume))
+    changed = shutil.copytree(data, tmp_path / "changed")
+    for path in changed.rglob("*.jpg" if training.script == "pretrain" else "*_hair.png"):
+        path.write_bytes(path.read_bytes() + b"\0")  # still a picture, and another file
+    error = one_line_error(call(training.module, *resume, "--data", changed))
     assert "not those that" in error and "give --data the folder as it was" in error
-    for path, content in kept.items():
-        path.write_bytes(content)
     moved = data.rename(tmp_path / "moved")
     gone = f"{data}: is gone, where {tmp_path / 'run' / 'last.pt'} had its data; give --data where they are now"
     assert gone in one_line_error(call(training.module, *resume))
@@ -156,40 +149,23 @@ def test_a_run_stopped_in_its_first_epoch_can_be_resumed_and_data_that_changed_i
 def test_a_loss_of_nan_names_the_images_of_its_batch(name, training, faces, call, tmp_path, monkeypatch):
     """Every convolution answers with nan from the second step on."""
     steps = at_backward(monkeypatch, None, 0)
-    spoil = nn.modules.module.register_module_forward_hook(
-        lambda layer, inputs, output: output * torch.nan if isinstance(layer, nn.Conv2d) and steps else None
-    )
-    try:
-        error = one_line_error(call(training.module, *arguments(training, faces, tmp_path, "run", "--epochs", 1)))
-    finally:
-        spoil.remove()
+    forward = nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: forward(self, x) * (torch.nan if steps else 1))
+    error = one_line_error(call(training.module, *arguments(training, faces, tmp_path, "run", "--epochs", 1)))
     found = re.search(r"epoch 1, batch 2: the loss is not finite; its images are (.*); look at them", error)
     images = found[1].split(", ")
     assert len(images) >= 2 and all(re.fullmatch(r"(.*/)?\d+\.jpg", image) for image in images), images
     assert load_checkpoint(tmp_path / "run" / "last.pt", training.folder)["epoch"] == 0
 
 
-# ---- Started in other ways -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_shows_commands_whose_flags_exist(script, call):
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    text = succeed(call(module, "--help"))
-    commands = re.findall(rf"(?:python|torchrun \S+) {re.escape(script)}(.*)", module.__doc__)
-    assert commands and all(flag in text for command in commands for flag in re.findall(r" (--[a-z-]+)", command))
+# ---- In two processes ----------------------------------------------------------------------------------------------
 
 
 def test_two_processes_train_a_network_together(faces, tmp_path):
-    script = write_small_script(tmp_path / "small.py", "nu_deeplabv3plus", "train")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", str(script)]
-    flags = ["--size", "32", "--weights", "none", "--data", str(faces), "--out", "run", "--cache", "cache"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*launch, *flags, "--device", "cpu", "--epochs", "1"], cwd=tmp_path, env=environment,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", trainings.__file__]
+    flags = arguments(TRAININGS["nu_deeplabv3plus"], faces, tmp_path, "run", "--epochs", "1")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*launch, *flags], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     out = succeed(done)
     assert "2 process(es)" in out and out.count("epoch   1") == 1 and out.count("next ") == 1
     assert load_checkpoint(tmp_path / "run" / "last.pt", "nu_deeplabv3plus")["epoch"] == 1

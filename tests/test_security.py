@@ -32,12 +32,10 @@ def test_a_source_runs_no_code_but_its_own(path):
         assert not re.search(r"^(import|from) l?xml", source, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "source",
-    ["torch.load(path)", "torch.load(path, weights_only=safe)", "from torch import load", "import pickle",
-     "np.load(path, allow_pickle=True)", "exec(text)", "os.system('rm')", "subprocess.run('rm', shell=True)",
-     "weights.get_state_dict(progress=True)", "torch.hub.load('a/b', 'c')", "urllib.request.urlopen(url)"],
-)  # fmt: skip
-def test_the_search_finds_what_it_looks_for(source):
-    assert UNSAFE.search(f"import torch\nmodel.eval()\n{source}\n")
+def test_the_search_finds_what_it_looks_for():
+    unsafe = ["torch.load(path)", "torch.load(path, weights_only=safe)", "from torch import load", "import pickle",
+              "np.load(path, allow_pickle=True)", "exec(text)", "os.system('rm')", "subprocess.run('rm', shell=True)",
+              "weights.get_state_dict(progress=True)", "torch.hub.load('a/b', 'c')",
+              "urllib.request.urlopen(url)"]  # fmt: skip
+    assert not [source for source in unsafe if not UNSAFE.search(f"import torch\nmodel.eval()\n{source}\n")]
     assert len(SOURCES) > 30 and not UNSAFE.search("import torch\nmodel.eval()\nre.compile(text)\n")

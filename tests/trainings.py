@@ -1,8 +1,8 @@
 """A tiny training of every script that trains, on generated faces in CelebAMask-HQ's layout, for what all must pass."""
 
+import functools
 import importlib
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
@@ -11,7 +11,7 @@ from torch import nn
 class Training(NamedTuple):
     folder: str
     script: str
-    arguments: tuple[str, ...]
+    arguments: str
     best: str = "best.pt"  # the checkpoint beside last.pt
 
     @property
@@ -19,22 +19,16 @@ class Training(NamedTuple):
         return importlib.import_module(f"{self.folder}.{self.script}")
 
 
-TINY = ("--size", "32", "--weights", "none")
+TINY = "--size 32 --weights none"
 TRAININGS = {
     "nu_deeplabv3plus": Training("nu_deeplabv3plus", "train", TINY),
-    "hair_transfer": Training("hair_transfer", "train", (*TINY, "--lr", "0.001")),
+    "hair_transfer": Training("hair_transfer", "train", f"{TINY} --lr 0.001"),
     "lrn_headtorso": Training("lrn_headtorso", "train", TINY),
-    "masked_ssl/pretrain": Training("masked_ssl", "pretrain", (*TINY, "--batch-size", "4"), "pretrain.pt"),
-    "masked_ssl": Training("masked_ssl", "train", (*TINY, "--batch-size", "4", "--min-steps", "0")),
-    "mut1ny_fairness": Training(
-        "mut1ny_fairness", "train", (*TINY, "--model", "pspnet", "--truncated", "--recipe", "ours")
-    ),
+    "masked_ssl/pretrain": Training("masked_ssl", "pretrain", f"{TINY} --batch-size 4", "pretrain.pt"),
+    "masked_ssl": Training("masked_ssl", "train", f"{TINY} --batch-size 4 --min-steps 0"),
+    "mut1ny_fairness": Training("mut1ny_fairness", "train", f"{TINY} --model pspnet --truncated --recipe ours"),
 }
 FOLDERS = [name for name in TRAININGS if "/" not in name]
-
-
-def nu_aspp(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Conv2d(in_channels, out_channels, 1)
 
 
 def block(in_channels: int, width: int, stride: int = 1, dilation: int = 1) -> nn.Module:
@@ -56,7 +50,7 @@ def hair_head(num_outputs: int, rates: tuple[int, ...]) -> nn.Module:
 
 
 SMALL = {  # module -> what makes its network small
-    "nu_deeplabv3plus.model": {"ASPP": nu_aspp, "Bottleneck": block},
+    "nu_deeplabv3plus.model": {"ASPP": functools.partial(nn.Conv2d, kernel_size=1), "Bottleneck": block},
     "hair_transfer.model": {"BLOCKS": (1, 1, 1, 1), "Bottleneck": block, "deeplab_head": hair_head},
     "lrn_headtorso.model": {"CHANNELS": (4, 8, 8, 16, 16)},
     "masked_ssl.model": {"WIDTH": 8, "Bottleneck": block},
@@ -73,16 +67,6 @@ def make_networks_small(folder: str, setattr=setattr) -> None:
             setattr(importlib.import_module(module), name, value)
 
 
-def write_small_script(path: Path, folder: str, script: str) -> Path:
-    """FOLDER/SCRIPT.py with its small network, as a script for torchrun."""
-    tests = Path(__file__).parent
-    lines = [
-        "import sys",
-        f"sys.path[:0] = {[str(tests.parent), str(tests)]!r}",
-        "from trainings import make_networks_small",
-        f"from {folder} import {script}",
-        f"make_networks_small({folder!r})",
-        f"{script}.main()",
-    ]
-    path.write_text("\n".join(lines) + "\n")
-    return path
+if __name__ == "__main__":  # a training by torchrun, with a small network
+    make_networks_small("nu_deeplabv3plus")
+    TRAININGS["nu_deeplabv3plus"].module.main()

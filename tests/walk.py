@@ -20,13 +20,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = ("nu_deeplabv3plus", "hair_transfer", "lrn_headtorso", "mut1ny_fairness", "masked_ssl")
-ALONE = {  # a short training of each folder, away from home
-    "nu_deeplabv3plus": "train.py --weights none --epochs 1 --limit 12 --size 32",
-    "hair_transfer": "train.py --epochs 1 --size 32",
-    "lrn_headtorso": "train.py --epochs 1 --size 32 --limit 20",
-    "mut1ny_fairness": "train.py --weights none --epochs 1 --size 32",
-    "masked_ssl": "pretrain.py --weights none --epochs 1 --size 32 --limit 30",
-}
 
 
 def blocks(readme: Path) -> list[str]:
@@ -53,8 +46,7 @@ def copy_alone(root: Path, paper: str, project: Path) -> None:
 def run(command: str, folder: Path, home: Path) -> None:
     """Run it in a shell there, `python` being this one; raises SystemExit with its output if it fails."""
     started = time.perf_counter()
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "HOME": str(home)}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home)}
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)  # fmt: skip
     print(f"{time.perf_counter() - started:6.1f} s  {command}", flush=True)
@@ -67,8 +59,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PAPERS, help="one paper's folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        copy, elsewhere, home = (Path(folder) / name for name in ("copy", "elsewhere", "home"))
-        elsewhere.mkdir()
+        copy, home = Path(folder) / "copy", Path(folder) / "home"
         home.mkdir()
         for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +71,8 @@ def main() -> None:
                 run(command, copy, home)
             project = Path(folder) / f"project-{paper}"
             copy_alone(copy, paper, project)
-            run(f"python {project / paper}/{ALONE[paper]}", elsewhere, home)
+            script = project / paper / ("pretrain.py" if paper == "masked_ssl" else "train.py")
+            run(f"python {script} --weights none --epochs 1 --size 32 --limit 30", home, home)
     print("every command ended well")
 
 
