@@ -191,12 +191,11 @@ def save_curves(
     rows: list[dict],
     panels: dict[str, dict[str, str]],
     log_scale: tuple[str, ...] = (),
-    marks: dict[float, str] | None = None,
     columns: int | None = None,
 ) -> None:
     """One panel per entry of `panels` (title -> {column of rows: label}), over the column `epoch`.
 
-    `marks`: epoch -> label of a dashed vertical line. `columns`: how many panels stand in a row (default: all).
+    `columns`: how many panels stand in a row (default: all).
     """
     columns = columns or len(panels)
     height = -(-len(panels) // columns)
@@ -208,14 +207,12 @@ def save_curves(
         for column, label in curves.items():
             look = {"label": label, "color": COLOURS.get(label), "marker": "." if len(rows) < 10 else None}
             axis.plot(epochs, [row[column] for row in rows], **look)
-        for epoch, label in (marks or {}).items():
-            axis.axvline(epoch, color="gray", linestyle="--", label=label)
         axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if title in log_scale:
             axis.set_yscale("log")
-        if len(curves) > 1 or marks:
+        if len(curves) > 1:
             axis.legend()
     save_figure(path, figure)

@@ -62,9 +62,6 @@ def main() -> None:
         if side >= MIN_SHARE * min(photo.size):
             pictures.save_image(out / f"{pairs[i].name}.png", photo.crop((left, top, left + side, top + side)))
             written += 1
-    if not written:
-        out.rmdir()
-        raise InputError(f"{folder}: no photo has room beside its person; give train.py's --backgrounds other pictures")
     print(f"{source}: {written} backgrounds from {len(split['train'])} training pictures -> {out}")
 
 

@@ -1,12 +1,9 @@
 """Photos of people with head-and-torso masks at 224 x 224 px (Sec. 3), as the web tool remove.bg delivers them.
 
-pairs.py has the folders. The paper takes 298 photos of Labelled Faces in the Wild (README: where a copy is; 250 x 250
-px, research use), has remove.bg cut the people out, and gives neither the list nor the masks away. --data also takes a
-CelebAMask-HQ folder (non-commercial research and education only). Put the data into data/headtorso in this folder or
-give its path:
+pairs.py has the layout of the folders, README.md where the data is: LFW for research, CelebAMask-HQ for non-commercial
+research and education. Put it into data/headtorso here, or give its path:
 
-    python lrn_headtorso/dataset.py --data PATH     verify and describe a folder, draw samples and the augmentation
-    python lrn_headtorso/dataset.py                 the same for data/headtorso or, without it, generated pictures
+    python lrn_headtorso/dataset.py --data PATH     verify a folder and draw samples
 """
 
 import sys
@@ -129,17 +126,6 @@ def foreground(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.where(near[..., None], image[y, x], image)
 
 
-def load_backgrounds(folder: Path, size: int, cache: Path) -> np.ndarray:
-    """The pictures of a folder for --backgrounds, cut to squares: N x size x size x 3 uint8, memory-mapped."""
-    paths = list_photos(folder)
-
-    def read(i: int) -> dict[str, np.ndarray]:
-        fitted = ImageOps.fit(read_photo(paths[i]), (size, size), Image.Resampling.BILINEAR)
-        return {"images": np.asarray(fitted)}
-
-    return open_cache(cache, paths, ["backgrounds", size, CACHE_VERSION], len(paths), read, "backgrounds")["images"]
-
-
 # ---- Batches -------------------------------------------------------------------------------------------------------
 
 
@@ -207,33 +193,20 @@ class HeadTorso:
 
 def load(pairs: list[Pair], size: int, cache: Path, seed: int = 0, backgrounds: str | None = None) -> HeadTorso:
     """The pictures of `pairs`, memory-mapped and decoded if they are not yet; with the folder `backgrounds` augmented()
-    uses its pictures. Raises InputError for files that cannot be used."""
+    uses its pictures, cut to squares. Raises InputError for files that cannot be used."""
     files = [path for pair in pairs for path in (pair.photo, *pair.masks)]
-    cut_out = backgrounds is not None
+    cut_out, behind = backgrounds is not None, None
     facts = ["headtorso", size, cut_out, CACHE_VERSION]
     arrays = open_cache(cache, files, facts, len(pairs), lambda i: decode(pairs[i], size, cut_out), "decoding")
-    behind = load_backgrounds(Path(backgrounds), size, cache) if cut_out else None
+    if cut_out:
+        paths = list_photos(Path(backgrounds))
+
+        def read(i: int) -> dict[str, np.ndarray]:
+            return {"images": np.asarray(ImageOps.fit(read_photo(paths[i]), (size, size), Image.Resampling.BILINEAR))}
+
+        facts = ["backgrounds", size, CACHE_VERSION]
+        behind = open_cache(cache, paths, facts, len(paths), read, "backgrounds")["images"]
     return HeadTorso(arrays, [pair.photo.name for pair in pairs], seed, behind)
-
-
-# ---- python lrn_headtorso/dataset.py: verify, describe, draw ---------------------------------------------------------
-
-
-def draw_samples(pairs: list[Pair], size: int, backgrounds: np.ndarray | None, out: Path) -> None:
-    """samples.png: photo, mask, cut-out on white; augmentation.png: the first of them in six epochs."""
-    decoded = [decode(pair, size, with_foreground=True) for pair in pairs]
-    arrays = {name: np.stack([sample[name] for sample in decoded]) for name in decoded[0]}
-    alpha = arrays["alphas"][..., None] / 255
-    on_white = (alpha * arrays["foregrounds"] + (1 - alpha) * 255).astype(np.uint8)
-    rows = [list(arrays["images"]), list(arrays["alphas"]), list(on_white)]
-    pictures.save_grid(out / "samples.png", rows, row_titles=["photo", "alpha", "on white"])
-    data = HeadTorso(arrays, [pair.name for pair in pairs], backgrounds=backgrounds)
-    first, rows = np.arange(min(3, len(pairs))), []
-    for epoch in range(1, 7):
-        images, alphas = data.augmented(first, torch.device("cpu"), epoch)
-        photos = images.permute(0, 2, 3, 1).numpy()
-        rows.append([picture for both in zip(photos, alphas[:, 0].numpy(), strict=True) for picture in both])
-    pictures.save_grid(out / "augmentation.png", rows, row_titles=[f"epoch {epoch}" for epoch in range(1, 7)])
 
 
 def main() -> None:
@@ -241,9 +214,7 @@ def main() -> None:
     add = parser.add_argument_group("what to look at").add_argument
     add("--data", metavar="PATH", help="photos/ and cutouts/, or CelebAMask-HQ (default: as in train.py)")
     add("--size", type=cli.number(int, STRIDE), default=SIZE, metavar="N", help="image side (224: Sec. 3)")
-    add("--backgrounds", type=Path, metavar="DIR", help="draw the augmentation with these pictures behind the people")
     add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N pictures only")
-    add("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded backgrounds (default: data/cache here)")
     add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")
     args = parser.parse_args()
     folder, source, _ = locate(args.data)
@@ -252,16 +223,14 @@ def main() -> None:
     found, problems = try_all(lambda i: (decode(pairs[i], args.size)["alphas"] >= PERSON_FROM).mean(), len(pairs))
     print(f"{source}: {len(pairs)} photos with their masks, {len(alone)} file(s) without a partner")
     if found:
-        share = list(found.values())  # of the person
-        low, high = np.quantile(share, [0.05, 0.95])
-        print(f"the person covers {np.mean(share):.1%} of a picture on average, in nine of ten {low:.1%} to {high:.1%}")
-        empty = [pairs[i].photo.name for i in found if not found[i]]
-        if empty:
-            print(f"empty masks: {len(empty)}, such as {', '.join(empty[:5])}")
-        behind = load_backgrounds(args.backgrounds, args.size, args.cache) if args.backgrounds else None
-        draw_samples([pairs[i] for i in list(found)[:8]], args.size, behind, pictures.make_folder(args.out))
-        print(f"samples.png, augmentation.png -> {args.out}")
-    for line in (*(f"{path}: has no partner and is not used" for path in alone[:20]), *problems):
+        print(f"the person covers {np.mean(list(found.values())):.1%} of a picture on average")
+        samples = [decode(pairs[i], args.size) for i in list(found)[:8]]
+        rows = [[sample[name] for sample in samples] for name in ("images", "alphas")]
+        path = pictures.make_folder(args.out) / "samples.png"
+        pictures.save_grid(path, rows, row_titles=["photo", "alpha"])
+        print(f"samples -> {path}")
+    empty = [f"{pairs[i].photo}: its mask is empty" for i, share in found.items() if not share]
+    for line in (*(f"{path}: has no partner and is not used" for path in alone[:20]), *empty[:20], *problems):
         print(line)
     if problems:
         raise InputError(f"{folder}: {len(problems)} problem(s) in {len(pairs)} pictures, the lines above name them")

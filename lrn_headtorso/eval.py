@@ -2,7 +2,6 @@
 
     python lrn_headtorso/eval.py lrn_headtorso/runs/lrn/best.pt
     python lrn_headtorso/eval.py lrn_headtorso/runs/*/best.pt                    the paper's rows and ours
-    python lrn_headtorso/eval.py best.pt --worst                                 figure 2 of the worst
     python lrn_headtorso/eval.py best.pt --data OTHER --split all                on other pictures
 
 Writes results.json, table1.csv, figure2.png and, for each LRN, maps-RUN.png (its six maps) to best-test/ beside the
@@ -10,11 +9,8 @@ first checkpoint (with --data FOLDER --split all to best-all-FOLDER/) or to --ou
 picture and averaged, at the network's own size: Jaccard in per cent, distances in pixels of a 224 px picture.
 """
 
-import re
 import sys
-from argparse import Namespace
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -98,9 +94,6 @@ def summarize(scores: dict[str, np.ndarray]) -> dict[str, float | int]:
     return summary | {name: int(scores[name].sum()) for name in ("empty_predicted", "empty_true")}
 
 
-# ---- Checkpoints and data ------------------------------------------------------------------------------------------
-
-
 def make_model(args: dict) -> LRN | UNet:
     """The network that `args` (of train.py) ask for."""
     return LRN(channel_reduction=args["channel_reduction"]) if args["model"] == "lrn" else UNet()
@@ -123,7 +116,6 @@ def method(checkpoint: Checkpoint) -> str:
         "channel reduction": args["channel_reduction"],
         f"{args['size']} px": args["size"] != SIZE,
         "backgrounds": args["backgrounds"],
-        "no augmentation": args["augment"] == "none",
     }
     said = ", ".join(words for words, holds in extras.items() if holds)
     return name + (f" ({said})" if said else "")
@@ -132,24 +124,15 @@ def method(checkpoint: Checkpoint) -> str:
 # ---- Table 1, figure 2, the six maps -------------------------------------------------------------------------------
 
 
-class Evaluated(NamedTuple):
-    network: Trained
-    data: HeadTorso
-    method: str
-    scores: dict[str, np.ndarray]  # of each picture
-    summary: dict[str, float | int]
-
-
-def table(runs: dict[str, Evaluated]) -> list[list[str]]:
+def table(results: dict[str, dict]) -> list[list[str]]:
     """Table 1: the paper's rows, then ours by the runs' names, with the shares of the person."""
     rows = [["method", "run", "Jaccard %", "Hausdorff px", *(f"{share} %" for share in SHARES), "empty", "n"]]
     for name, ((j, j_std), (h, h_std)) in TABLE_1.items():
         rows.append([name, "the paper", f"{j:.2f} +- {j_std:.2f}", f"{h:.2f} +- {h_std:.2f}", *[""] * 4, "48"])
-    for label, run in runs.items():
-        s = run.summary
-        measures = [f"{s[m]:.2f} +- {s[f'{m}_std']:.2f}" for m in ("jaccard", "hausdorff")]
-        shares = [f"{s[share]:.2f}" for share in SHARES]
-        rows.append([run.method, label, *measures, *shares, str(s["empty_predicted"]), str(s["n"])])
+    for label, r in results.items():
+        measures = [f"{r[name]:.2f} +- {r[f'{name}_std']:.2f}" for name in ("jaccard", "hausdorff")]
+        shares = [f"{r[share]:.2f}" for share in SHARES]
+        rows.append([r["method"], label, *measures, *shares, str(r["empty_predicted"]), str(r["n"])])
     return rows
 
 
@@ -165,41 +148,32 @@ def predict_maps(
     return images.permute(0, 2, 3, 1).cpu().numpy(), alphas[:, 0].cpu().numpy(), [p[:, 0].cpu().numpy() for p in maps]
 
 
-def draw_predictions(path: Path, columns: dict[str, list[np.ndarray]], row_titles: list[str] | None = None) -> None:
-    """Figure 2: photo, truth, and the mask of each network: title -> N pictures, H x W x 3 uint8 or H x W bool."""
-    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+def draw_predictions(path: Path, columns: dict[str, np.ndarray], row_titles: list[str] | None = None) -> None:
+    """Figure 2: photo, truth, and the mask of each network: title -> N x H x W x 3 uint8 or N x H x W bool."""
     titles = [title.replace(" (", "\n(").replace(" of ", " of\n").replace(", ", ",\n") for title in columns]
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
     pictures.save_grid(path, rows, column_titles=titles, row_titles=row_titles)
 
 
-def draw(runs: dict[str, Evaluated], worst: bool, out: Path) -> None:
-    """figure2.png, and maps-RUN.png with the six maps of each LRN: of five pictures at random, or the first's worst."""
-    label, first = next(iter(runs.items()))
-    seed, measured = first.network.checkpoint["args"]["seed"], first.scores["jaccard"]
-    chosen = np.random.default_rng(seed).permutation(len(measured))[:FIGURE_ROWS].tolist()
-    if worst:
-        chosen = np.argsort(measured, kind="stable")[:FIGURE_ROWS].tolist()
-        for i in chosen:
-            px = first.scores["hausdorff"][i]
-            print(f"worst of {label}: {first.data.names[i]}  Jaccard {measured[i]:.2f} %  Hausdorff {px:.2f} px")
+def draw(results: dict[str, dict], predicted: dict[str, tuple], names: list[str], out: Path) -> None:
+    """figure2.png, and maps-RUN.png with the six maps of each LRN. predicted: label of a run -> predict_maps() of the
+    pictures with these names."""
     columns = {}
-    for name, run in runs.items():
-        photos, alphas, maps = predict_maps(run.network.model, run.data, chosen, run.network.device, run.network.amp)
+    for label, (photos, alphas, maps) in predicted.items():
         if not columns:
-            columns = {"photo": list(photos), "true": list(alphas >= PERSON_FROM)}
-        columns[f"{run.method} ({name})" if run.method in columns else run.method] = list(maps[-1] > FOUND_ABOVE)
+            columns = {"photo": photos, "true": alphas >= PERSON_FROM}
+        name = results[label]["method"]
+        columns[f"{name} ({label})" if name in columns else name] = maps[-1] > FOUND_ABOVE
         if len(maps) > 1:
+            titles = ["photo", "true", *(f"{p.shape[-1]} x {p.shape[-2]}" for p in maps)]
             grey = [(p * 255).astype(np.uint8) for p in maps]
             rows = [list(row) for row in zip(photos, alphas, *grey, strict=True)]
-            titles = ["photo", "true", *(f"{p.shape[-1]} x {p.shape[-2]}" for p in maps)]
-            file_name = re.sub(r"[^\w.-]", "-", name)  # the name may be a path
-            pictures.save_grid(out / f"maps-{file_name}.png", rows, column_titles=titles)
-    titles = [f"{first.method.split(' (')[0]}\n{measured[i]:.1f} %" for i in chosen]
-    draw_predictions(out / "figure2.png", columns, titles)
+            file = f"maps-{label.replace('/', '-')}.png"  # the label may be a path
+            pictures.save_grid(out / file, rows, column_titles=titles)
+    draw_predictions(out / "figure2.png", columns, names)
 
 
-def parse_args() -> Namespace:
-    """The arguments."""
+def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
@@ -207,20 +181,15 @@ def parse_args() -> Namespace:
     add("--split", choices=["test", "val", "all"], default="test",
         help="test: the checkpoint's 48 (Sec. 3); val: those of its plateau rule; all: every picture, those it was "
              "trained on too")  # fmt: skip
-    add("--worst", action="store_true", help="draw the pictures with the first checkpoint's lowest Jaccard index")
     add("--out", type=Path, metavar="DIR", help="default: best-test beside best.pt, or best-all-FOLDER")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     cli.add_machine_arguments(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    runs: dict[str, Evaluated] = {}
-    tested = []  # the first one's pictures
+    args = parser.parse_args()
+    first = args.checkpoints[0]
+    results, predicted, tested = {}, {}, []  # tested: the first one's pictures
     for path in args.checkpoints:
         network = load(path, args.device, args.amp)
-        checkpoint = network.checkpoint
+        checkpoint, machine = network.checkpoint, (network.device, network.amp)
         folder, source, _ = dataset.locate(checkpoint.data(args.data))
         pairs, _ = list_pairs(folder)
         if args.split != "all":
@@ -229,32 +198,28 @@ def main() -> None:
         who = [pair.identity for pair in pairs]
         tested = tested or who
         if who != tested:
-            raise InputError(f"{path}: its {args.split} pictures are not those of {args.checkpoints[0]}; evaluate them "
-                             "apart, or give --data and --split all")  # fmt: skip
+            why = f"its {args.split} pictures are not those of {first}"
+            raise InputError(f"{path}: {why}; evaluate them apart, or give --data and --split all")
         data = dataset.load(pairs, checkpoint["args"]["size"], args.cache)
-        scores = evaluate(network.model, data, checkpoint["args"]["batch_size"], network.device, network.amp)
+        scores = evaluate(network.model, data, checkpoint["args"]["batch_size"], *machine)
         label = path.resolve().parent.name + ("" if path.stem == "best" else f"-{path.stem}")
-        label = str(path) if label in runs else label
-        runs[label] = Evaluated(network, data, method(checkpoint), scores, summarize(scores))
+        label = path.as_posix() if label in results else label
+        facts = {"method": method(checkpoint), "epoch": checkpoint["epoch"], "weights": checkpoint["weights"]}
+        by_picture = {pair.name: {s: float(scores[s][i]) for s in SCORES} for i, pair in enumerate(pairs)}
+        results[label] = facts | {"data": source, "split": args.split, **summarize(scores), "pictures": by_picture}
+        chosen = np.random.default_rng(0).permutation(len(pairs))[:FIGURE_ROWS].tolist()  # the same for all runs
+        predicted[label] = predict_maps(network.model, data, chosen, *machine)
         print(f"{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}", flush=True)
         if seen := count_seen(who, [*checkpoint["split"]["train"], *checkpoint["seen"]]):
             print(f"{path}: WAS TRAINED ON {seen} OF THESE {len(pairs)} PICTURES")
     name = f"all-{Path(args.data).resolve().name}" if args.data and args.split == "all" else args.split
-    out = pictures.make_folder(args.out or args.checkpoints[0].parent / f"{args.checkpoints[0].stem}-{name}")
+    out = pictures.make_folder(args.out or first.parent / f"{first.stem}-{name}")
 
     print(f"{source}, split {args.split}, {len(pairs)} pictures")
-    pictures.print_table(table(runs), left=2)
-    if any(run.summary["empty_predicted"] or run.summary["empty_true"] for run in runs.values()):
-        print("nobody found where somebody is, or the reverse: Jaccard 0 % and the picture's diagonal, "
-              f"{np.hypot(SIZE, SIZE):.1f} px; nobody found where nobody is: 100 % and 0 px")  # fmt: skip
-    pictures.write_csv(out / "table1.csv", table(runs))
-    results = {}
-    for label, run in runs.items():
-        facts = {"method": run.method, **{fact: run.network.checkpoint[fact] for fact in ("epoch", "weights")}}
-        by_picture = {pair.name: {s: float(run.scores[s][i]) for s in SCORES} for i, pair in enumerate(pairs)}
-        results[label] = facts | {"data": source, "split": args.split, **run.summary, "pictures": by_picture}
+    pictures.print_table(table(results), left=2)
+    pictures.write_csv(out / "table1.csv", table(results))
     pictures.write_json(out / "results.json", results)
-    draw(runs, args.worst, out)
+    draw(results, predicted, [pairs[i].name for i in chosen], out)
     print(f"results.json, table1.csv, figure2.png, for an LRN maps-*.png -> {out}")
 
 

@@ -109,9 +109,3 @@ def foreground_colours(photo: np.ndarray, matte: np.ndarray) -> Iterator[tuple[s
 def move_to_fit(F: np.ndarray, B: np.ndarray, photo: np.ndarray, a: np.ndarray) -> np.ndarray:
     """F moved towards photo = a F + (1 - a) B."""
     return np.clip(F + a * (photo - a * F - (1 - a) * B), 0, 1)
-
-
-def composite(colours: np.ndarray, matte: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """The person on another background: H x W x 3, H x W, H x W x 3 (or a colour) -> H x W x 3."""
-    a = matte[..., None]
-    return a * colours + (1 - a) * background

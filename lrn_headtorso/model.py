@@ -44,10 +44,8 @@ class VGG16(nn.Module):
 
     @staticmethod
     def trunk_of(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """torchvision's VGG-16 weights, or those of a network of ours, without what is not the encoder's."""
-        if any(name.startswith("encoder.") for name in state_dict):
-            state_dict = {name[len("encoder.") :]: x for name, x in state_dict.items() if name.startswith("encoder.")}
-        return {name: x for name, x in state_dict.items() if not name.startswith("classifier.")}
+        """The encoder's part of torchvision's VGG-16 weights, or of those of a network of ours."""
+        return {name.removeprefix("encoder."): x for name, x in state_dict.items() if "features." in name}
 
     def forward(self, x: Tensor) -> list[Tensor]:
         H, W = x.shape[-2:]
@@ -86,13 +84,13 @@ class RefinementUnit(nn.Module):
 
     def __init__(self, channels: int, *, first: bool = False, channel_reduction: bool = False):
         super().__init__()
-        self.reduce = nn.Conv2d(channels, 1, 3, padding=1) if channel_reduction and not first else None
-        in_channels = channels if first else (1 if channel_reduction else channels) + 1
+        self.reduce = nn.Conv2d(channels, 1, 3, padding=1) if channel_reduction else nn.Identity()
+        in_channels = (1 if channel_reduction else channels) + (0 if first else 1)
         self.conv1 = nn.Conv2d(in_channels, FILTERS, 3, padding=1)
         self.conv2 = nn.Conv2d(FILTERS, 1, 3, padding=1)
 
     def forward(self, features: Tensor, coarse: Tensor | None = None) -> Tensor:
-        x = features if self.reduce is None else self.reduce(features)
+        x = self.reduce(features)
         if coarse is not None:
             x = torch.cat([x, coarse.to(x.dtype)], dim=1)
         x = self.conv2(F.relu(self.conv1(x)))
@@ -105,11 +103,9 @@ class LRN(nn.Module):
     def __init__(self, *, channel_reduction: bool = False):
         super().__init__()
         self.encoder = VGG16()
-        pools = (CHANNELS[-1], *reversed(CHANNELS))  # pool5 twice, then pool4 ... pool1
-        self.units = nn.ModuleList(
-            RefinementUnit(channels, first=i == 0, channel_reduction=channel_reduction)
-            for i, channels in enumerate(pools)
-        )
+        first = RefinementUnit(CHANNELS[-1], first=True)
+        others = [RefinementUnit(channels, channel_reduction=channel_reduction) for channels in reversed(CHANNELS)]
+        self.units = nn.ModuleList([first, *others])  # pool5 twice, then pool4 ... pool1
         init_glorot(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -4,7 +4,7 @@
       photos/NAME.jpg      photos; also in subfolders, and LFW's own lfw/First_Last/First_Last_0001.jpg
       cutouts/NAME.png     RGBA cut-outs, alpha = mask; also NAME-removebg-preview.png; or masks, black to white
 
-The cut-outs may also lie beside FOLDER. A CelebAMask-HQ folder will do too: there the union of all parts is the person.
+A CelebAMask-HQ folder will do too: there the union of all parts is the person.
 """
 
 import re
@@ -47,34 +47,27 @@ def list_pairs(folder: Path) -> tuple[list[Pair], list[Path]]:
         faces = list_celebamask(folder)
         pairs = [Pair(str(face.id), face.photo, tuple(face.masks.values())) for face in faces if face.masks]
         return pairs, [face.photo for face in faces if not face.masks]
-    if folder.name in PHOTO_FOLDERS and not any((folder / name).is_dir() for name in PHOTO_FOLDERS):
-        folder = folder.parent
-    photos = _by_name(folder, PHOTO_FOLDERS)
-    cutouts = _by_name(folder, CUTOUT_FOLDERS) or _by_name(folder.parent, CUTOUT_FOLDERS)
+    photos, cutouts = _by_name(folder, PHOTO_FOLDERS), _by_name(folder, CUTOUT_FOLDERS)
     pairs = [Pair(name, photos[name], (cutouts[name],)) for name in sorted(photos.keys() & cutouts.keys())]
     if not pairs:
         raise InputError(
             f"{folder}: {len(photos)} photo(s) in {' or '.join(PHOTO_FOLDERS[:2])}/ and {len(cutouts)} cut-out(s) in "
             "cutouts/, but no two of the same name; give a folder with photos/NAME.jpg and cutouts/NAME.png"
         )
-    alone = sorted(photos.keys() - cutouts.keys()), sorted(cutouts.keys() - photos.keys())
-    return pairs, [photos[name] for name in alone[0]] + [cutouts[name] for name in alone[1]]
+    without_cutout, without_photo = sorted(photos.keys() - cutouts.keys()), sorted(cutouts.keys() - photos.keys())
+    return pairs, [photos[name] for name in without_cutout] + [cutouts[name] for name in without_photo]
 
 
 def _by_name(folder: Path, subfolders: tuple[str, ...]) -> dict[str, Path]:
     """name -> file of every picture below folder/subfolder; raises InputError if two share a name."""
     found: dict[str, Path] = {}
-    for path in (path for sub in subfolders for path in files_below(folder / sub)):
-        if path.suffix.lower() not in PHOTO_SUFFIXES:
-            continue
+    files = [path for sub in subfolders for path in files_below(folder / sub)]
+    for path in (path for path in files if path.suffix.lower() in PHOTO_SUFFIXES):
         name = re.sub("(-removebg(-preview)?)+$", "", name_of(path))  # what remove.bg appends to its downloads
         if name in found:
             raise InputError(f"{path}: has the name of {found[name]}; pairs go by name, rename one of them")
         found[name] = path
     return found
-
-
-# ---- Reading them --------------------------------------------------------------------------------------------------
 
 
 def read_alpha(path: Path) -> np.ndarray:
@@ -88,11 +81,11 @@ def read_alpha(path: Path) -> np.ndarray:
                     return alpha
             if image.mode == "L" and image.format != "JPEG":
                 grey = np.asarray(image)
-                if grey.max() not in range(2, 20):  # else class numbers of a merged mask: read_mask() says so
-                    return grey * np.uint8(255) if grey.max() == 1 else grey
+                if grey.max() >= 20:  # else 0 and 1, or class numbers of a merged mask: read_mask() says so
+                    return grey
     except Exception as error:  # decoders of broken files raise a dozen kinds
         raise InputError(f"{path}: cannot be read as an image ({reason(path, error)})") from None
-    return read_mask(path).astype(np.uint8) * 255
+    return read_mask(path) * np.uint8(255)
 
 
 def read_pair(pair: Pair) -> tuple[Image.Image, np.ndarray]:
@@ -105,7 +98,7 @@ def read_pair(pair: Pair) -> tuple[Image.Image, np.ndarray]:
         if len(pair.masks) == 1:
             part = read_alpha(path)
         else:
-            part = read_mask(path, None if alpha is None else alpha.shape).astype(np.uint8) * 255
+            part = read_mask(path, None if alpha is None else alpha.shape) * np.uint8(255)
         h, w = part.shape
         if abs(photo.width * h / photo.height - w) > 1 + photo.width / photo.height:  # remove.bg's previews are rounded
             raise InputError(

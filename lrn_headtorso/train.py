@@ -2,19 +2,16 @@
 
 Pinto, Cardoso: "Fine Segmentation of Head and Torso Using Label Refinement Networks", RecPad 2019 (INESC TEC, Porto).
 
-    python lrn_headtorso/train.py --epochs 6       a try on 250 generated pictures; 2 minutes on a CPU core, val
-                                                  Jaccard 91 %
+    python lrn_headtorso/train.py --epochs 6       a try on 250 generated pictures: 2 minutes, val Jaccard 91 %
     python lrn_headtorso/train.py --data FOLDER                              the paper's LRN
     python lrn_headtorso/train.py --data FOLDER --model unet                 its UNET
     python lrn_headtorso/train.py --data FOLDER --weights imagenet           its LRN-VGG, in two phases
-    python lrn_headtorso/train.py --data FOLDER --backgrounds PICTURES --size 448     its next steps
     python lrn_headtorso/train.py --resume lrn_headtorso/runs/lrn/last.pt
     torchrun --nproc_per_node=2 lrn_headtorso/train.py --batch-size 8        two processes, 4 pictures each
 """
 
 import sys
 from argparse import Namespace
-from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -37,10 +34,9 @@ from lrn_headtorso.losses import summed_bce
 from lrn_headtorso.model import FOUND_ABOVE, LRN, STRIDE, UNet
 from lrn_headtorso.pairs import list_pairs
 
-# what stands on the command line goes before; epochs: at most (ours: the paper trains until nothing improves)
-DEFAULTS = {"size": dataset.SIZE, "epochs": 300, "lr": 1e-4}  # Sec. 3, ours, Sec. 2.3
+DEFAULTS = {"size": dataset.SIZE, "epochs": 300, "lr": 1e-4}  # Sec. 3; ours: the paper trains to a plateau; Sec. 2.3
 GENERATED = {"size": 64, "epochs": 25, "lr": 3e-4}  # ours: on generated pictures, to end within minutes on a CPU
-IMAGENET_FILE = "vgg16-397923af.pth"  # torchvision's, also where its path is given
+LR_UNFROZEN = 1e-5  # ours: the paper speaks of small adjustments once the encoder is unfrozen
 CURVES = {
     "BCE, summed over the maps": {"loss": "training", "val_loss": "validation"},
     "Jaccard index, %": {"jaccard": "training", "val_jaccard": "validation"},
@@ -59,42 +55,33 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. 3)").add_argument
     add("--data", type=cli.path, metavar="PATH",
-        help="photos/ and cutouts/, or CelebAMask-HQ (default: data/headtorso or data/CelebAMask-HQ here, else "
-             "generated pictures)")
+        help="photos/ and cutouts/, or CelebAMask-HQ (default: either of them in data/ here, else generated pictures)")
     add("--size", type=number(int, STRIDE), metavar="N",
         help=f"image side ({dataset.SIZE}: Sec. 3; on generated pictures {GENERATED['size']})")
     add("--n-train", type=number(int, 2), metavar="N",
-        help="pictures to train with, a tenth of which is kept for the plateau rule (250: Sec. 3; fewer if need be)")
+        help="pictures to train with, a tenth of them for the plateau rule (250: Sec. 3; fewer if need be)")
     add("--n-test", type=number(int, 1), metavar="N", help="pictures kept for eval.py (48: Sec. 3; fewer if need be)")
-    add("--augment", choices=["paper", "none"], default="paper", help="paper: flip, zoom and rotation (Sec. 2.3)")
-    add("--backgrounds", type=cli.path, metavar="DIR",
-        help="put half of the people on pictures of this folder (Sec. 5 proposes it)")
+    add("--backgrounds", type=cli.path, metavar="DIR", help="put half of the people on these pictures (Sec. 5)")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
     add = parser.add_argument_group("model (Sec. 2.1, 2.2)").add_argument
     add("--model", choices=["lrn", "unet"], default="lrn", help="lrn: Sec. 2.1; unet: Sec. 2.2")
-    add("--channel-reduction", action="store_true",
-        help="put back the convolution of the original LRN that Sec. 2.1 takes out")
+    add("--channel-reduction", action="store_true", help="put back the original LRN's convolution (Sec. 2.1)")
     add("--weights", default="none", metavar="W",
-        help="of the VGG-16: none (Glorot), imagenet (both: Sec. 2.3), auto, or a file: torchvision's, or a run's "
-             "best.pt; with weights, training has two phases; auto: ImageNet if available, else none")
+        help="of the VGG-16: none (Glorot), imagenet, in two phases (both: Sec. 2.3), torchvision's file, a run's "
+             "best.pt, or auto (ImageNet if available, else none)")
     add = parser.add_argument_group("training (Sec. 2.3)").add_argument
     add("--epochs", type=number(int, 1), metavar="N",
         help=f"at most (ours: {DEFAULTS['epochs']}; on generated pictures {GENERATED['epochs']})")
-    add("--batch-size", type=number(int, 1), default=4, metavar="N",
-        help="ours: 4; under torchrun of all processes together")
+    add("--batch-size", type=number(int, 1), default=4, metavar="N", help="ours: 4; of all processes of torchrun")
     add("--lr", type=number(float, 0, above=True), metavar="X",
         help=f"of Adam (0.0001: Sec. 2.3; on generated pictures {GENERATED['lr']})")
-    add("--lr-unfrozen", type=number(float, 0, above=True), default=1e-5, metavar="X",
-        help="once the encoder is unfrozen (ours; the paper speaks of small adjustments)")
-    add("--patience", type=number(int, 0), default=15, metavar="N",
-        help="a plateau is N epochs without a better validation loss (ours), 0: none ever")
+    add("--patience", type=number(int, 1), default=15, metavar="N",
+        help="a plateau is N epochs without a better validation loss (ours)")
     args, saved = arguments(parser, HERE.name, free=("data", "patience", "backgrounds"))
     if args.size and args.size % STRIDE:
         parser.error(f"--size {args.size} must be a multiple of {STRIDE}, such as {args.size // STRIDE * STRIDE}")
     if args.channel_reduction and args.model == "unet":
         parser.error("--channel-reduction is a part of the LRN; leave it out with --model unet")
-    if args.backgrounds and args.augment == "none":
-        parser.error("--backgrounds is an augmentation; leave --augment none out")
     return args, saved
 # fmt: on
 
@@ -103,12 +90,12 @@ def phase_after(log: list[dict], phases: list[str], patience: int) -> str | None
     """The phase of the next epoch; None once the last one has come to its plateau (Sec. 2.3).
 
     The paper trains until the loss stops falling: here, `patience` epochs in a row that do not beat the phase's best
-    validation loss (ours: the paper gives no rule); with patience 0 there is no plateau.
+    validation loss (ours: the paper gives no rule).
     """
     phase = log[-1]["phase"] if log else phases[0]
     losses = [row["val_loss"] for row in log if row["phase"] == phase]
     bad = len(losses) - 1 - losses.index(min(losses)) if losses else 0
-    if not 0 < patience <= bad:
+    if bad < patience:
         return phase
     return phases[1] if phase != phases[-1] else None
 
@@ -116,7 +103,6 @@ def phase_after(log: list[dict], phases: list[str], patience: int) -> str | None
 def start_phase(model: LRN | UNet, phase: str, lr: float) -> Optimizer:
     """The optimiser of a phase. Frozen is frozen: VGG-16 has no batch norm, so without gradient nothing of it moves."""
     model.encoder.requires_grad_(phase != FROZEN)
-    model.zero_grad(set_to_none=True)
     return adam(model, lr)
 
 
@@ -127,30 +113,23 @@ def load_encoder(model: LRN | UNet, choice: str, test: list[str]) -> tuple[str, 
     if found is None:
         return "random", words, []
     fill(model.encoder, model.encoder.trunk_of(found), "torchvision's VGG-16", choice)
-    path = Path(choice)
     if not checkpoint:
-        return "imagenet" if choice in ("imagenet", "auto") or path.name == IMAGENET_FILE else path.name, words, []
+        return "imagenet" if choice in ("imagenet", "auto") else Path(choice).name, words, []
     if checkpoint.get("format") != FORMAT:  # its split names pictures otherwise: none would count as seen
         raise InputError(f"--weights {choice}: was written by another version of this code; train it again")
-    seen = [*checkpoint["split"]["train"], *checkpoint.get("seen", [])]
-    words = f"encoder of {choice}: {checkpoint['args'].get('model')}, epoch {checkpoint['epoch']}"
+    seen = [*checkpoint["split"]["train"], *checkpoint["seen"]]
+    words = f"encoder of {choice}: {checkpoint['args']['model']}, epoch {checkpoint['epoch']}"
     if known := count_seen(test, seen):
         words += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST PICTURES"
-    return path.resolve().parent.name, words, seen
+    return Path(choice).resolve().parent.name, words, seen
 
 
 def run_name(args: Namespace, source: str, own: bool, generated: bool) -> str:
     """The folder in runs/: lrn, unet, lrn-vgg, ... and what else differs from the paper's recipe."""
-    parts = [args.model, "" if source == "random" else "own" if own else "vgg", "plain" * (args.augment == "none")]
+    parts = [args.model, "" if source == "random" else "own" if own else "vgg"]
     parts += ["reduced" * args.channel_reduction, "backgrounds" * bool(args.backgrounds)]
     parts += [str(args.size) * (args.size != dataset.SIZE), "generated" * generated]
     return "-".join(part for part in parts if part)
-
-
-def draw_curves(path: Path, log: list[dict]) -> None:
-    """curves.png; a dashed line where the encoder was unfrozen."""
-    unfrozen = {b["epoch"] - 0.5: "encoder unfrozen" for a, b in pairwise(log) if b["phase"] != a["phase"]}
-    pictures.save_curves(path, log, CURVES, ("learning rate",), unfrozen)
 
 
 def train_epoch(network: nn.Module, data: HeadTorso, optimizer: Optimizer, run: Run, epoch: int) -> dict[str, float]:
@@ -159,10 +138,7 @@ def train_epoch(network: nn.Module, data: HeadTorso, optimizer: Optimizer, run: 
     batches = shuffled(len(data), run.args.batch_size, run.args.seed, epoch)
     losses, sums = [], torch.zeros(3, device=run.device)  # pictures, their losses, their Jaccard indices
     for batch in progress(batches, f"epoch {epoch}"):
-        if run.args.augment == "none":
-            images, alphas = data.batch(batch, run.device)
-        else:
-            images, alphas = data.augmented(batch, run.device, epoch)
+        images, alphas = data.augmented(batch, run.device, epoch)
         with autocast(run.device, run.amp):
             maps = network(normalize(images))
         loss = summed_bce(maps, alphas).mean()
@@ -188,14 +164,15 @@ def main() -> None:
     with first_process_first():
         folder, source, generated = dataset.locate(args.data)
         for name, value in (GENERATED if generated else DEFAULTS).items():
-            setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
-        pairs, alone = list_pairs(folder)
-        pairs = pairs[: args.limit]
+            if getattr(args, name) is None:
+                setattr(args, name, value)
+        pairs = list_pairs(folder)[0][: args.limit]
         positions = dataset.split(len(pairs), args.n_train, args.n_test)
-        train, val = ([pairs[i] for i in positions[part]] for part in ("train", "val"))
-        train_set = dataset.load(train, args.size, args.cache, args.seed, args.backgrounds)
-        val_set = dataset.load(val, args.size, args.cache)
-    split = {part: [pairs[i].identity for i in positions[part]] for part in positions}
+        parts = {part: [pairs[i] for i in positions[part]] for part in positions}
+        train_set = dataset.load(parts["train"], args.size, args.cache, args.seed, args.backgrounds)
+        val_set = dataset.load(parts["val"], args.size, args.cache)
+    sizes = ", ".join(f"{len(of_part)} {part}" for part, of_part in parts.items())
+    split = {part: [pair.identity for pair in of_part] for part, of_part in parts.items()}
     if args.backgrounds:
         split["backgrounds"] = [identity(photo) for photo in list_photos(Path(args.backgrounds))]
 
@@ -210,31 +187,28 @@ def main() -> None:
 
     # optimiser and phases (Sec. 2.3)
     phases = [EVERYTHING] if origin == "random" else [FROZEN, EVERYTHING]
-    rates = dict(zip(phases, (args.lr, args.lr_unfrozen), strict=False))
+    rates = dict(zip(phases, (args.lr, LR_UNFROZEN), strict=False))
     phase = saved["log"][-1]["phase"] if saved and saved["log"] else phases[0]
-    if phase == FROZEN and not args.patience:
-        raise InputError("--patience 0: without a plateau the pretrained encoder would stay frozen; give at least 1")
     optimizer = start_phase(model, phase, rates[phase])
 
     def draw_samples(path: Path) -> None:
-        photos, alphas, maps = predict_maps(model, val_set, list(range(len(val_set)))[:3], device, amp)
-        found = list(maps[-1] > FOUND_ABOVE)
-        draw_predictions(path, {"photo": list(photos), "true": list(alphas >= PERSON_FROM), "predicted": found})
+        photos, alphas, maps = predict_maps(model, val_set, list(range(min(3, len(val_set)))), device, amp)
+        draw_predictions(path, {"photo": photos, "true": alphas >= PERSON_FROM, "predicted": maps[-1] > FOUND_ABOVE})
 
-    sizes = ", ".join(f"{len(split[part])} {part}" for part in positions)
-    lone = f", {len(alone)} file(s) without a partner, such as {alone[0].name} (see dataset.py)" if alone else ""
     run = Run(
         args, saved, HERE, device, amp,
         name=run_name(args, origin, bool(seen), generated),
         parts={"model": model, "optimizer": optimizer},
         split=split,
         facts={
-            "data": f"{source}: {len(pairs)} pictures, {sizes}, --augment {args.augment}{lone}",
+            "data": f"{source}: {len(pairs)} pictures, {sizes}",
             "model": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters",
             "weights": weights,
         },
         keep={"weights": weights, "start": origin, "seen": seen, "classes": ["head and torso"]},
-        line=LINE, curves=draw_curves, samples=draw_samples,
+        line=LINE,
+        curves=lambda path, log: pictures.save_curves(path, log, CURVES, ("learning rate",)),
+        samples=draw_samples,
     )  # fmt: skip
     network = parallel(model, device, args.compile)
 
@@ -250,7 +224,7 @@ def main() -> None:
             optimizer = run.parts["optimizer"] = start_phase(model, phase, rates[phase])
             network = parallel(model, device, args.compile)
         trained = train_epoch(network, train_set, optimizer, run, epoch)
-        validated = summarize(evaluate(model, val_set, max(1, args.batch_size // world()[1]), device, amp))
+        validated = summarize(evaluate(model, val_set, args.batch_size // world()[1], device, amp))
         better = validated["loss"] < min((row["val_loss"] for row in run.log), default=float("inf"))
         scores = {f"val_{name}": validated[name] for name in ("loss", "jaccard", "hausdorff")}
         run.end_epoch({"phase": phase, **trained, **scores, "lr": rates[phase]}, better)

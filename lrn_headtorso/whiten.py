@@ -26,7 +26,7 @@ from common.images import OwnPhotos, add_photo_arguments, read_photo
 from common.run import Trained
 from lrn_headtorso.dataset import normalize
 from lrn_headtorso.eval import load
-from lrn_headtorso.matting import composite, foreground_colours, refine
+from lrn_headtorso.matting import foreground_colours, refine
 from lrn_headtorso.model import FOUND_ABOVE
 
 BAND = 0.025  # half width of the band along the contour that may be soft, by the photo's longer side: ours
@@ -39,8 +39,7 @@ def predict(network: Trained, photo: Image.Image | str | Path) -> np.ndarray:
     The photo is reshaped to size x size, as in training, and the finest map brought back bilinearly.
     """
     photo = photo if isinstance(photo, Image.Image) else read_photo(Path(photo))
-    W, H = photo.size
-    size = network.checkpoint["args"]["size"]
+    (W, H), size = photo.size, network.checkpoint["args"]["size"]
     small = torch.from_numpy(np.array(photo.resize((size, size), Image.Resampling.BILINEAR))).permute(2, 0, 1)[None]
     with autocast(network.device, network.amp):
         probability = network.model(normalize(to_device(small, network.device)))[-1]
@@ -61,10 +60,11 @@ def replace_background(
     result = np.empty((*matte.shape, 4 if background is None else 3), np.uint8)
     behind = np.broadcast_to(np.asarray(background or 0, np.uint8), image.shape)
     for rows, colours in foreground_colours(image, matte):
+        a = matte[rows, :, None]
         if background is None:
-            strip = np.dstack([np.where(matte[rows, :, None] > 0, colours, 0), matte[rows]])
+            strip = np.dstack([np.where(a > 0, colours, 0), a])
         else:
-            strip = composite(colours, matte[rows], behind[rows].astype(np.float32) / 255)
+            strip = a * colours + (1 - a) * (behind[rows].astype(np.float32) / 255)
         result[rows] = np.rint(strip * 255)
     return Image.fromarray(result)
 
@@ -78,9 +78,8 @@ def parse_background(choice: str) -> Image.Image | tuple[int, ...] | None:
     try:
         return ImageColor.getcolor(choice, "RGB")
     except ValueError:
-        raise InputError(
-            f"--background {choice}: neither a file nor a colour; give white, #rrggbb, transparent or a picture"
-        ) from None
+        remedy = "give white, #rrggbb, transparent or a picture"
+        raise InputError(f"--background {choice}: neither a file nor a colour; {remedy}") from None
 
 
 def main() -> None:

@@ -48,10 +48,6 @@ def test_lfws_own_layout(tmp_path):
     blank(tmp_path / "cutouts" / "Bo_Kim_0001.png")
     pairs, alone = list_pairs(tmp_path)
     assert [pair.photo.name for pair in pairs] == ["Ann_Lee_0002.jpg", "Bo_Kim_0001.jpg"] and len(alone) == 1
-    assert list_pairs(tmp_path / "lfw") == (pairs, alone)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "lfw").rename(tmp_path / "data" / "lfw")  # the cut-outs beside the data folder
-    assert [pair.name for pair in list_pairs(tmp_path / "data")[0]] == [pair.name for pair in pairs]
 
 
 def test_celebamask_is_the_union_of_all_parts(faces):
@@ -174,7 +170,7 @@ def test_the_guided_filter_finds_the_pictures_edge_and_the_old_backgrounds_colou
     red, green = np.array([0.8, 0.1, 0.1], np.float32), np.array([0.1, 0.7, 0.2], np.float32)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     true = np.clip((0.3 * size - np.hypot(x, y)) / 2 + 0.5, 0, 1).astype(np.float32)
-    photo = matting.composite(red, true, green).astype(np.float32)
+    photo = true[..., None] * red + (1 - true[..., None]) * green
     wrong = np.roll(true > 0.5, round(0.01 * size), axis=1).astype(np.float32)  # a contour that is a little off
     found = matting.refine(photo, wrong, band=round(0.05 * size))
     assert np.abs(found - true).mean() < 0.6 * np.abs(wrong - true).mean()

@@ -72,11 +72,11 @@ def test_the_bare_command_trains_on_generated_pictures(call, tmp_path, monkeypat
     assert (tmp_path / "lrn_headtorso" / "runs" / "lrn-32-generated" / "best.pt").exists()
 
 
-def test_both_phases_and_a_resumed_one_are_the_same_bit_for_bit(call, people, trained):
+def test_both_phases_and_a_resumed_one_are_the_same_bit_for_bit(call, people, trained, monkeypatch):
     """A learning rate of nearly nothing makes a plateau of epochs 2 and 3; the encoder is unfrozen in epoch 4."""
     source = trained / "lrn" / "last.pt"
     args = ("--data", people, "--cache", trained / "cache", "--weights", source, "--patience", 2, "--lr", 1e-20, *TINY)
-    args += ("--lr-unfrozen", 1e-3)
+    monkeypatch.setattr(train, "LR_UNFROZEN", 1e-3)
     out = succeed(call(train, *args, "--epochs", 5, "--out", "whole"))
     succeed(call(train, *args, "--epochs", 2, "--out", "parts"))
     first, start = read("parts/last.pt"), read(source)["model"]
@@ -152,8 +152,7 @@ def test_a_network_that_finds_nobody_is_said(call, people, trained, tmp_path):
     saved["model"]["classifier.weight"].zero_()
     saved["model"]["classifier.bias"].fill_(-9)
     torch.save(saved, "nobody.pt")
-    out = succeed(call(eval, "nobody.pt", "--data", "people", "--split", "all", "--cache", "cache", "--out", "all"))
-    assert "nobody found where somebody is, or the reverse: Jaccard 0 % and the picture's diagonal, 316.8 px" in out
+    succeed(call(eval, "nobody.pt", "--data", "people", "--split", "all", "--cache", "cache", "--out", "all"))
     (found,) = json.loads(Path("all/results.json").read_text()).values()
     assert (found["empty_predicted"], found["empty_true"], found["jaccard"]) == (14, 2, pytest.approx(200 / 14))
     out = succeed(call(whiten, "nobody.pt", people / "photos" / "0004.jpg", "--out", "white", "--device", "cpu"))
@@ -211,7 +210,7 @@ def test_whiten_shows_the_network_what_training_showed_it(trained, people, tmp_p
     network = whiten.load(trained / "lrn" / "best.pt", "cpu")
     _, _, maps = eval.predict_maps(network.model, data, [0], CPU, False)
     expected = F.interpolate(torch.from_numpy(maps[-1])[None], size=(70, 100), mode="bilinear", align_corners=False)
-    found = whiten.predict(network, tmp_path / "a.png")
+    found = whiten.predict(network, Image.open(tmp_path / "a.png"))
     assert found.shape == (70, 100) and np.ptp(found) > 0.01
     assert np.abs(found - expected[0, 0].numpy()).max() < 1e-5
 
@@ -222,8 +221,8 @@ def test_dataset_names_every_bad_file(call, people, tmp_path, real_pictures):
     Image.new("RGB", (64, 64), (9, 9, 9)).save(folder / "cutouts" / "0005.png")
     Image.new("RGBA", (64, 64)).save(folder / "cutouts" / "0006.png")
     (folder / "cutouts" / "0007.png").unlink()
-    result = call(dataset, "--data", folder, "--size", 32, "--out", "figures", "--cache", "cache")
+    result = call(dataset, "--data", folder, "--size", 32, "--out", "figures")
     assert "2 problem(s) in 13 pictures" in one_line_error(result)
     assert "0003.jpg: cannot be read" in result.stdout and "0005.png: has the colour (9, 9, 9)" in result.stdout
-    assert "empty masks: 1, such as 0006.jpg" in result.stdout and "0007.jpg: has no partner" in result.stdout
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"samples.png", "augmentation.png"}
+    assert "0006.jpg: its mask is empty" in result.stdout and "0007.jpg: has no partner" in result.stdout
+    assert Image.open("figures/samples.png").size[0] > 100
