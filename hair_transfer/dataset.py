@@ -8,7 +8,6 @@ Get it from https://github.com/switchablenorms/CelebAMask-HQ: 30,000 faces, non-
 no redistribution. Unpack it to data/CelebAMask-HQ in this folder or give its path, or those of several such folders:
 
     python hair_transfer/dataset.py --data PATH [PATH ...]    verify and describe folders, draw samples
-    python hair_transfer/dataset.py                           the same for data/CelebAMask-HQ, else generated faces
 
 The paper took 2,600 of the faces, about 2,000 to train and 600 to test; which ones it does not say.
 """
@@ -44,9 +43,6 @@ STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 PALETTE = np.array([(0, 0, 0), (60, 170, 240)], np.uint8)  # background, hair
 
 
-# ---- Which faces ---------------------------------------------------------------------------------------------------
-
-
 def locate(data: list[str] | None) -> tuple[list[Path], str]:
     """The folders to read and a line that says which: --data, else data/CelebAMask-HQ, else generated faces."""
     if data:
@@ -58,11 +54,8 @@ def locate(data: list[str] | None) -> tuple[list[Path], str]:
 
 
 def list_faces(folders: list[Path], part: str = "hair") -> list[FaceFiles]:
-    """The faces of all folders, by folder and id, with their mask of `part` if they have one.
-
-    Raises InputError for a folder without a single mask of `part`, and for a face without any mask where others have
-    masks of other parts: it is not bald, its annotation is missing.
-    """
+    """The faces of all folders, by folder and id, with their mask of `part` if they have one. InputError for a face
+    without any mask where others have masks of other parts: it is not bald, its annotation is missing."""
     faces = []
     for folder in folders:
         listed = list_celebamask(folder, part)
@@ -73,10 +66,7 @@ def list_faces(folders: list[Path], part: str = "hair") -> list[FaceFiles]:
 
 
 def list_pairs(folder: Path) -> list[FaceFiles]:
-    """folder/photos/NAME.jpg with folder/masks/NAME.png, for faces of any other origin.
-
-    Raises InputError for a photo without a mask: here every mask must exist.
-    """
+    """folder/photos/NAME.jpg with folder/masks/NAME.png, for faces of any other origin; here every mask must exist."""
     photos = list_photos(folder / "photos")
     masks = {name_of(path): path for path in list_photos(folder / "masks")}
     for photo in photos:
@@ -86,11 +76,8 @@ def list_pairs(folder: Path) -> list[FaceFiles]:
 
 
 def split(ids: list[int], seed: int) -> tuple[list[int], list[int]]:
-    """Positions of 2,000 faces to train and 600 to test, at random; of fewer than 2,600, 10 train for 3 that test.
-
-    Both photos of a known pair of duplicates, and equal ids of several folders, fall on the same side. Raises
-    InputError if a side is too small.
-    """
+    """Positions of 2,000 faces to train and 600 to test, at random; of fewer than 2,600, 10 train for 3 that test. Both
+    photos of a known pair of duplicates, and equal ids of several folders, fall on the same side."""
     inseparable = {}  # positions by the first one's id
     for i, id in enumerate(ids):
         inseparable.setdefault(DUPLICATES.get(id, id), []).append(i)
@@ -102,38 +89,28 @@ def split(ids: list[int], seed: int) -> tuple[list[int], list[int]]:
         elif len(train) + len(inseparable[first]) <= N_TRAIN:
             train += inseparable[first]
     if len(train) < 2 or not test:
-        raise InputError(
-            f"{len(ids)} face(s) are too few to train on 10 for 3 that test; give --data at least 3 different ones, "
-            "or a larger --limit"
-        )
+        raise InputError(f"{len(ids)} face(s) are too few to train and test on; give --data or --limit at least 3")
     return sorted(train), sorted(test)
-
-
-# ---- Reading them --------------------------------------------------------------------------------------------------
 
 
 def decode(face: FaceFiles, size: int) -> dict[str, np.ndarray]:
     """images: size x size x 3 uint8, antialiased; masks: size x size / 8 uint8, nearest, eight pixels a byte.
 
-    A photo that is not square is cut to the square in its middle. Raises InputError, naming the file, for what cannot
-    be used.
+    A photo that is not square is cut to the square in its middle. Raises InputError for what cannot be used.
     """
     photo = read_photo(face.photo)
     path = next(iter(face.masks.values()), None)
-    mask = read_mask(path) if path else np.zeros((photo.height, photo.width), bool)
-    if abs(photo.width * mask.shape[0] - photo.height * mask.shape[1]) > max(photo.size):  # more than a pixel off
-        raise InputError(
-            f"{path}: is {mask.shape[1]} x {mask.shape[0]} px, another shape than its photo of "
-            f"{photo.width} x {photo.height}; give both the same width to height"
-        )
+    mask = Image.fromarray(read_mask(path)) if path else Image.new("1", photo.size)
+    if abs(photo.width * mask.height - photo.height * mask.width) > max(photo.size):  # more than a pixel off
+        sizes = f"is {mask.width} x {mask.height} px, its photo {photo.width} x {photo.height} px"
+        raise InputError(f"{path}: {sizes}; give both the same width to height")
     image = ImageOps.fit(photo, (size, size), Image.Resampling.BILINEAR)  # Pillow widens the kernel when it shrinks
-    mask = ImageOps.fit(Image.fromarray(mask), (size, size), Image.Resampling.NEAREST)
+    mask = ImageOps.fit(mask, (size, size), Image.Resampling.NEAREST)
     return {"images": np.asarray(image), "masks": np.packbits(np.asarray(mask), axis=-1)}
 
 
 class HairMasks:
-    """Faces in memory-mapped arrays, decoded if they are not yet. Nothing is augmented here: the paper mentions
-    nothing of the kind. Raises InputError for files that cannot be used."""
+    """Faces in memory-mapped arrays, decoded if they are not yet. Nothing is augmented: the paper mentions nothing."""
 
     def __init__(self, faces: list[FaceFiles], size: int, cache: Path):
         files = [path for face in faces for path in face.files]
@@ -156,47 +133,30 @@ def normalize(images: Tensor, device: torch.device) -> Tensor:
     return (to_device(images, device).contiguous().float() / 255 - to_device(MEAN, device)) / to_device(STD, device)
 
 
-# ---- python hair_transfer/dataset.py: verify, describe, draw -------------------------------------------------------
-
-
 def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to look at").add_argument
     add("--data", nargs="+", metavar="PATH", help="CelebAMask-HQ folders (default: as in train.py)")
     add("--part", choices=PARTS, default="hair", metavar="PART", help="which mask, as in train.py (hair: the paper's)")
-    add("--size", type=cli.number(int, 16), default=SIZE, metavar="N", help="image side, in 8s (256: Sec. II)")
     add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N faces only")
     add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")
     args = parser.parse_args()
-    if args.size % 8:
-        parser.error(f"--size {args.size} must be a multiple of 8")
     folders, source = locate(args.data)
     faces = list_faces(folders, args.part)[: args.limit]
     pictures.make_folder(args.out)
-
-    def look(i: int) -> tuple[float, list[Path]]:
-        share = np.unpackbits(decode(faces[i], args.size)["masks"], axis=-1).mean()
-        return share, [] if share else [mask for mask in faces[i].masks.values() if not read_mask(mask).any()]
-
-    found, problems = try_all(look, len(faces))
-    without, black = sum(not face.masks for face in faces), [path for _, paths in found.values() for path in paths]
-    print(f"{source}: {len(faces)} faces, {without} without {args.part} ({without / len(faces):.1%}), "
-          f"{len(black)} more whose mask is all black")  # fmt: skip
+    found, problems = try_all(lambda i: np.unpackbits(decode(faces[i], SIZE)["masks"], axis=-1).mean(), len(faces))
     if found:
-        shares = [share for share, _ in found.values()]
+        shares = np.array(list(found.values()))
         low, high = np.quantile(shares, [0.1, 0.9])
-        eight = f"in eight pictures of ten {low:.1%} to {high:.1%}"
-        print(f"{args.part} covers {np.mean(shares):.1%} of the pixels, {eight}")
-        chosen = [faces[i] for i in list(found)[:8]]
-        samples = [decode(face, args.size) for face in chosen]
+        print(f"{source}: {len(faces)} faces, {(shares == 0).sum()} without {args.part} (no mask, or an all black one)")
+        print(f"{args.part} covers {shares.mean():.1%} of the pixels, in eight pictures of ten {low:.1%} to {high:.1%}")
+        samples = [decode(faces[i], SIZE) for i in list(found)[:8]]
         photos = [sample["images"] for sample in samples]
         painted = [pictures.overlay(s["images"], np.unpackbits(s["masks"], axis=-1), PALETTE) for s in samples]
-        pictures.save_grid(args.out / "samples.png", [photos, painted], row_titles=["photo", args.part],
-                           column_titles=[face.photo.name for face in chosen])  # fmt: skip
+        pictures.save_grid(args.out / "samples.png", [photos, painted], row_titles=["photo", args.part])
         print(f"samples.png -> {args.out}")
-    for line in (*(f"{path}: all black, so this face counts as one without {args.part}" for path in black), *problems):
-        print(line)
     if problems:
+        print(*problems, sep="\n")
         raise InputError(f"{source}: {len(problems)} problem(s) in {len(faces)} faces, the lines above name them")
     print("every photo and every mask can be read")
 

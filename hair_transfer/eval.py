@@ -2,21 +2,17 @@
 
     python hair_transfer/eval.py hair_transfer/runs/random/best.pt
     python hair_transfer/eval.py hair_transfer/runs/random/best.pt hair_transfer/runs/coco/best.pt    as figure 3
-    python hair_transfer/eval.py best.pt --error-map                          also where it is wrong
-    python hair_transfer/eval.py best.pt --mean-mask                          also a baseline that looks at no photo
+    python hair_transfer/eval.py best.pt --error-map --mean-mask              its errors; a baseline that sees no photo
     python hair_transfer/eval.py best.pt --data OTHER_FACES --split all       on other faces of CelebAMask-HQ's layout
     python hair_transfer/eval.py best.pt --pairs FOLDER                       on FOLDER/photos and FOLDER/masks
 
 Writes results.json to best-test/ beside each checkpoint (with --data FOLDER --split all best-all-FOLDER/, with --pairs
 best-pairs-FOLDER/) and table.csv, figure3.png, errors.png and mean-mask/ to the first one's; with --out all below that
-folder. Pixels are pooled: counted over the whole set, divided once. The paper's AUROC is, it seems, a mean over batches
-as its template's is; ours of that kind stands apart.
+folder. Pixels are pooled: counted over the whole set, divided once. The paper's AUROC seems to be a mean over batches.
 """
 
-import contextlib
 import math
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,8 +35,7 @@ from hair_transfer.scores import BAND, Tally
 
 # Sec. IV, as printed: the best AUROC over the test set. The template puts a zero before the scores of its batches and
 # then takes the mean: for 600 images in batches of 6 that is 100/101 of the true mean over batches.
-PAPER_AUROC = {"pretrained": 0.981631, "random": 0.968331}
-PAPER_BATCHES = 100
+PAPER_AUROC, WITHOUT_ZERO = {"pretrained": 0.981631, "random": 0.968331}, 101 / 100
 ROWS = {  # results.json's name -> the table's
     "auroc": "AUROC, all pixels",
     "batch_auroc": "AUROC, mean over batches",
@@ -52,7 +47,6 @@ ROWS = {  # results.json's name -> the table's
     "boundary_f1": f"boundary F1 at 0.5, {BAND} px",
     "loss": "mean squared error",
 }
-MEAN_MASK = "mean training mask"  # its column
 ERRORS = {"found": (70, 160, 90), "missed": (250, 200, 40), "too much": (220, 40, 60)}
 
 
@@ -73,9 +67,9 @@ def evaluate(model: nn.Module, faces: HairMasks, batch_size: int, device: torch.
 
 
 class MeanMask(nn.Module):
-    """A baseline in a network's place: images B x 3 x H x W -> to each the same output, the mean of some faces' masks.
+    """A baseline that looks at no photo: every face gets the mean of some faces' masks as its output.
 
-    It looks at no photo; a network that scores no more has learned where hair lies in a picture, not what it is.
+    A network that scores no more has learned where hair lies in a picture, not what it is.
     """
 
     def __init__(self, faces: HairMasks):
@@ -87,11 +81,7 @@ class MeanMask(nn.Module):
         return self.mean.expand(len(x), -1, -1, -1)
 
     def activate(self, logits: Tensor) -> Tensor:
-        """They are shares of faces already."""
-        return logits
-
-
-# ---- Checkpoints and data ------------------------------------------------------------------------------------------
+        return logits  # they are shares of faces already
 
 
 def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trained:
@@ -112,31 +102,13 @@ def faces_of(side: str, data: list[str] | None, checkpoint: Checkpoint) -> tuple
     return faces, source
 
 
-def training_faces(data: list[str] | None, checkpoint: Checkpoint) -> list[FaceFiles]:
-    """The faces that the checkpoint's run was trained on, from `data` if they are there, else where they were then."""
-    if data:
-        with contextlib.suppress(InputError):
-            return faces_of("train", data, checkpoint)[0]
-    try:
-        return faces_of("train", None, checkpoint)[0]
-    except InputError as error:
-        raise InputError(f"--mean-mask needs the training faces: {error}") from None
-
-
-# ---- Table and pictures --------------------------------------------------------------------------------------------
-
-
 def table(results: dict[str, dict]) -> list[list[str]]:
-    """A header and one row per score: each checkpoint's, then the paper's two, as printed and corrected, if of hair."""
-    of_hair = {r["part"] for r in results.values()} == {"hair"}
+    """A header and one row per score: each checkpoint's, then the paper's two AUROC, as printed and corrected."""
     rows = [["score", *results, *(f"paper, {start}" for start in PAPER_AUROC)]]
     for name, title in ROWS.items():
-        ours = [r[name] for r in results.values()]
-        theirs = ["" for _ in PAPER_AUROC]
-        if name == "batch_auroc" and of_hair:
-            without_zero = (PAPER_BATCHES + 1) / PAPER_BATCHES
-            theirs = [f"{value:.6f} ({value * without_zero:.6f})" for value in PAPER_AUROC.values()]
-        rows.append([title, *("none" if math.isnan(value) else f"{value:.6f}" for value in ours), *theirs])
+        ours = ["none" if math.isnan(result[name]) else f"{result[name]:.6f}" for result in results.values()]
+        theirs = [f"{value:.6f} ({value * WITHOUT_ZERO:.6f})" for value in PAPER_AUROC.values()]
+        rows.append([title, *ours, *(theirs if name == "batch_auroc" else ["", ""])])
     return rows
 
 
@@ -164,106 +136,82 @@ def grey(output: np.ndarray) -> np.ndarray:
 
 
 def draw_figure_3(path: Path, names: list[str], photos: np.ndarray, outputs: list[np.ndarray]) -> None:
-    """The photo in the middle, the output of the first model on its left, those of the others on its right.
-
-    photos: N x H x W x 3 uint8; outputs: of each model N x H x W float in 0..1.
-    """
+    """The photo in the middle, the output of the first model (N x H x W in 0..1) on its left, of the others right."""
     rows = [[grey(left), photo, *map(grey, right)] for photo, left, *right in zip(photos, *outputs, strict=True)]
     pictures.save_grid(path, rows, column_titles=[names[0], "photo", *names[1:]], cell=2.2)
 
 
 def draw_errors(path: Path, names: list[str], photos: np.ndarray, masks: np.ndarray, outputs: list[np.ndarray]) -> None:
-    """Each face once per model: what it found of the mask, what it missed, what it took for hair (at 0.5).
-
-    As draw_figure_3(); masks: N x H x W bool.
-    """
+    """Each face once per model: what it found of the mask (N x H x W bool), missed, and took for hair (at 0.5)."""
     palette = np.array([(0, 0, 0), *ERRORS.values()], np.uint8)
     rows = [[photo] for photo in photos]
     for found in (output > 0.5 for output in outputs):
         labels = 1 * (masks & found) + 2 * (masks & ~found) + 3 * (~masks & found)
         for row, label in zip(rows, labels, strict=True):
             row.append(pictures.overlay(row[0], label, palette, 0.7))
-    legend = {name: np.array(color) for name, color in ERRORS.items()}
-    pictures.save_grid(path, rows, column_titles=["photo", *names], legend=legend, cell=2.2)
+    pictures.save_grid(path, rows, column_titles=["photo", *names], legend=ERRORS, cell=2.2)
 
 
-# fmt: off
-def parse_args() -> Namespace:
-    """The arguments."""
+def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", nargs="+", metavar="PATH", help="CelebAMask-HQ folders (default: the checkpoint's)")
-    add("--split", choices=["test", "val", "all"],
-        help="test: the checkpoint's 600 (Sec. II); val: the same, for the paper has no third part; "
-             "all: every face, those it was trained on too")
-    add("--pairs", type=Path, metavar="DIR",
-        help="evaluate on DIR/photos/NAME.jpg and DIR/masks/NAME.png instead, the square in the middle of each")
+    add("--split", choices=["test", "all"], help="test: the checkpoint's 600 (Sec. II; the default); all: every face")
+    add("--pairs", type=Path, metavar="DIR", help="DIR/photos/NAME.jpg and DIR/masks/NAME.png instead, cut to squares")
     add("--error-map", action="store_true", help="also draw errors.png: found, missed, too much")
-    add("--mean-mask", action="store_true",
-        help="also score a baseline that gives every face the mean mask of the first checkpoint's training faces")
+    add("--mean-mask", action="store_true", help="also score the mean mask of the first one's training faces, for all")
     add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-test or best-all-FOLDER")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     cli.add_machine_arguments(parser)
     args = parser.parse_args()
     if args.pairs and (args.data or args.split):
         parser.error(f"--pairs and {'--data' if args.data else '--split'}: give one of the two")
-    args.split = "pairs" if args.pairs else "all" if args.split == "all" else "test"
-    return args
-# fmt: on
+    split = "pairs" if args.pairs else args.split or "test"
+    other = args.pairs or (args.data[0] if args.data and split == "all" else None)
+    outs = result_folders(args.checkpoints, args.out, f"{split}-{Path(other).resolve().name}" if other else split)
 
-
-def main() -> None:
-    args = parse_args()
-    other = args.pairs or (args.data[0] if args.data and args.split == "all" else None)
-    name = f"{args.split}-{Path(other).resolve().name}" if other else args.split
-    outs = result_folders(args.checkpoints, args.out, name)
-    networks = [load(path, args.device, args.amp) for path in args.checkpoints]
-    first = networks[0].checkpoint["args"]
-    candidates, tested = {}, []  # name -> folder, network, what results.json says of it; whom the first is tested on
-    for path, out, network in zip(args.checkpoints, outs, networks, strict=True):
+    candidates, who = {}, None  # name -> folder, network, what results.json says of it; whom the first is tested on
+    for path, out in zip(args.checkpoints, outs, strict=True):
+        network = load(path, args.device, args.amp)
         saved = network.checkpoint
         if args.pairs:
             faces, source = dataset.list_pairs(args.pairs), f"{args.pairs}, pairs"
         else:
-            faces, source = faces_of(args.split, args.data, saved)
-        who = [face.identity for face in faces]
-        tested = tested or who
-        if who != tested or any(saved["args"][flag] != first[flag] for flag in ("part", "size")):
+            faces, source = faces_of(split, args.data, saved)
+        tested = [face.identity for face in faces]
+        if not candidates:
+            first, who = saved, tested
+        if tested != who or any(saved["args"][flag] != first["args"][flag] for flag in ("part", "size")):
             raise InputError(
-                f"{path}: has another --part or --size, or other {args.split} faces or masks, than "
-                f"{args.checkpoints[0]}, and cannot stand beside it; evaluate them apart"
+                f"{path}: has another --part or --size, or other faces, than {args.checkpoints[0]}; evaluate them apart"
             )
         name = f"{path.resolve().parent.name}/{path.stem}"
         name = str(path) if name in candidates else name
         candidates[name] = out, network, {"checkpoint": str(path)} | {key: saved[key] for key in ("epoch", "weights")}
-        start = f"in batches of {saved['args']['batch_size']}, from {saved['weights']}"
-        print(f"{name}: trained to epoch {saved['epoch']} at {first['size']} px {start}")
-        if seen := count_seen(who, saved["split"]["train"] + saved["seen"]):
+        print(f"{name}: trained to epoch {saved['epoch']} from {saved['weights']}")
+        if seen := count_seen(tested, saved["split"]["train"] + saved["seen"]):
             print(f"{name}: WAS TRAINED ON {seen} OF THESE {len(faces)} FACES")
-    out = args.out or outs[0]
+    out, size, batch_size = args.out or outs[0], first["args"]["size"], first["args"]["batch_size"]
     if args.mean_mask:
-        train = HairMasks(training_faces(args.data, networks[0].checkpoint), first["size"], args.cache)
-        model = MeanMask(train).to(networks[0].device)
-        mean = {"weights": f"mean mask of the {len(train)} training faces of {args.checkpoints[0]}"}
-        candidates[MEAN_MASK] = out / "mean-mask", networks[0]._replace(model=model, amp=False), mean
+        where = args.data if split == "test" else None  # --data of other faces has none that it was trained on
+        train = HairMasks(faces_of("train", where, first)[0], size, args.cache)
+        network = network._replace(model=MeanMask(train).to(network.device), amp=False)
+        about = {"weights": f"mean mask of the {len(train)} training faces of {args.checkpoints[0]}"}
+        candidates["mean training mask"] = out / "mean-mask", network, about
 
-    data = HairMasks(faces, first["size"], args.cache)
-    print(f"{source}, split {args.split}, {len(data)} faces, all in batches of {first['batch_size']}\n")
-    facts = {"part": first["part"], "size": first["size"], "data": source, "split": args.split, "n": len(data)}
-    facts["batch_size"] = first["batch_size"]
-    results, drawn, chosen = {}, [], choose_faces(len(data), first["seed"])
+    data = HairMasks(faces, size, args.cache)
+    print(f"{source}, split {split}, {len(data)} faces at {size} px, all in batches of {batch_size}\n")
+    facts = {"part": first["args"]["part"], "size": size, "batch_size": batch_size}
+    facts |= {"data": source, "split": split, "n": len(data)}
+    results, drawn, chosen = {}, [], choose_faces(len(data), first["args"]["seed"])
     for name, (folder, (model, _, device, amp), about) in candidates.items():
-        results[name] = about | facts | evaluate(model, data, first["batch_size"], device, amp)
+        results[name] = about | facts | evaluate(model, data, batch_size, device, amp)
         pictures.write_json(pictures.make_folder(folder) / "results.json", results[name])
         drawn.append(predict_faces(model, data, chosen, device, amp))
     pictures.print_table(table(results))
-    error = max(result["auroc_error"] for name, result in results.items() if name != MEAN_MASK)  # whose ties are ties
-    if not math.isnan(error):
-        print(f"\nAUROC over all pixels: off by {error:.0e} at most.")
-    if first["part"] == "hair":
-        print("In brackets: what the paper's AUROC stands for if its code averaged in a zero with the batches, as its\n"
-              "template does. The paper prints no other score.")  # fmt: skip
+    print("\nThe paper's AUROC is of hair; in brackets, what it stands for if its code averaged in a zero with the\n"
+          "batches, as its template does.")  # fmt: skip
     pictures.write_csv(out / "table.csv", table(results))
     (photos, *_), (masks, *_), outputs = zip(*drawn, strict=True)
     draw_figure_3(out / "figure3.png", list(results), photos, outputs)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 BLOCKS = (3, 4, 23, 3)  # ResNet-101
 RATES = (12, 24, 36)  # of the ASPP, as in torchvision
-ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
@@ -32,26 +31,23 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, dilation
     )
 
 
-# ---- Backbone: ResNet-101 at output stride 8 -----------------------------------------------------------------------
-
-
 class Bottleneck(nn.Module):
     """B x C_in x H x W -> B x 4 width x H/stride x W/stride (stride and dilation on the 3x3, as in torchvision)."""
 
     def __init__(self, in_channels: int, width: int, stride: int = 1, dilation: int = 1):
         super().__init__()
+        out_channels = 4 * width
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
-        if stride != 1 or in_channels != 4 * width:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
-            )
+        if stride != 1 or in_channels != out_channels:
+            conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -73,20 +69,18 @@ class ResNet101(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = self._layer(64, 64, BLOCKS[0])
-        self.layer2 = self._layer(256, 128, BLOCKS[1], stride=2)
-        self.layer3 = self._layer(512, 256, BLOCKS[2], first_dilation=1, dilation=2)
-        self.layer4 = self._layer(1024, 512, BLOCKS[3], first_dilation=2, dilation=4)
+        self.layer1 = self._layer(64, 64, BLOCKS[0], stride=1, dilations=(1, 1))
+        self.layer2 = self._layer(256, 128, BLOCKS[1], stride=2, dilations=(1, 1))
+        self.layer3 = self._layer(512, 256, BLOCKS[2], stride=1, dilations=(1, 2))
+        self.layer4 = self._layer(1024, 512, BLOCKS[3], stride=1, dilations=(2, 4))
         for module in self.modules():  # before any pretrained weights: He's, as in torchvision
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     @staticmethod
-    def _layer(
-        in_channels: int, width: int, blocks: int, stride: int = 1, first_dilation: int = 1, dilation: int = 1
-    ) -> nn.Sequential:
-        first = Bottleneck(in_channels, width, stride, first_dilation)
-        return nn.Sequential(first, *[Bottleneck(4 * width, width, dilation=dilation) for _ in range(blocks - 1)])
+    def _layer(in_channels: int, width: int, blocks: int, stride: int, dilations: tuple[int, int]) -> nn.Sequential:
+        first = Bottleneck(in_channels, width, stride, dilations[0])
+        return nn.Sequential(first, *[Bottleneck(4 * width, width, dilation=dilations[1]) for _ in range(blocks - 1)])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # B 64 H/4 W/4
@@ -94,14 +88,11 @@ class ResNet101(nn.Module):
         return layer3, self.layer4(layer3)
 
 
-# ---- Heads ---------------------------------------------------------------------------------------------------------
-
-
 class ASPP(nn.Module):
     """B x C x h x w -> B x 256 x h x w.
 
-    At 256 px the map is 32 x 32, so of the 3x3 kernel with rate 36 only the centre tap ever meets a feature, and the
-    outer taps of rate 24 do so near the edges alone. The rates are the COCO checkpoint's, made for 520 px.
+    At 256 px the map is 32 x 32, so of the 3x3 kernel with rate 36 only the centre tap ever meets a feature. The rates
+    are the COCO checkpoint's, made for 520 px.
     """
 
     def __init__(self, in_channels: int, rates: tuple[int, ...]):
@@ -122,19 +113,10 @@ def deeplab_head(num_outputs: int, rates: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(ASPP(2048, rates), *conv_bn_relu(256, 256, 3), nn.Conv2d(256, num_outputs, 1))
 
 
-def auxiliary_head(num_outputs: int) -> nn.Sequential:
-    """layer3 -> B x num_outputs x h x w."""
-    return nn.Sequential(*conv_bn_relu(1024, 256, 3), nn.Dropout(0.1), nn.Conv2d(256, num_outputs, 1))
-
-
-# ---- The whole network ---------------------------------------------------------------------------------------------
-
-
 class DeepLabV3(nn.Module):
     """B x 3 x H x W normalised images -> B x num_outputs x H x W logits in float32; `activate` makes them the output.
 
-    With `aux`, a second head on layer3 helps training: a network in training mode then returns logits, auxiliary
-    logits. Batch norm after the image pooling needs two images in a training batch (common.data.shuffled sees to that).
+    With `aux`, a second head on layer3 helps training: in training mode there are two outputs, logits and auxiliary.
     """
 
     def __init__(self, *, num_outputs: int = 1, output: str = "sigmoid", aux: bool = False):
@@ -142,17 +124,19 @@ class DeepLabV3(nn.Module):
         self.output = output
         self.backbone = ResNet101()
         self.classifier = deeplab_head(num_outputs, RATES)
-        self.aux_classifier = auxiliary_head(num_outputs) if aux else None
+        self.aux_classifier = None
+        if aux:
+            block = conv_bn_relu(1024, 256, 3)
+            self.aux_classifier = nn.Sequential(*block, nn.Dropout(0.1), nn.Conv2d(256, num_outputs, 1))
 
     def activate(self, logits: Tensor) -> Tensor:
         """Logits -> the output, in float32: in (0, 1) with sigmoid, in (-1, 1) with tanh."""
-        return ACTIVATIONS[self.output](logits.float())
+        return torch.tanh(logits.float()) if self.output == "tanh" else torch.sigmoid(logits.float())
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         size = x.shape[-2:]
         layer3, layer4 = self.backbone(x)  # B 1024 H/8 W/8, B 2048 H/8 W/8
-        # paper: a sigmoid after the last convolution, so before torchvision's up-sampling; here after it, because the
-        # AUROC and recolor.py want logits at full size
+        # paper: a sigmoid before torchvision's up-sampling; here after it: the AUROC and recolor.py want logits
         logits = upsample(self.classifier(layer4), size)
         if self.aux_classifier is None or not self.training:
             return logits

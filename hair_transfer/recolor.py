@@ -4,9 +4,9 @@
     python hair_transfer/recolor.py best.pt PHOTO FOLDER --color blond copper "#3050c0"      several, side by side
     python hair_transfer/recolor.py best.pt FOLDER --color black --strength 0.6 --out dyed
 
-Writes for each photo NAME_COLOR.png at its own size, upright; NAME_strip.png, before and after; NAME_mask.png, how much
-of each pixel is hair. Photos are read as sRGB of 8 bits; pixels away from the hair do not change. The network saw faces
-as CelebAMask-HQ cuts them: upright, centred, about half of the picture. Frame yours likewise with --crop.
+Writes for each photo NAME_COLOR.png at its own size; NAME_strip.png, before and after; NAME_mask.png, how much of each
+pixel is hair. The network saw faces as CelebAMask-HQ cuts them: upright, centred, about half of the picture. Frame
+yours likewise with --crop.
 """
 
 import sys
@@ -75,16 +75,10 @@ def lab_to_srgb(lab: np.ndarray) -> np.ndarray:
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-# ---- Where the hair is ---------------------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
 def predict(network: Trained, photo: Image.Image | str | Path) -> np.ndarray:
-    """A photo of W x H, RGB or a file -> H x W float32, the output in 0..1.
-
-    The photo is resized to fit into the network's square and padded by repeating its edge, so that faces keep their
-    shape; the logits are brought back to the photo's size bilinearly.
-    """
+    """A photo of W x H, RGB or a file -> H x W float32, the output in 0..1. The network sees it padded to a square by
+    repeating its edge, so that faces keep their shape."""
     photo = photo if isinstance(photo, Image.Image) else read_photo(Path(photo))
     (W, H), size = photo.size, network.checkpoint["args"]["size"]
     w, h = (max(1, round(side * size / max(W, H))) for side in (W, H))
@@ -119,8 +113,8 @@ def guided_filter(guide: np.ndarray, p: np.ndarray, radius: int, eps: float) -> 
 def refine(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """H x W x 3 uint8 photo and H x W probability -> H x W float32 in 0..1: how much of each pixel is hair.
 
-    The edges follow the photo's. Exactly 0 wherever no pixel within REACH is hair for certain. The filter's
-    coefficients are computed on a small copy and enlarged: they are smooth (He and Sun, "Fast Guided Filter", 2015).
+    The edges follow the photo's; 0 wherever no pixel within REACH is hair for certain. The filter's coefficients are
+    computed on a small copy and enlarged: they are smooth (He and Sun, "Fast Guided Filter", 2015).
     """
     H, W = probability.shape
     shrink = min(1, WORK_SIDE / max(H, W))
@@ -147,16 +141,11 @@ def resize(values: np.ndarray, w: int, h: int) -> np.ndarray:
     return np.array(Image.fromarray(values.astype(np.float32, copy=False)).resize((w, h), Image.Resampling.BILINEAR))
 
 
-# ---- Its new colour ------------------------------------------------------------------------------------------------
-
-
 def recolor(image: np.ndarray, hair: np.ndarray, color: tuple[int, int, int], strength: float = 1.0) -> np.ndarray:
     """H x W x 3 uint8 photo, H x W share of hair in 0..1, sRGB colour -> H x W x 3 uint8; pixels of share 0 unchanged.
 
-    Lightness runs through a power curve that takes the hair's median LIFT of the way to the colour's. It keeps the
-    order of light and dark, and white stays white. Its slope at the median is about 1 where dark hair becomes light and
-    about 1.5 where blond becomes dark; from platinum to black it is near 3, and strands look harder there. Chroma
-    becomes the colour's, less of it in shadows and towards white highlights, as on a dyed strand.
+    Lightness runs through a power curve that takes the hair's median LIFT of the way to the colour's, and leaves white.
+    Chroma becomes the colour's, less of it in shadows and towards white highlights, as on a dyed strand.
     """
     if not hair.any() or not strength:
         return image.copy()
@@ -183,36 +172,30 @@ def recolor(image: np.ndarray, hair: np.ndarray, color: tuple[int, int, int], st
     return result
 
 
-# ---- Command line --------------------------------------------------------------------------------------------------
-
-
 def parse_color(text: str) -> tuple[int, int, int]:
     """A name of COLOURS or of CSS, or #rrggbb; raises InputError for anything else."""
     try:
         return ImageColor.getrgb(COLOURS.get(text.lower(), text))[:3]
     except ValueError:
-        raise InputError(f"--color {text}: no such colour; give {', '.join(COLOURS)}, a CSS name or #rrggbb") from None
+        names = ", ".join(COLOURS)
+        raise InputError(
+            f"--color {text}: no such colour; give {names}, a CSS name or #rrggbb, after the photos"
+        ) from None
 
 
 def main() -> None:
     parser = cli.Parser(__doc__)
     add = add_photo_arguments(parser, "what to recolour", "recolored", "the recoloured photo")
     add("--color", nargs="+", required=True, metavar="COLOR", help=f"{', '.join(COLOURS)}, a CSS name or #rrggbb")
-    add("--strength", type=number(float, 0, 1), default=1.0, metavar="X",
-        help="0: nothing changes, 1: dyed through (default: 1)")  # fmt: skip
+    add("--strength", type=number(float, 0, 1), default=1.0, metavar="X", help="0: unchanged, 1: dyed through")
     args = parser.parse_intermixed_args()
-    files = [text for text in args.color if text.lower() not in COLOURS and Path(text).exists()]  # --color auburn a.jpg
-    colors = {color.lower(): parse_color(color) for color in args.color if color not in files}
-    if not colors:
-        parser.error(f"--color {' '.join(files)}: no colour; give one before the photos")
-    photos = OwnPhotos([*args.photos, *map(Path, files)], args.out, args.crop)
+    colors = {color.lower(): parse_color(color) for color in args.color}
+    photos = OwnPhotos(args.photos, args.out, args.crop)
     if photos.file and len(colors) > 1:
         raise InputError(f"--out {photos.file}: is one file, but there are {len(colors)} colours; give a folder")
     network = load(args.checkpoint, args.device, args.amp)
     if (part := network.checkpoint["args"]["part"]) != "hair":
-        raise InputError(
-            f"{args.checkpoint}: was trained to find {part}, not hair; give one of a run with --part hair (the default)"
-        )
+        raise InputError(f"{args.checkpoint}: was trained to find {part}, not hair; give one of a run with --part hair")
 
     def dye(name: str, photo: Image.Image) -> float:
         image = np.asarray(photo)
@@ -225,8 +208,7 @@ def main() -> None:
                 picture.putalpha(photo.info["alpha"])
             pictures.save_image(photos.file or photos.out / f"{name}_{color.lstrip('#')}.png", picture)
         if not photos.file:
-            titles = ["before", *colors]
-            pictures.save_grid(photos.out / f"{name}_strip.png", [strip], column_titles=titles, cell=4)
+            pictures.save_grid(photos.out / f"{name}_strip.png", [strip], column_titles=["before", *colors], cell=4)
             pictures.save_image(photos.out / f"{name}_mask.png", grey(hair))
         return (hair >= SURE).mean()
 

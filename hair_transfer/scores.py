@@ -13,14 +13,12 @@ THRESHOLDS = (0.1, 0.5)  # 0.1: the public template that the paper follows; 0.5:
 RANK_BITS = 20  # the AUROC sorts logits into 2^20 bins of equal width in float32's own (logarithmic) steps
 BAND = 3  # pixels by which an edge may be off (ours)
 
-# ---- AUROC in one pass ---------------------------------------------------------------------------------------------
-
 
 def rank_histogram(scores: Tensor, truth: Tensor) -> Tensor:
     """Scores (float32) and 0/1 truth of one shape -> 2 x 2^20 int64: how many of the 0s and of the 1s fall in each bin.
 
-    A bin is the leading 20 bits of a score, so bins are in the order of the scores. All pixels of a training set do not
-    fit into memory to be sorted; histograms do, and those of several processes add up.
+    A bin is the leading 20 bits of a score. All pixels of a set do not fit into memory to be sorted; histograms do, and
+    those of several processes add up.
     """
     bits = scores.detach().float().contiguous().view(torch.int32).flatten()
     ordered = torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))  # integers in the order of the floats
@@ -45,31 +43,26 @@ def auroc_from_sums(sums: list[int]) -> tuple[float, float]:
     return twice_right / (2 * ones * zeros), same_bin / (2 * ones * zeros)
 
 
-# ---- Edges ---------------------------------------------------------------------------------------------------------
-
-
 def edge(mask: Tensor) -> Tensor:
-    """B x 1 x H x W bool -> the same: pixels of the mask with a neighbour beside, above or below that is not.
-
-    The picture's frame is no edge: hair that the frame cuts off goes on behind it.
-    """
+    """B x 1 x H x W bool -> the same: pixels of the mask with a neighbour beside, above or below that is not; the
+    picture's frame is no edge."""
     outside = (~mask).float()
     beside, above = F.max_pool2d(outside, (1, 3), 1, (0, 1)), F.max_pool2d(outside, (3, 1), 1, (1, 0))
     return mask & (beside + above > 0)
 
 
-def dilate(mask: Tensor, radius: int) -> Tensor:
-    """B x 1 x H x W bool -> the same, dilated: all pixels that lie at most `radius` pixels from one of the mask."""
-    steps = torch.arange(-radius, radius + 1, device=mask.device)
-    disc = (steps[:, None] ** 2 + steps**2 <= radius**2).float()
-    return F.conv2d(mask.float(), disc[None, None], padding=radius) > 0.5
+def dilate(mask: Tensor) -> Tensor:
+    """B x 1 x H x W bool -> the same: all pixels that lie at most BAND pixels from one of the mask."""
+    steps = torch.arange(-BAND, BAND + 1, device=mask.device)
+    disc = (steps[:, None] ** 2 + steps**2 <= BAND**2).float()
+    return F.conv2d(mask.float(), disc[None, None], padding=BAND) > 0.5
 
 
 def edge_counts(prediction: Tensor, truth: Tensor) -> Tensor:
     """Two B x 1 x H x W bool -> 4 int64: predicted edge pixels near a true one, and all of them; true ones near a
     predicted one, and all of them."""
     predicted, true = edge(prediction), edge(truth)
-    near_true, near_predicted = dilate(true, BAND), dilate(predicted, BAND)
+    near_true, near_predicted = dilate(true), dilate(predicted)
     return torch.stack([(predicted & near_true).sum(), predicted.sum(), (true & near_predicted).sum(), true.sum()])
 
 
@@ -80,9 +73,6 @@ def boundary_f1(counts: list[int]) -> float:
         return 0.0 if predicted or true else math.nan
     precision, recall = precise / predicted, recalled / true
     return 2 * precision * recall / (precision + recall) if precise and recalled else 0.0
-
-
-# ---- A pass over a set ---------------------------------------------------------------------------------------------
 
 
 class Tally:

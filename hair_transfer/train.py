@@ -13,12 +13,10 @@
 import math
 import sys
 from argparse import Namespace
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,19 +40,15 @@ from common.weights import fill, load_weights
 from hair_transfer import dataset
 from hair_transfer.dataset import HERE, HairMasks, normalize
 from hair_transfer.eval import ROWS, choose_faces, evaluate, grey, predict_faces
-from hair_transfer.model import ACTIVATIONS, DeepLabV3, backbone_of
+from hair_transfer.model import DeepLabV3, backbone_of
 from hair_transfer.scores import Tally
 
-RECIPES = {"coco": (1e-4, 15), "none": (1e-2, 6)}  # learning rate and epochs (Sec. II); a FILE's are coco's
-OURS = (1e-3, 24)  # of --recipe ours
+RECIPES = {"coco": (1e-4, 15), "none": (1e-2, 6), "ours": (1e-3, 24)}  # rate and epochs (Sec. II); a FILE's are coco's
 GENERATED = {"size": 64, "lr": 1e-3, "epochs": 8}  # ours: on generated faces, to end within minutes on a CPU
 RUNS = {"coco": "coco", "none": "random"}  # names of their folders
 LOGGED = ("loss", "f1_01", "f1_05", "iou", "auroc", "batch_auroc")  # of training and, with test_ before it, of test
 CURVES = {ROWS[name]: {name: "training", f"test_{name}": "test"} for name in LOGGED}  # figures 4 and 5
-LINE = (
-    "epoch {epoch:3d}  loss {loss:.4f}  IoU {iou:.4f}  AUROC {auroc:.4f}  test loss {test_loss:.4f}  F1 "
-    "{test_f1_05:.4f}  IoU {test_iou:.4f}  AUROC {test_auroc:.4f}"
-)
+LINE = "epoch {epoch:3d}  loss {loss:.4f}  test loss {test_loss:.4f}  IoU {test_iou:.4f}  AUROC {test_auroc:.4f}"
 
 
 # fmt: off
@@ -62,37 +56,29 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     """The arguments, and the checkpoint that --resume names."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. II)").add_argument
-    add("--data", type=cli.path, nargs="+", metavar="PATH",
-        help="CelebAMask-HQ folders (default: data/CelebAMask-HQ here, else generated faces)")
+    add("--data", type=cli.path, nargs="+", metavar="PATH", help="default: data/CelebAMask-HQ, else generated faces")
     add("--part", choices=PARTS, default="hair", metavar="PART",
         help="hair: Sec. II; another part makes a network to transfer from with --weights FILE (ours)")
-    add("--size", type=number(int, 16), metavar="N",
-        help=f"image side, a multiple of 8 ({dataset.SIZE}: Sec. II; on generated faces {GENERATED['size']})")
+    add("--size", type=number(int, 16), metavar="N", help="image side, in 8s (256: Sec. II; of generated faces 64)")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     add = parser.add_argument_group("model (Sec. II)").add_argument
     add("--weights", default="none", metavar="W",
         help="coco: the paper's pretrained model; none: its random one (default, ours: it needs no download); or a "
         "FILE with another ResNet-101 to start from, a checkpoint of this repository or torchvision's")
-    add("--output", choices=sorted(ACTIVATIONS), default="sigmoid",
-        help="sigmoid: Sec. II; tanh: the public template's (ours: both after the up-sampling)")
-    add("--aux", type=number(float, 0), default=0.0, metavar="X",
-        help="weight of an auxiliary head's loss (0, none: ours, the paper speaks of none; torchvision's is 0.5)")
+    add("--output", choices=["sigmoid", "tanh"], default="sigmoid", help="sigmoid: Sec. II; tanh: the template's")
+    add("--aux", type=number(float, 0), default=0.0, metavar="X", help="weight of an auxiliary head's loss (0: ours)")
     add = parser.add_argument_group("training (Sec. II)").add_argument
     add("--recipe", choices=["paper", "ours"], default="paper",
         help="paper: squared error, a constant rate (Sec. II); ours: binary cross-entropy, a rate that falls from --lr "
         "to 0 along a cosine, half of the faces mirrored")
     add("--epochs", type=number(int, 1), metavar="N",
-        help=f"default 15, with --weights none 6: Sec. II; with --recipe ours {OURS[1]}; on generated faces "
-        f"{GENERATED['epochs']}")
-    add("--batch-size", type=number(int, 2), default=6, metavar="N",
-        help="6: Sec. II; under torchrun of all processes together")
+        help="15, with --weights none 6: Sec. II; with --recipe ours 24; on generated faces 8")
+    add("--batch-size", type=number(int, 2), default=6, metavar="N", help="of all processes together (6: Sec. II)")
     add("--lr", type=number(float, 0, above=True), metavar="X",
-        help=f"of Adam (default 0.0001, with --weights none 0.01: Sec. II; with --recipe ours {OURS[0]}; on generated "
-        f"faces {GENERATED['lr']})")
-    args, saved = arguments(parser, HERE.name, free=("data",),
-                            limit_help=", of which 2,000 train and 600 test at most (Sec. II)")
+        help="of Adam: 0.0001, with --weights none 0.01: Sec. II; with --recipe ours or on generated faces 0.001")
+    args, saved = arguments(parser, HERE.name, free=("data",), limit_help=", 2,600 at most (Sec. II)")
     if args.size and args.size % 8:
-        parser.error(f"--size {args.size} must be a multiple of 8, such as {args.size + -args.size % 8}")
+        parser.error(f"--size {args.size} must be a multiple of 8")
     if args.weights == "auto":
         parser.error("--weights auto: the two starts have rates and lengths of their own here; give coco or none")
     if args.recipe == "ours" and args.output == "tanh":
@@ -107,32 +93,27 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
 
 def fill_in(args: Namespace, generated: bool) -> None:
     """Set what was not typed: the recipe that the paper has for these weights, on generated faces ours."""
-    lr, epochs = OURS if args.recipe == "ours" else RECIPES.get(args.weights, RECIPES["coco"])
+    lr, epochs = RECIPES.get("ours" if args.recipe == "ours" else args.weights, RECIPES["coco"])
     for name, value in (GENERATED if generated else {"size": dataset.SIZE, "lr": lr, "epochs": epochs}).items():
         setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
 
 
 def build_model(args: Namespace, test: list[str]) -> tuple[DeepLabV3, str, list[str]]:
-    """The network on the ResNet-101 that --weights names, where that came from, and the pictures that it has seen.
-
-    Of a checkpoint of this repository it also says how many of the `test` faces it, or one that it started from, was
-    trained on: with any, the scores would flatter the transfer.
-    """
+    """The network on the ResNet-101 that --weights names, where that came from, and the pictures that it has seen: with
+    `test` faces among them, the scores would flatter the transfer."""
     coco = "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1"
     state_dict, source, checkpoint = load_weights(args.weights, coco, name="coco")
-    model = DeepLabV3(output=args.output, aux=args.aux > 0)
-    if state_dict is None:
-        return model, source, []
-    # paper: a pre-trained DeepLabV3; here: its backbone under new heads, as in the template, which replaces both heads
-    fill(model.backbone, backbone_of(state_dict), "a ResNet-101 under torchvision's names", args.weights)
-    source = f"backbone of {source}, new heads"
-    if not checkpoint:
-        return model, source, []
-    if checkpoint.get("format") != FORMAT:
-        raise InputError(f"--weights {args.weights}: was written by another version of this code; train it again")
-    task, before = checkpoint["args"].get("part", "its own task"), checkpoint["weights"]
-    source += f" ({checkpoint['paper']} on {task}, epoch {checkpoint['epoch']}, itself from {before})"
-    seen = sorted({*checkpoint["split"]["train"], *checkpoint.get("seen", [])})
+    model, seen = DeepLabV3(output=args.output, aux=args.aux > 0), []
+    if state_dict is not None:
+        # paper: a pre-trained DeepLabV3; here: its backbone alone, as in the template, which replaces both heads
+        fill(model.backbone, backbone_of(state_dict), "a ResNet-101 under torchvision's names", args.weights)
+        source = f"backbone of {source}, new heads"
+    if checkpoint:
+        if checkpoint.get("format") != FORMAT:
+            raise InputError(f"--weights {args.weights}: was written by another version of this code; train it again")
+        task = f"{checkpoint['paper']} on {checkpoint['args'].get('part', 'its own task')}"
+        source += f" ({task}, epoch {checkpoint['epoch']}, itself from {checkpoint['weights']})"
+        seen = sorted({*checkpoint["split"]["train"], *checkpoint.get("seen", [])})
     if known := count_seen(test, seen):
         source += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST FACES"
     return model, source, seen
@@ -143,11 +124,6 @@ def loss_of(model: DeepLabV3, logits: Tensor, masks: Tensor, recipe: str) -> Ten
     if recipe == "ours":
         return F.binary_cross_entropy_with_logits(logits, masks)
     return F.mse_loss(model.activate(logits), masks)
-
-
-def rate_of(args: Namespace, epoch: int) -> float:
-    """The learning rate of an epoch, counted from 1: constant (Sec. II), or falling from --lr along a cosine (ours)."""
-    return args.lr * (1 + math.cos(math.pi * (epoch - 1) / args.epochs)) / 2 if args.recipe == "ours" else args.lr
 
 
 def train_epoch(
@@ -180,12 +156,6 @@ def train_epoch(
     return tally.scores()
 
 
-def draw_samples(path: Path, photos: np.ndarray, masks: np.ndarray, outputs: np.ndarray) -> None:
-    """Test faces N x H x W x 3 uint8 with their mask, N x H x W bool, and the network's output, float in 0..1."""
-    rows = [[photo, mask, grey(output)] for photo, mask, output in zip(photos, masks, outputs, strict=True)]
-    pictures.save_grid(path, rows, column_titles=["photo", "true", "predicted"], cell=2)
-
-
 def main() -> None:
     args, saved = parse_args()
     device, amp = start(args, least=2)  # batch norm needs two images
@@ -196,9 +166,9 @@ def main() -> None:
         generated = not args.data and "GENERATED" in source
         fill_in(args, generated)
         faces = dataset.list_faces(folders, args.part)[: args.limit]
-        sides = [[faces[i] for i in side] for side in dataset.split([face.id for face in faces], args.seed)]
-        train_set, test_set = (HairMasks(side, args.size, args.cache) for side in sides)
-    split = dict(zip(("train", "test"), ([face.identity for face in side] for side in sides), strict=True))
+        train, test = ([faces[i] for i in side] for side in dataset.split([face.id for face in faces], args.seed))
+        train_set, test_set = (HairMasks(side, args.size, args.cache) for side in (train, test))
+    split = {"train": [face.identity for face in train], "test": [face.identity for face in test]}
 
     # model (Sec. II)
     if saved:
@@ -210,28 +180,35 @@ def main() -> None:
 
     # optimiser (Sec. II)
     optimizer = adam(model, args.lr)
-    samples = choose_faces(len(test_set), args.seed)[:3]
-    facts = {"data": f"{source}: {len(faces)} faces, {len(train_set)} train, {len(test_set)} test, {args.part}"}
-    if not test_set.arrays["masks"].any():
-        facts["note"] = f"none of the test faces has {args.part}: AUROC is nan, IoU and F1 are nan or 0"
-    facts["model"] = f"DeepLabV3-ResNet101, {sum(p.numel() for p in model.parameters()):,} parameters"
+    chosen = choose_faces(len(test_set), args.seed)[:3]
+
+    def draw_samples(path: Path) -> None:
+        drawn = zip(*predict_faces(model, test_set, chosen, device, amp), strict=True)
+        rows = [[photo, mask, grey(output)] for photo, mask, output in drawn]
+        pictures.save_grid(path, rows, column_titles=["photo", "true", "predicted"], cell=2)
+
     run = Run(
         args, saved, HERE, device, amp,
         name=f"{args.part}-" * (args.part != "hair") + RUNS.get(args.weights, "from-file")
         + "-ours" * (args.recipe == "ours") + "-generated" * generated,
         parts={"model": model, "optimizer": optimizer},
         split=split,
-        facts=facts | {"weights": weights},
+        facts={
+            "data": f"{source}: {len(faces)} faces, {len(train)} train, {len(test)} test, {args.part}",
+            "model": f"DeepLabV3-ResNet101, {sum(p.numel() for p in model.parameters()):,} parameters",
+            "weights": weights,
+        },
         keep={"weights": weights, "classes": [args.part], "seen": seen},
         line=LINE,
-        curves=partial(pictures.save_curves, panels=CURVES, columns=3),
-        samples=lambda path: draw_samples(path, *predict_faces(model, test_set, samples, device, amp)),
+        curves=lambda path, log: pictures.save_curves(path, log, CURVES, columns=3),
+        samples=draw_samples,
     )  # fmt: skip
     network = parallel(model, device, args.compile)
 
     # loop (Sec. II): both models trained for a fixed number of epochs
     for epoch in run.epochs():
-        optimizer.param_groups[0]["lr"] = rate_of(args, epoch)
+        if args.recipe == "ours":  # the rate falls along a cosine
+            optimizer.param_groups[0]["lr"] = args.lr * (1 + math.cos(math.pi * (epoch - 1) / args.epochs)) / 2
         trained = train_epoch(model, network, train_set, optimizer, run, epoch)
         copy_from_first(model)
         tested = evaluate(model, test_set, args.batch_size, device, amp)

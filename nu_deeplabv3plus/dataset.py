@@ -4,17 +4,14 @@
       CelebA-HQ-img/0.jpg, 1.jpg, ...                              photos
       CelebAMask-HQ-mask-anno/0/00000_skin.png, 00000_nose.png ... masks, 0 or 255; a part that is absent has no file
 
-The paper does not name its 4,000 images; its table lists CelebAMask-HQ's 18 parts in that data set's order, three of
-them under another name (README). Get it from https://github.com/switchablenorms/CelebAMask-HQ: 30,000 faces,
-non-commercial research and education only, no redistribution. Unpack it to data/CelebAMask-HQ in this folder or give
-its path:
+The paper does not name its data; its table lists these 18 parts in this order, three under another name (NOTES.md).
+Get it from https://github.com/switchablenorms/CelebAMask-HQ: 30,000 faces, non-commercial research and education only,
+no redistribution. Unpack it to data/CelebAMask-HQ in this folder or give its path:
 
     python nu_deeplabv3plus/dataset.py --data PATH     verify and describe a folder, draw figures 1-3
-    python nu_deeplabv3plus/dataset.py                 the same for data/CelebAMask-HQ or, without it, generated faces
 """
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -66,16 +63,13 @@ def decode(face: FaceFiles, size: int) -> dict[str, np.ndarray]:
     """
     photo = read_photo(face.photo)
     image = photo.resize((size, size), Image.Resampling.BILINEAR)  # Pillow widens the kernel when it shrinks
-    masks, shape = np.zeros((len(PARTS), size, size), bool), None
+    masks = np.zeros((len(PARTS), size, size), bool)
     for part, path in face.masks.items():
-        mask = read_mask(path, shape)
-        shape = mask.shape
-        if photo.width * shape[0] != photo.height * shape[1]:
-            raise InputError(
-                f"{path}: is {shape[1]} x {shape[0]} px, another shape than its photo of {photo.width} x "
-                f"{photo.height}; give both the same width to height"
-            )
-        masks[PARTS.index(part)] = np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+        mask = Image.fromarray(read_mask(path))
+        if photo.width * mask.height != photo.height * mask.width:
+            sizes = f"is {mask.width} x {mask.height} px, its photo {photo.width} x {photo.height} px"
+            raise InputError(f"{path}: {sizes}; give both the same width to height")
+        masks[PARTS.index(part)] = np.asarray(mask.resize((size, size), Image.Resampling.NEAREST))
     return {"images": np.asarray(image), "masks": np.packbits(masks, axis=-1)}
 
 
@@ -89,11 +83,9 @@ class FaceParts:
     def __init__(self, arrays: dict[str, np.ndarray], positions: list[int], names: list[str], augment: str = "none"):
         self.arrays, self.positions, self.augment = arrays, np.array(positions, dtype=np.int64), augment
         self.names = [names[i] for i in positions]
-        if augment != "none":
-            self.names += [f"{name} mirrored" for name in self.names]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.positions) * (1 if self.augment == "none" else 2)
 
     def batch(self, indices: list[int] | np.ndarray) -> tuple[Tensor, Tensor]:
         """B indices -> images B x 3 x size x size and masks B x 18 x size x size, both uint8 (0..255 and 0/1)."""
@@ -133,25 +125,23 @@ def merge_masks(masks: np.ndarray) -> np.ndarray:
     return label
 
 
-# ---- python nu_deeplabv3plus/dataset.py: verify, describe, draw figures 1-3 ------------------------------------------
-
-
-def draw_figures(faces: list[FaceFiles], samples: list[dict[str, np.ndarray]], out: Path) -> None:
+def draw_figures(faces: list[FaceFiles], out: Path) -> None:
     """Figure 1: faces with all masks. Figure 2: the 18 masks apart. Figure 3: the flip, and what it does to l_eye."""
-    arrays, n = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}, len(samples)
-    names = [face.photo.name for face in faces]
-    images, masks = FaceParts(arrays, list(range(n)), names).batch(list(range(n)))
-    photos, masks = images.permute(0, 2, 3, 1).numpy(), masks.numpy().astype(bool)
-    labels = [merge_masks(face) for face in masks]
-    painted = [pictures.overlay(photo, label, PALETTE, 0.8) for photo, label in zip(photos, labels, strict=True)]
+    names, n, samples = [face.photo.name for face in faces], len(faces), [decode(face, SIZE) for face in faces]
+    arrays = {name: np.stack([sample[name] for sample in samples]) for name in ("images", "masks")}
+
+    def read(indices: list[int], augment: str) -> tuple[np.ndarray, np.ndarray]:
+        images, masks = FaceParts(arrays, list(range(n)), names, augment).batch(indices)
+        return images.permute(0, 2, 3, 1).numpy(), masks.numpy().astype(bool)
+
+    photos, masks = read(list(range(n)), "none")
+    painted = [pictures.overlay(photo, merge_masks(m), PALETTE, 0.8) for photo, m in zip(photos, masks, strict=True)]
     pictures.save_grid(out / "figure1.png", [list(photos), painted], row_titles=["image", "18 masks"], legend=LEGEND)
     cells, titles = [photos[0], *masks[0], None], [names[0], *NAMES.values(), ""]
     pictures.save_grid(out / "figure2.png", [cells[:10], cells[10:]], titles=[titles[:10], titles[10:]], cell=1.1)
-
     rows, titles, shown = [], [], [PARTS.index("skin"), PARTS.index("l_eye")]
     for augment in ("flip", "flip-swap"):
-        images, masks = FaceParts(arrays, list(range(n)), names, augment).batch([0, n])  # a face, its mirror image
-        photos, masks = images.permute(0, 2, 3, 1).numpy(), masks.numpy().astype(bool)
+        photos, masks = read([0, n], augment)  # a face and its mirror image
         rows.append([photos[0], *masks[0, shown], photos[1], *masks[1, shown]])
         titles.append(["image", "skin", "left eye", f"--augment {augment}", "skin", "left eye"])
     pictures.save_grid(out / "figure3.png", rows, titles=titles)
@@ -161,41 +151,28 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("what to look at").add_argument
     add("--data", metavar="PATH", help="CelebAMask-HQ folder (default: as in train.py)")
-    add("--size", type=cli.number(int, 16), default=SIZE, metavar="N", help="image side, in 8s (128: Sec. 3.1)")
     add("--limit", type=cli.number(int, 1), metavar="N", help="look at the first N faces only")
     add("--out", type=Path, default=HERE / "runs" / "dataset", metavar="DIR", help="default: runs/dataset here")
     args = parser.parse_args()
-    if args.size % 8:
-        parser.error(f"--size {args.size} must be a multiple of 8")
     folder, source = locate(args.data)
     faces = list_celebamask(folder)[: args.limit]
     pictures.make_folder(args.out)
 
-    def look(i: int) -> tuple[np.ndarray, str]:
+    def look(i: int) -> np.ndarray:
         check_masks([faces[i]])
-        share = np.unpackbits(decode(faces[i], args.size)["masks"], axis=-1).mean((1, 2))
-        with Image.open(faces[i].photo) as photo:
-            return share, f"{photo.width} x {photo.height} px"
+        return np.unpackbits(decode(faces[i], SIZE)["masks"], axis=-1).mean((1, 2))
 
     found, problems = try_all(look, len(faces))
     print(f"{source}: {len(faces)} faces")
     if found:
-        sizes = Counter(size for _, size in found.values()).most_common(5)
-        print("photos of", ", ".join(f"{size} ({n})" for size, n in sizes))
-        shares = np.array([share for share, _ in found.values()])  # faces 18, part of the picture that a mask covers
-        rows = [["part", "faces", "of all", "pixels", "where present"]]
+        shares = np.array(list(found.values()))  # faces 18, part of the picture that a mask covers
         for part, share in zip(PARTS, shares.T, strict=True):
-            present = share > 0
-            there = share[present].mean() if present.any() else 0
-            rows.append([part, str(present.sum()), f"{present.mean():.1%}", f"{share.mean():.2%}", f"{there:.2%}"])
-        pictures.print_table(rows)
-        richest = list(found)[(shares > 0).sum(1).argmax()]  # the face with the most parts has the most to show
-        chosen = [faces[i] for i in [richest, *(i for i in list(found)[:5] if i != richest)][:5]]
-        draw_figures(chosen, [decode(face, args.size) for face in chosen], args.out)
+            print(f"{part:6s} in {(share > 0).mean():6.1%} of the faces, {share.mean():6.2%} of the pixels")
+        richest = sorted(found, key=lambda i: -(found[i] > 0).sum())  # the most parts have the most to show
+        draw_figures([faces[i] for i in richest[:5]], args.out)
         print(f"figure1.png, figure2.png, figure3.png -> {args.out}")
-    for problem in problems:
-        print(problem)
     if problems:
+        print(*problems, sep="\n")
         raise InputError(f"{folder}: {len(problems)} problem(s) in {len(faces)} faces, the lines above name them")
     print("every photo and every mask can be read")
 

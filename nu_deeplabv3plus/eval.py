@@ -5,12 +5,11 @@
     python nu_deeplabv3plus/eval.py best.pt --data OTHER_FACES --split all                        on other faces
 
 Writes results.json, table1.csv and figure6.png to figure8.png to best-val/ beside best.pt (with --data FOLDER --split
-all to best-all-FOLDER/), or to --out, where several checkpoints get a folder each and comparison.csv. Scores are
-pooled: pixels are counted over the whole set and divided once. "mean over batches" is the paper's running score.
+all to best-all-FOLDER/), or to --out, where several checkpoints get a folder each. Scores are pooled: pixels are
+counted over the whole set and divided once. "mean over batches" is the paper's running score.
 """
 
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,7 +25,7 @@ from common.data import check_finite, count_seen, find, in_order, progress
 from common.device import autocast, sum_over_processes, to_device
 from common.losses import dice_loss
 from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
-from common.run import Checkpoint, Trained, load_checkpoint, result_folders, trained
+from common.run import Trained, load_checkpoint, result_folders, trained
 from nu_deeplabv3plus import dataset
 from nu_deeplabv3plus.dataset import HERE, LEGEND, PALETTE, FaceParts, merge_masks
 from nu_deeplabv3plus.model import DeepLabV3Plus
@@ -55,11 +54,7 @@ def scale(images: Tensor, device: torch.device) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, faces: FaceParts, batch_size: int, device: torch.device, amp: bool) -> dict:
-    """Loss and scores of `model` over a set.
-
-    loss, iou, f1: the paper's convention, a mean over batches. counts: 18 x 4 int64 (TP, FP, FN, TN), pooled over the
-    set; summed over the processes of torchrun, each of which sees every image of its batches once.
-    """
+    """loss, iou, f1: means over batches, as the paper's; counts 18 x 4 int64 (TP, FP, FN, TN) pooled over the set."""
     model.eval()
     batches = in_order(len(faces), batch_size)
     losses, counts = [], [torch.zeros(0, len(PARTS), 4, dtype=torch.int64, device=device)]
@@ -106,46 +101,21 @@ def cell(score: float) -> str:
 def table(summary: dict) -> list[list[str]]:
     """Table 1: a header and rows of part, ours x 4, support in pixels, the paper's x 4."""
     rows = [["part", *METRICS, "support", *(f"paper {m}" for m in METRICS)]]
-    for part in PARTS:
+    for part, paper in TABLE_1.items():
         ours = summary["per_class"][part]
-        paper = [f"{x:.4f}" for x in TABLE_1[part]]
-        rows.append([part, *(cell(ours[m]) for m in METRICS), str(ours["support"]), *paper])
+        rows.append([part, *(cell(ours[m]) for m in METRICS), str(ours["support"]), *map(cell, paper)])
     paper = np.array(list(TABLE_1.values()))
-    means = {"18": ("mean, 18 parts", paper.mean(0)), "16": ("mean, 16 parts", paper[IN_PAPER_MEAN].mean(0))}
-    means["present"] = f"mean, {summary['parts_present']} present parts", []
-    for suffix, (name, theirs) in means.items():
-        absent = summary[f"iou_{suffix}_left_out"]
-        name += f", {absent} absent" if absent else ""
-        numbers = [cell(summary[f"{m}_{suffix}"]) for m in METRICS]
-        rows.append([name, *numbers, "", *(f"{x:.4f}" for x in theirs), *[""] * (len(METRICS) - len(theirs))])
-    rows.append(["mean as printed", *[""] * 5, *(f"{x:.4f}" for x in PAPER_MEAN)])
+    for n, theirs in (("18", paper.mean(0)), ("16", paper[IN_PAPER_MEAN].mean(0))):
+        absent = summary[f"iou_{n}_left_out"]
+        name = f"mean, {n} parts" + (f", {absent} absent" if absent else "")
+        rows.append([name, *(cell(summary[f"{m}_{n}"]) for m in METRICS), "", *map(cell, theirs)])
+    rows.append(["mean as printed", *[""] * 5, *map(cell, PAPER_MEAN)])
     return rows
-
-
-# ---- Checkpoints and data ------------------------------------------------------------------------------------------
 
 
 def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trained:
     """The network of a checkpoint, ready to use; raises InputError if it is not one of this folder."""
     return trained(DeepLabV3Plus(num_classes=len(PARTS)), load_checkpoint(Path(path), HERE.name), device, amp)
-
-
-def select(args: Namespace, checkpoint: Checkpoint) -> tuple[FaceParts, list[str], str]:
-    """The faces to evaluate on (the checkpoint's unless told otherwise), who they are, and their folder in words."""
-    saved = checkpoint["args"]
-    folder, source = dataset.locate(checkpoint.data(args.data))
-    faces = list_celebamask(folder)
-    if args.split != "all":
-        known = [face.identity for face in faces]
-        faces = [faces[i] for i in find(checkpoint["split"]["val"], known, source)]
-    who = [face.identity for face in faces]
-    if args.split == "all" and (seen := count_seen(who, checkpoint["split"]["train"])):
-        source += f" (THE NETWORK WAS TRAINED ON {seen} OF ITS {len(faces)} FACES)"
-    arrays = dataset.load(faces, saved["size"], args.cache)
-    return FaceParts(arrays, list(range(len(faces))), [face.photo.name for face in faces]), who, source
-
-
-# ---- Pictures ------------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
@@ -176,9 +146,8 @@ def draw_masks(path: Path, name: str, photo: np.ndarray, true: np.ndarray, predi
 
 def draw_overlays(path: Path, photos: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> None:
     """Figure 8: N faces with all their parts together, true and predicted (N x 18 x H x W bool)."""
-    rows = []
-    for photo, *masks in zip(photos, true, predicted, strict=True):
-        rows.append([photo, *(pictures.overlay(photo, merge_masks(parts), PALETTE) for parts in masks)])
+    faces = zip(photos, true, predicted, strict=True)
+    rows = [[face, *(pictures.overlay(face, merge_masks(m), PALETTE) for m in masks)] for face, *masks in faces]
     pictures.save_grid(path, rows, column_titles=["photo", "true", "predicted"], legend=LEGEND, cell=2)
 
 
@@ -187,54 +156,54 @@ def main() -> None:
     add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", metavar="PATH", help="CelebAMask-HQ folder (default: the checkpoint's)")
-    add("--split", choices=["val", "test", "all"], default="val",
-        help="val: the checkpoint's 20 %% (Sec. 3.2); test: the same, for the paper has no third part; all: every "
-             "face of the folder, those that it was trained on too")  # fmt: skip
+    add("--split", choices=["val", "all"], default="val", help="val: the run's 20 %% (Sec. 3.2); all: every face")
     add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-val or best-all-FOLDER")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     cli.add_machine_arguments(parser)
     args = parser.parse_args()
-    args.split = "all" if args.split == "all" else "val"
     name = f"all-{Path(args.data).resolve().name}" if args.data and args.split == "all" else args.split
     outs = result_folders(args.checkpoints, args.out, name)
-    networks = [load(path, args.device, args.amp) for path in args.checkpoints]
-    selected = [select(args, network.checkpoint) for network in networks]
-    facts = [(network.checkpoint["args"]["size"], who) for network, (_, who, _) in zip(networks, selected, strict=True)]
-    for path, of_path in zip(args.checkpoints, facts, strict=True):
-        if of_path != facts[0]:
+    summaries, first = {}, None
+    for path, out in zip(args.checkpoints, outs, strict=True):
+        model, saved, device, amp = load(path, args.device, args.amp)
+        folder, source = dataset.locate(saved.data(args.data))
+        faces = list_celebamask(folder)
+        if args.split == "val":
+            known = [face.identity for face in faces]
+            faces = [faces[i] for i in find(saved["split"]["val"], known, source)]
+        size, who = saved["args"]["size"], [face.identity for face in faces]
+        first = first or (size, who)
+        if (size, who) != first:
             raise InputError(
-                f"{path}: has another --size, or other {args.split} faces or masks, than {args.checkpoints[0]}, and "
-                "cannot stand beside it; evaluate them apart"
+                f"{path}: has another --size, or other faces or masks, than {args.checkpoints[0]}; evaluate them apart"
             )
-    summaries = {}
-    for path, out, (model, checkpoint, device, amp), (faces, _, source) in zip(
-        args.checkpoints, outs, networks, selected, strict=True
-    ):
-        summary = {"checkpoint": str(path), "epoch": checkpoint["epoch"], "weights": checkpoint["weights"]}
-        summary |= {"data": source, "split": args.split, "n": len(faces)}
-        summary |= summarize(evaluate(model, faces, checkpoint["args"]["batch_size"], device, amp))
-        print(f"\n{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}")
-        print(f"{source}, split {args.split}, {len(faces)} faces")
+        if seen := count_seen(who, saved["split"]["train"]):
+            source += f" (THE NETWORK WAS TRAINED ON {seen} OF ITS {len(faces)} FACES)"
+        names = [face.photo.name for face in faces]
+        data = FaceParts(dataset.load(faces, size, args.cache), list(range(len(faces))), names)
+        summary = {"checkpoint": str(path), "epoch": saved["epoch"], "weights": saved["weights"]}
+        summary |= {"data": source, "split": args.split, "n": len(data)}
+        summary |= summarize(evaluate(model, data, saved["args"]["batch_size"], device, amp))
+        print(f"\n{path}, epoch {saved['epoch']}, weights {saved['weights']}")
+        print(f"{source}, split {args.split}, {len(data)} faces")
         pictures.print_table(table(summary))
         running = summary["iou_mean_over_batches"]
         print(f"dice loss {summary['loss']:.4f}, IoU as a mean over batches {running:.4f} -> {out}", flush=True)
         pictures.make_folder(out)
         pictures.write_csv(out / "table1.csv", table(summary))
         pictures.write_json(out / "results.json", summary)
-        chosen = choose_faces(len(faces), checkpoint["args"]["seed"])
-        photos, true, predicted = predict_faces(model, faces, chosen, device, amp)
+        chosen = choose_faces(len(data), saved["args"]["seed"])
+        photos, true, predicted = predict_faces(model, data, chosen, device, amp)
         for i, face in enumerate(chosen[:2]):
-            draw_masks(out / f"figure{6 + i}.png", faces.names[face], photos[i], true[i], predicted[i])
+            draw_masks(out / f"figure{6 + i}.png", names[face], photos[i], true[i], predicted[i])
         draw_overlays(out / "figure8.png", photos[-3:], true[-3:], predicted[-3:])
         summaries[str(path)] = summary
     if len(summaries) > 1:
         print("\nIoU side by side")
         rows = [["part", *summaries]]
         rows += [[part, *(cell(s["per_class"][part]["iou"]) for s in summaries.values())] for part in PARTS]
-        rows += [[f"mean, {x}", *(cell(s[f"iou_{x}"]) for s in summaries.values())] for x in ("18", "present", "16")]
+        rows += [[f"mean, {n} parts", *(cell(s[f"iou_{n}"]) for s in summaries.values())] for n in ("18", "16")]
         pictures.print_table(rows)
-        if args.out:
-            pictures.write_csv(args.out / "comparison.csv", rows)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@
       two 3x3, squeeze-and-excitation -------------- B x 256 x 32 x 32
       1x1 to 18, up x4 ----------------------------- B x 18 x 128 x 128 logits
 
-The paper draws the blocks; the widths are those of the Keras design that it follows (the folder's README lists which
-value comes from where).
+The paper draws the blocks; the widths are those of the Keras design that it follows (README).
 """
 
 import torch
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 OUTPUT_STRIDE = 16
+RATES = (6, 12, 18)  # of the ASPP
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
@@ -31,26 +31,23 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, dilation
     )
 
 
-# ---- Encoder: ResNet-50 --------------------------------------------------------------------------------------------
-
-
 class Bottleneck(nn.Module):
     """B x C_in x H x W -> B x 4 width x H/stride x W/stride (He et al. 2016; stride on the 3x3, as in torchvision)."""
 
     def __init__(self, in_channels: int, width: int, stride: int = 1):
         super().__init__()
+        out_channels = 4 * width
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
-        if stride != 1 or in_channels != 4 * width:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
-            )
+        if stride != 1 or in_channels != out_channels:
+            conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -62,8 +59,7 @@ class Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """B x 3 x H x W -> low_level B x 256 x H/4 x W/4, high_level B x 1024 x H/16 x W/16.
 
-    Cut after layer3; the names are torchvision's, so that its ImageNet weights load with strict=True once layer4 and fc
-    are left out (`trunk_of`).
+    Cut after layer3; the names are torchvision's, so that its ImageNet weights load once layer4 and fc are left out.
     """
 
     def __init__(self):
@@ -93,22 +89,18 @@ class ResNet50(nn.Module):
         return low_level, high_level
 
 
-# ---- Atrous spatial pyramid pooling, squeeze and excitation --------------------------------------------------------
-
-
 class ASPP(nn.Module):
     """B x C x h x w -> B x 256 x h x w (Sec. 3.3, "Spatial Pyramid Pooling"; Eq. 1 is the dilated convolution).
 
-    At 128 px the map is 8 x 8, so of the 3x3 kernels with rates 12 and 18 only the centre tap ever meets a feature: the
-    other eight read padding. That follows from 128 px with the usual stride and rates, which the paper does not give.
+    At 128 px the map is 8 x 8, so of the 3x3 kernels with rates 12 and 18 only the centre tap ever meets a feature.
     """
 
-    def __init__(self, in_channels: int, out_channels: int = 256, rates: tuple[int, ...] = (6, 12, 18)):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.image_pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(in_channels, out_channels, 1))
         self.conv1x1 = conv_bn_relu(in_channels, out_channels, 1)
-        self.atrous = nn.ModuleList(conv_bn_relu(in_channels, out_channels, 3, dilation=rate) for rate in rates)
-        self.project = conv_bn_relu((2 + len(rates)) * out_channels, out_channels, 1)
+        self.atrous = nn.ModuleList(conv_bn_relu(in_channels, out_channels, 3, dilation=rate) for rate in RATES)
+        self.project = conv_bn_relu((2 + len(RATES)) * out_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         # up-sampling a 1x1 map bilinearly is repeating it
@@ -120,17 +112,14 @@ class ASPP(nn.Module):
 class SqueezeExcite(nn.Module):
     """B x C x H x W -> the same, each channel weighted by a number in (0, 1) (Hu et al. 2018; ratio 8: Sec. 3.3)."""
 
-    def __init__(self, channels: int, ratio: int = 8):
+    def __init__(self, channels: int):
         super().__init__()
-        self.squeeze = nn.Linear(channels, channels // ratio, bias=False)
-        self.excite = nn.Linear(channels // ratio, channels, bias=False)
+        self.squeeze = nn.Linear(channels, channels // 8, bias=False)
+        self.excite = nn.Linear(channels // 8, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3))))))
         return x * weight[:, :, None, None]
-
-
-# ---- The whole network ---------------------------------------------------------------------------------------------
 
 
 class DeepLabV3Plus(nn.Module):
@@ -148,10 +137,7 @@ class DeepLabV3Plus(nn.Module):
         self.decoder = nn.Sequential(conv_bn_relu(256 + 48, 256, 3), conv_bn_relu(256, 256, 3))
         self.decoder_se = SqueezeExcite(256)  # "before the up-sampling operation in the decoder"
         self.classifier = nn.Conv2d(256, num_classes, 1)
-        self._init_weights()
-
-    def _init_weights(self) -> None:
-        """Before any ImageNet weights (ours): He for the ResNet, as torchvision; elsewhere Glorot, Keras' default."""
+        # before any ImageNet weights (ours): He for the ResNet, as torchvision; elsewhere Glorot, Keras' default
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.xavier_uniform_(module.weight)
@@ -168,7 +154,6 @@ class DeepLabV3Plus(nn.Module):
         x = F.interpolate(x, size=low_level.shape[-2:], mode="bilinear", align_corners=False)
         x = torch.cat([x, self.low_level(low_level)], dim=1)  # B 304 H/4 W/4
         x = self.decoder_se(self.decoder(x))  # B 256 H/4 W/4
-        # Keras' design: up x4, then the 1x1. Here the other way round: 18 channels are cheaper to up-sample than 256.
-        # The two commute, because both are linear, and bilinear weights sum to 1, so that the bias passes too.
+        # Keras' design: up x4, then the 1x1; the two commute, and 18 channels are cheaper to up-sample than 256
         x = self.classifier(x)  # B 18 H/4 W/4
         return F.interpolate(x, size=(H, W), mode="bilinear", align_corners=False)

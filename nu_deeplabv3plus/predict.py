@@ -30,9 +30,8 @@ from nu_deeplabv3plus.eval import load, scale
 def predict(network: Trained, photo: Image.Image | str | Path) -> np.ndarray:
     """A photo of W x H, RGB or a file -> 18 x H x W bool masks in the order of PARTS.
 
-    The photo is resized to fit into the network's square and padded by repeating its edge, so that faces keep their
-    shape; the logits are brought back to the photo's size bilinearly, one part at a time, because 18 float maps of a
-    large photo are gigabytes.
+    The photo is padded to a square by repeating its edge, so that faces keep their shape. The logits are brought back
+    to its size one part at a time: 18 float maps of a large photo are gigabytes.
     """
     photo = photo if isinstance(photo, Image.Image) else read_photo(Path(photo))
     (W, H), size = photo.size, network.checkpoint["args"]["size"]

@@ -4,15 +4,13 @@ Zhakyp, Alenov, Adilkyzy: "Semantic Image Segmentation of Human Faces", Nazarbay
 
     python nu_deeplabv3plus/train.py --data CelebAMask-HQ                    the paper's run without augmentation
     python nu_deeplabv3plus/train.py --data CelebAMask-HQ --augment flip     its run on 6,400 images
-    python nu_deeplabv3plus/train.py --weights none --epochs 3               where no data is, on generated faces: 3
-                                                                             minutes on a CPU core, val IoU 0.53
+    python nu_deeplabv3plus/train.py --weights none --epochs 3               on generated faces, 3 minutes: val IoU 0.53
     python nu_deeplabv3plus/train.py --resume nu_deeplabv3plus/runs/none/last.pt    goes on with a stopped run
     torchrun --nproc_per_node=2 nu_deeplabv3plus/train.py --batch-size 8     two processes, 4 images each
 """
 
 import sys
 from argparse import Namespace
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -52,10 +50,7 @@ CURVES = {
     "mean IoU, pooled": {"pooled_iou": "training", "val_pooled_iou": "validation"},
     "learning rate": {"lr": "lr"},
 }
-LINE = (
-    "epoch {epoch:3d}  loss {loss:.4f}  IoU {iou:.4f}  val loss {val_loss:.4f}  val IoU {val_iou:.4f} (pooled "
-    "{val_pooled_iou:.4f})  lr {lr:.0e}"
-)
+LINE = "epoch {epoch:3d}  loss {loss:.4f}  val loss {val_loss:.4f}  IoU {val_iou:.4f} (pooled {val_pooled_iou:.4f})"
 
 
 # fmt: off
@@ -63,28 +58,23 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     """The arguments, and the checkpoint that --resume names."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. 3.1, 3.2)").add_argument
-    add("--data", type=cli.path, metavar="PATH",
-        help="CelebAMask-HQ folder (default: data/CelebAMask-HQ here, else generated faces)")
+    add("--data", type=cli.path, metavar="PATH", help="default: data/CelebAMask-HQ here, else generated faces")
     add("--size", type=number(int, 16), default=dataset.SIZE, metavar="N", help="image side (128: Sec. 3.1)")
     add("--augment", choices=["none", "flip", "flip-swap"], default="none",
         help="flip: Sec. 3.2, doubles the set; flip-swap: also swaps left and right (ours); none: Sec. 4")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     add = parser.add_argument_group("training (Sec. 3.3, 3.4)").add_argument
     add("--epochs", type=number(int, 1), default=80, metavar="N", help="80: Sec. 3.4")
-    add("--batch-size", type=number(int, 2), default=4, metavar="N",
-        help="4: Sec. 3.4; under torchrun of all processes together")
+    add("--batch-size", type=number(int, 2), default=4, metavar="N", help="of all processes together (4: Sec. 3.4)")
     add("--lr", type=number(float, 0, above=True), default=1e-3, metavar="X", help="of Adam, 0.001: Sec. 3.4")
     add("--patience", type=number(int, 0), metavar="N",
-        help="stop after N epochs without a better validation loss, 0: never "
-        "(default 10, with mirrored images 20: Sec. 3.4, 4)")
+        help="stop after N epochs without a better validation loss, 0: never (10, with mirrored faces 20: Sec. 3.4, 4)")
     add("--weights", default="auto", metavar="W",
-        help="of the ResNet-50: imagenet (Sec. 3.3), none, a file, or auto (default, ours): ImageNet where it is "
-        "available, else random")
-    args, saved = arguments(parser, HERE.name, free=("data", "patience"), limit=dataset.N_FACES,
-                            limit_help=", as many as in Sec. 3.1")
+        help="imagenet (Sec. 3.3), none, a file, or auto (default, ours): ImageNet where it is available, else random")
+    free = ("data", "patience")
+    args, saved = arguments(parser, HERE.name, free=free, limit=dataset.N_FACES, limit_help=", as many as in Sec. 3.1")
     if args.size % OUTPUT_STRIDE:
-        larger = args.size + -args.size % OUTPUT_STRIDE
-        parser.error(f"--size {args.size} must be a multiple of {OUTPUT_STRIDE}, such as {larger}")
+        parser.error(f"--size {args.size} must be a multiple of {OUTPUT_STRIDE}")
     if args.patience is None:
         args.patience = 10 if args.augment == "none" else 20
     return args, saved
@@ -164,7 +154,7 @@ def main() -> None:
         },
         keep={"weights": weights, "classes": list(PARTS)},
         line=LINE,
-        curves=partial(pictures.save_curves, panels=CURVES, log_scale=("learning rate",)),
+        curves=lambda path, log: pictures.save_curves(path, log, CURVES, ("learning rate",)),
         samples=lambda path: draw_overlays(path, *predict_faces(model, val_set, chosen, device, amp)),
     )  # fmt: skip
     network = parallel(model, device, args.compile)
@@ -183,7 +173,7 @@ def main() -> None:
         scores = {"val_loss": validated["loss"], "val_iou": validated["iou"], "lr": lr}
         scores["val_pooled_iou"] = pooled_iou(validated["counts"])
         better = validated["loss"] < min((row["val_loss"] for row in run.log), default=float("inf"))
-        run.end_epoch({**trained, **scores}, better)
+        run.end_epoch(trained | scores, better)
     run.end()
 
 

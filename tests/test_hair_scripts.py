@@ -122,9 +122,10 @@ def test_dataset_describes_folders_and_names_every_bad_file(call, faces, tmp_pat
     Image.new("RGB", (64, 64)).save(masks / "00001_hair.png")
     (folder / "CelebA-HQ-img" / "4.jpg").write_bytes(b"no picture")
     Image.new("RGB", (40, 60)).save(masks / "00005_hair.png")
-    result = call(dataset, "--data", faces, folder, "--size", 32, "--out", tmp_path / "figures")
+    result = call(dataset, "--data", faces, folder, "--out", tmp_path / "figures")
     assert result.returncode == 2 and "2 problem(s) in 24 faces" in result.stderr
-    assert f"{masks / '00001_hair.png'}: all black" in result.stdout
+    good = [face for face in list_faces([faces, folder]) if folder not in face.photo.parents or face.id not in (4, 5)]
+    assert f"24 faces, {1 + sum(not face.masks for face in good)} without hair" in result.stdout
     assert "4.jpg: cannot be read" in result.stdout and "00005_hair.png: is 40 x 60 px" in result.stdout
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"samples.png"}
 
@@ -233,7 +234,7 @@ def test_recolor_keeps_size_alpha_and_whatever_is_no_hair(call, trained, tmp_pat
 def test_recolor_with_the_network_itself(call, faces, trained, tmp_path):
     photo, one = faces / "CelebA-HQ-img" / "0.jpg", tmp_path / "one.png"
     given = (trained / "best.pt", "--out", one, "--device", "cpu", "--crop", 0, 0, 1, 0.5)
-    succeed(call(recolor, *given, "--strength", 0, "--color", "teal", photo))
+    succeed(call(recolor, *given, "--strength", 0, photo, "--color", "teal"))
     assert (np.asarray(Image.open(one)) == np.asarray(Image.open(photo))[:32]).all()
     two = call(recolor, *given, photo, "--color", "teal", "red")
     assert "is one file, but there are 2 colours" in one_line_error(two)
