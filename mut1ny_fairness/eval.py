@@ -78,8 +78,8 @@ def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trai
 def title_of(args: dict) -> str:
     """A run in words: `DeepLabV3, rgb`."""
     name = "DeepLabV3" if args["model"] == "deeplabv3" else "PSPNet, truncated" if args["truncated"] else "PSPNet"
-    ours = ", our recipe" if args.get("recipe") == "ours" else ""
-    return f"{name}, {args['target']}{' (labels read as BGR)' if args['bgr'] else ''}{ours}"
+    learned = "our recipe" if args.get("recipe") == "ours" else args["target"]
+    return f"{name}, {learned}{' (labels read as BGR)' if args['bgr'] else ''}"
 
 
 def load_all(paths: list[Path], device: str, amp: str | None) -> dict[str, Trained]:

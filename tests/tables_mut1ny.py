@@ -10,7 +10,8 @@ from mut1ny_fairness.palette import CLASSES
 from mut1ny_fairness.scores import FINAL, positives, share_in_labels
 
 RUNS = ("deeplabv3-rgb", "pspnet-rgb", "deeplabv3-labels", "pspnet-labels")
-BY = ("fairness-gender", "fairness-group", "fairness-group-gender")
+CUT = ("cut-rgb", "cut-ours")  # PSPNet with --truncated, by the paper's recipe and by --recipe ours
+BY = ("gender", "group")
 TRIED = "test F1 {test_f1:.2f}, IoU of the 11 classes {test_class_iou:.2f}"
 
 
@@ -24,17 +25,30 @@ def scores(results: Results) -> Rows:
     return rows
 
 
+def recipes(results: Results) -> Rows:
+    """The same network by the paper's recipe and by ours: on its own test faces, and on London's people."""
+    found = [results[name]["results"] for name in CUT]
+    london = models(results, "group")
+    overall = [london[run["title"]]["gaps"][HEADLINE]["overall"] for run in found]
+    return [
+        ["PSPNet cut after `layer2`", "the paper's recipe", "`--recipe ours`"],
+        ["F1 of the colour channels", *(f"{run['f1']:.3f}" for run in found)],
+        ["mean IoU of the classes", *(f"{run['class_iou']:.3f}" for run in found)],
+        ["London: mean IoU of eyes, eyebrows, lips", *(f"{iou:.3f}" for iou in overall)],
+    ]
+
+
 def all_scores(results: Results) -> Rows:
-    """The final scores of both networks and targets, beside the paper's; what F1 is without a network."""
-    runs = [results[name]["results"] for name in RUNS]
+    """The final scores of all runs, beside the paper's; what F1 is without a network."""
+    runs = [results[name]["results"] for name in (*RUNS, *CUT)]
     support = [scores["support"] for scores in runs[0]["per_class"].values()]
     return mut1ny.final_table({run["title"]: run | positives(share_in_labels(support)) for run in runs})
 
 
 def classes(results: Results) -> Rows:
     """IoU of each class, and how many pixels of the test set it has."""
-    rows = [["class", *(results[name]["results"]["title"] for name in RUNS), "share of the pixels"]]
-    by_class = [results[name]["results"]["per_class"] for name in RUNS]
+    rows = [["class", *(results[name]["results"]["title"] for name in (*RUNS, *CUT)), "share of the pixels"]]
+    by_class = [results[name]["results"]["per_class"] for name in (*RUNS, *CUT)]
     pixels = sum(scores["support"] for scores in by_class[0].values())
     for name, scores in by_class[0].items():
         share = f"{100 * scores['support'] / pixels:.2f} %"
@@ -54,30 +68,33 @@ def turquoise(results: Results) -> Rows:
     return rows
 
 
+def models(results: Results, by: str) -> dict[str, dict]:
+    """fairness.py's results of all models, compared over the column `by`."""
+    return {title: model for name in (f"fairness-{by}", f"fairness-cut-{by}")
+            for title, model in results[name]["results"]["models"].items()}  # fmt: skip
+
+
 def groups(results: Results) -> Rows:
     """Mean IoU per image of each group, with the interval over people."""
-    rows = []
-    for name in BY:
-        found = results[name]["results"]
-        rows = rows or [["by", "group", "people", *found["models"], ""]]
-        for g, group in enumerate(found["groups"]):
-            scores = [model["scores"][HEADLINE] for model in found["models"].values()]
+    rows = [["by", "group", "people", *models(results, "group"), ""]]
+    for by in BY:
+        for g, group in enumerate(results[f"fairness-{by}"]["results"]["groups"]):
+            scores = [model["scores"][HEADLINE] for model in models(results, by).values()]
             intervals = np.array([[s[key][g] for key in ("value", "low", "high")] for s in scores], float)  # None: nan
             cells = [with_interval(*interval) for interval in intervals]
-            rows.append([" and ".join(found["by"]), group["name"], str(group["people"]), *cells, group["note"]])
+            rows.append([by, group["name"], str(group["people"]), *cells, group["note"]])
     return rows
 
 
 def gaps(results: Results) -> Rows:
     """The gap between best and worst ranked group, and how large it is by chance."""
     rows = [["by", "model", "best", "worst", "gap", "p", "by chance (median)"]]
-    for name in BY:
-        found = results[name]["results"]
-        for title, model in found["models"].items():
+    for by in BY:
+        for title, model in models(results, by).items():
             gap = model["gaps"][HEADLINE]
             size = with_interval(gap["gap"], gap["gap_low"], gap["gap_high"])
-            numbers = size, f"{gap['p']:.3f}", f"{gap['null_median']:.3f}"
-            rows.append([" and ".join(found["by"]), title, gap["best"], gap["worst"], *numbers])
+            numbers = size, f"{gap['p']:.4f}", f"{gap['null_median']:.3f}"
+            rows.append([by, title, gap["best"], gap["worst"], *numbers])
     return rows
 
 
@@ -92,11 +109,12 @@ def power(results: Results) -> Rows:
 TABLES = {
     "try it": lambda results: try_it(results["generated/try"], TRIED),
     "scores": scores,
+    "recipes": recipes,
     "all scores": all_scores,
     "classes": classes,
     "turquoise": turquoise,
     "groups": groups,
     "gaps": gaps,
     "power": power,
-    "runs": lambda results: tested_runs({name: results[name] for name in RUNS}, "class_iou", "class IoU"),
+    "runs": lambda results: tested_runs({name: results[name] for name in (*RUNS, *CUT)}, "class_iou", "class IoU"),
 }
