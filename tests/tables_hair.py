@@ -7,7 +7,7 @@ from report import Results, Rows, on_real_photos, tested_runs, try_it
 from hair_transfer import eval as hair
 
 SHORT = {"batch_auroc": "AUROC, mean over batches", "iou": "IoU at 0.5", "boundary_f1": "boundary F1, 3 px"}
-OURS = ("random", "from-skin", "random-1e-4", "mean-mask")
+OURS = ("random", "from-skin", "random-1e-4", "random-ours", "mean-mask")
 
 
 def scores(results: Results) -> Rows:
