@@ -7,7 +7,7 @@ import pytest
 from conftest import refused
 
 from common.cli import InputError
-from common.data import count_seen, find, identity, in_order, open_cache, shuffled
+from common.data import count_seen, find, identity, in_order, open_cache, shuffled, whole_folder
 
 N = 7
 
@@ -73,6 +73,14 @@ def test_bad_input_and_a_full_disk_leave_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     assert "No space left on device; free some space" in refused(cache, tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_of_two_that_build_a_folder_at_once_the_first_wins(tmp_path):
+    with whole_folder(tmp_path / "whole") as draft:
+        (draft / "second").touch()
+        with whole_folder(tmp_path / "whole") as other:
+            (other / "first").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["whole", "whole/first"]
 
 
 # ---- Who is it -----------------------------------------------------------------------------------------------------

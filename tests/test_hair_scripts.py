@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import sys
@@ -143,13 +144,20 @@ def test_the_defaults_are_the_papers_recipes(weights, lr, epochs, monkeypatch):
         assert (args.batch_size, args.part, args.output, args.aux) == (6, "hair", "sigmoid", 0)
 
 
-def test_our_recipe_lowers_the_rate_and_refuses_what_does_not_go_with_it(start, call, tmp_path):
-    flags = ("--recipe", "ours", "--lr", 0.004)
-    succeed(start(*flags, "--epochs", 2))
+def test_our_recipe_mirrors_lowers_the_rate_and_refuses_what_does_not_go_with_it(start, call, tmp_path, monkeypatch):
+    flags, seen, normalize = ("--recipe", "ours", "--lr", 0.004), [], train.normalize
+    monkeypatch.setattr(train, "normalize", lambda images, device: seen.append(images) or normalize(images, device))
+    succeed(start(*flags, "--epochs", 3))
     last = load_checkpoint(tmp_path / "run" / "last.pt", "hair_transfer")
-    assert last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.002)  # halfway down the cosine
-    error = one_line_error(call(train, "--resume", tmp_path / "run" / "last.pt", "--epochs", 3))
-    assert "--epochs 3: the rate was to fall over 2" in error
+    assert last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.001)  # the last third of the cosine
+    error = one_line_error(call(train, "--resume", tmp_path / "run" / "last.pt", "--epochs", 4))
+    assert "--epochs 4: the rate was to fall over 3" in error
+    images = torch.cat(seen)
+    shown, turned = ({image.numpy().tobytes() for image in pictures} for pictures in (images, images.flip(-1)))
+    assert 0 < len(shown & turned) < len(shown)  # in three epochs some faces were seen both ways, others one way alone
+    logits, masks = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 1.0]])
+    by_hand = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
+    assert train.loss_of(None, logits, masks, "ours").item() == pytest.approx(by_hand)
     assert "--output tanh" in one_line_error(start(*flags, "--output", "tanh"))
     assert "--part l_eye: is on one side" in one_line_error(start(*flags, "--part", "l_eye"))
 

@@ -1,5 +1,8 @@
 """mut1ny_fairness: DeepLabV3 against torchvision's, PSPNet against a plain re-computation, weights."""
 
+import re
+from argparse import Namespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,7 @@ from trainings import make_networks_small
 from common.run import load_checkpoint
 from mut1ny_fairness import train
 from mut1ny_fairness.deeplabv3 import DeepLabV3
+from mut1ny_fairness.losses import soft_dice
 from mut1ny_fairness.pspnet import PSPNet, PyramidPooling
 from mut1ny_fairness.resnet import BatchNorm, ResNet101, encoder_of
 
@@ -83,6 +87,31 @@ def test_the_encoder_takes_coco_and_imagenet_weights_and_a_cut_one_what_it_has(r
         encoder, theirs = ResNet101(truncated), expected.state_dict()
         encoder.load_state_dict(encoder_of(source.state_dict(), truncated), strict=True)
         assert all(torch.equal(x, theirs[name]) for name, x in encoder.state_dict().items())
+
+
+def test_dice_counts_small_classes_as_large_ones_and_absent_ones_not_at_all():
+    """Class 0 is predicted everywhere: TP 3 of 4 predicted and 3 true, so 7 / 8; class 5 is missed: 1 / 2."""
+    logits, label = torch.zeros(1, 11, 2, 2), torch.tensor([[[0, 0], [0, 5]]])
+    logits[:, 0] = 50
+    assert soft_dice(logits, label).item() == pytest.approx(1 - (7 / 8 + 1 / 2) / 2)
+
+
+def test_the_rate_of_our_recipe_falls_along_a_cosine_and_the_papers_is_constant():
+    for recipe, expected in (("ours", [0.4, 0.3414, 0.2, 0.0586]), ("paper", [0.4] * 4)):
+        args = Namespace(lr=0.4, epochs=4, recipe=recipe)
+        assert [train.rate_of(args, epoch) for epoch in (1, 2, 3, 4)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_whole_pspnet_learns_from_its_auxiliary_loss_too(call, faces, tmp_path, monkeypatch, no_pictures):
+    make_networks_small("mut1ny_fairness", monkeypatch.setattr)
+    common = ("--data", faces, "--limit", 5, "--size", 16, "--epochs", 1, "--device", "cpu", "--weights", "none")
+    heads = []
+    for lr in (1e-30, 1e-3):
+        out = ("--lr", lr, "--out", tmp_path / str(lr), "--cache", tmp_path / "cache")
+        succeed(call(train, *common, "--model", "pspnet", *out))
+        model = load_checkpoint(tmp_path / str(lr) / "last.pt", "mut1ny_fairness")["model"]
+        heads.append({name: x for name, x in model.items() if re.match(r"aux_classifier.*weight", name)})
+    assert heads[0] and all(not torch.equal(x, heads[1][name]) for name, x in heads[0].items())
 
 
 def test_weights_are_the_papers_by_name_or_of_a_file(call, faces, tmp_path, monkeypatch, no_pictures):

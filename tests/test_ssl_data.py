@@ -162,6 +162,8 @@ def test_the_pool_has_no_test_photo_wherever_it_lies_and_says_what_comes_from_wh
     shutil.copy(data.parts["test"][0].photo, more / "a_copy_of_another_name.jpg")
     for name in ("new", "newer", "newest"):
         Image.new("RGB", (30, 20), (9, len(name), 9)).save(more / f"{name}.png")
+    (tmp_path / "more" / "labels").mkdir()  # what lies there is no photo
+    Image.new("RGB", (30, 20)).save(tmp_path / "more" / "labels" / "new.png")
     photos, words = masking.gather(data, [tmp_path / "more", faces], None)
     known = {face.photo.name for part in ("train", "val") for face in data.parts[part]}
     assert {p.name for p in photos} == known | {"new.png", "newer.png", "newest.png"} and not known & tested
