@@ -173,6 +173,12 @@ def test_fairness_with_labels_gives_tables_and_pictures(call, trained, studio, t
     (minus,) = report["first_minus"].values()
     assert minus["iou_image"]["value"] == pytest.approx(np.subtract(a, b).tolist())
     assert len(rows_of(tmp_path / "a" / "scores.csv")) == 4  # two models, two groups
+    photos, _ = fairness.read_groups(studio / "groups.csv", ["emotion"])
+    _, counts, _ = fairness.predict_photos(eval.load(paths[1], "cpu"), photos, dataset.WHOLE)
+    of_happy = counts[[photo.row["emotion"] == "happy" for photo in photos]].sum(0)
+    tp, fp, fn = of_happy[[CLASSES.index("hair"), CLASSES.index("face")]].T.astype(float)
+    pooled = [*report["models"].values()][1]["scores"]["iou_pooled"]["value"]
+    assert pooled[0] == pytest.approx((tp / (tp + fp + fn)).mean()) and pooled[0] != pytest.approx(pooled[1])
 
 
 def test_the_whole_photo_and_a_crop_are_scored_as_eval_scores_them(trained, studio, tmp_path):

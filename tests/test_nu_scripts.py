@@ -131,6 +131,12 @@ def test_eval_of_two_checkpoints_side_by_side_and_of_masks_that_have_changed(cal
     assert "TRAINED ON 10 OF ITS 12 FACES" in out
     for name in ("two-best", "two-last"):
         assert json.loads((both / name / "results.json").read_text())["n"] == 12
+    content = torch.load(trained / "best.pt", weights_only=True)
+    content["args"]["size"] = 48
+    torch.save(content, tmp_path / "larger.pt")
+    assert "larger.pt: has another --size" in one_line_error(
+        call(evaluation, trained / "best.pt", tmp_path / "larger.pt", *where[:2])
+    )
     bald = shutil.copytree(faces, tmp_path / "bald")
     for path in bald.rglob("*_hair.png"):
         path.unlink()

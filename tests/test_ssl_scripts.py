@@ -222,6 +222,10 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
     assert saved["epoch"] == 2 and len(saved["starts"]) == 2
     names = {"settings.json", "results.json", "table.csv", "figure3.png"}
     assert {path.name for path in out.iterdir() if path.is_file()} == names
+    assert {path.parent.name for path in out.rglob("*.pt")} == {
+        "random-1-seed0",
+        "pretrain-1-seed0",
+    }  # the first seed's
     results, rows = json.loads((out / "results.json").read_text()), list(csv.reader(open(out / "table.csv")))
     found = {(r["method"], r["seed"]): r for r in results["runs"]}
     assert len(found) == 4 and {r["labels"] for r in results["runs"]} == {10}
