@@ -52,8 +52,8 @@ def write_once(folder: Path, recipe: dict, paint: Callable[[Path], None]) -> Pat
         with whole_folder(folder) as draft:
             paint(draft)
             (draft / "generated.json").write_text(json.dumps(recipe))
-            if recipe_of(folder) != recipe:
-                shutil.rmtree(folder, ignore_errors=True)
+            if recipe_of(folder) not in (None, recipe):
+                shutil.rmtree(folder)
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}; painted pictures need a folder that can be written") from None
     return folder

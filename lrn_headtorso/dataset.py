@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from common import cli, faces, pictures
 from common.cli import InputError
-from common.data import open_cache, try_all
+from common.data import open_cache, try_all, write_once
 from common.device import to_device
 from common.images import list_photos, read_photo
 from lrn_headtorso.model import STRIDE
@@ -77,7 +77,7 @@ def write_portraits(folder: Path, n: int, size: int = GENERATED_SIZE) -> Path:
             cutout = np.dstack([np.where(alpha[..., None] > 0, face.image, 0), alpha])  # as remove.bg: black elsewhere
             Image.fromarray(cutout).save(draft / "cutouts" / f"{i:04d}.png")
 
-    return faces.write_once(folder, {"n": n, "size": size, "version": [faces.VERSION, 3]}, paint)
+    return write_once(folder, {"n": n, "size": size, "version": [faces.VERSION, 3]}, paint)
 
 
 def split(n: int, n_train: int | None = None, n_test: int | None = None) -> dict[str, list[int]]:

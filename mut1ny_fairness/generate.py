@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from common.faces import ALL_PARTS, VERSION, generate_face, write_once
+from common.data import write_once
+from common.faces import ALL_PARTS, VERSION, generate_face
 from mut1ny_fairness.palette import PALETTE, celebamask_to_mut1ny
 
 SIZE = 256
