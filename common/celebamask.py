@@ -44,7 +44,7 @@ class FaceFiles(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """By what a run knows the face again (data.py)."""
+        """How a run recognises the face (data.py)."""
         return identity(self.photo, self.masks.values())
 
 

@@ -144,15 +144,15 @@ def stat(path: Path) -> os.stat_result:
 
 
 def identity(photo: Path, masks: Iterable[Path] = ()) -> str:
-    """NAME:BYTES of a photo, then :COUNT:BYTES of its masks: by what a run knows its pictures again in any folder."""
+    """NAME:BYTES of a photo, then :COUNT:BYTES of its masks: how a run recognises its pictures in any folder."""
     sizes = [stat(mask).st_size for mask in masks]
     return f"{photo.name}:{stat(photo).st_size}:{len(sizes)}:{sum(sizes)}"
 
 
-def count_seen(identities: Iterable[str], trained_on: Iterable[str]) -> int:
-    """How many of the pictures were trained on, whatever their masks were then."""
-    seen = {known.rsplit(":", 2)[0] for known in trained_on}
-    return sum(one.rsplit(":", 2)[0] in seen for one in identities)
+def among(identities: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Those of the identities whose photos are among the known ones, whatever their masks were then."""
+    photos = {one.rsplit(":", 2)[0] for one in known}
+    return [one for one in identities if one.rsplit(":", 2)[0] in photos]
 
 
 def find(wanted: list[str], identities: list[str], where: str) -> list[int]:

@@ -94,7 +94,7 @@ def memory_format(device: torch.device, amp: bool, training: bool = True) -> tor
     """The layout of a network's weights in which its convolutions are fastest; the images that it is given may be NCHW.
 
     channels_last for the matrix units of GPUs and for bf16. In float32 on a CPU it is mostly faster forward too, but a
-    training step is not: contiguous, the LRN's is 1.2 times as fast (tests/benchmarks). MPS has PyTorch's default.
+    training step is not. MPS has PyTorch's default.
     """
     last = device.type == "cuda" or (device.type == "cpu" and (amp or not training))
     return torch.channels_last if last else torch.contiguous_format
@@ -178,8 +178,12 @@ def copy_from_first(model: nn.Module) -> None:
 
 
 def leave() -> None:
-    """Leave torchrun's processes, all at once: the first one may still be writing, and would be stopped with the
-    others."""
+    """End this process, if it is one of torchrun's, at once with the others: the first one may still be writing.
+
+    At once, because while Python shuts down, gloo's threads can still want to free tensors, and abort (pytorch#190489).
+    """
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+        sys.stdout.flush()
+        os._exit(0)

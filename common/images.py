@@ -19,7 +19,7 @@ from common.pictures import make_folder, overlay, save_grid, save_image, save_la
 # Pillow warns above 89 megapixels, which some phones have, and refuses twice as many, which read_photo() reports
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff")
-LEAST_SHARE = 0.01  # of a photo: of what covers less, the scripts say that it was not found
+LEAST_SHARE = 0.01  # of a photo: what covers less counts as not found
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -220,7 +220,7 @@ class OwnPhotos:
         self.out, self.crop, self.without, self.failed = out, crop, [], []
         self.paths = [photo for path in paths for photo in list_photos(path)]
         for folder in filter(Path.is_dir, paths):
-            others = [p for p in files_below(folder) if p not in self.paths]
+            others = sorted({*files_below(folder)} - {*self.paths})
             if others:
                 print(f"{folder}: {len(others)} other file(s) are left out, such as {others[0]} (photos are "
                       f"{', '.join(PHOTO_SUFFIXES)}; give subfolders by name)")  # fmt: skip

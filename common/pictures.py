@@ -65,12 +65,12 @@ def write_csv(path: Path, rows: list[list[object]]) -> None:
     save(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def make_folder(folder: Path, flag: str = "--out") -> Path:
+def make_folder(folder: Path) -> Path:
     """`folder`, created with its parents; raises InputError if it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{flag} {folder}: {error.strerror}; choose a folder that can be written") from None
+        raise InputError(f"--out {folder}: {error.strerror}; choose a folder that can be written") from None
     return folder
 
 
@@ -166,9 +166,10 @@ def save_grid(
             if picture is None:
                 axis.set_frame_on(False)
                 continue
+            picture = picture * np.uint8(255) if picture.dtype == bool else picture
             k = int(max(picture.shape[:2]) / (2 * DPI * cell))  # of a large photo matplotlib would make gigabytes
             picture = np.asarray(Image.fromarray(picture).reduce(k)) if k > 1 else picture
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=1 if picture.dtype == bool else 255, interpolation="nearest")
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             if titles:
                 axis.set_title(titles[r][c], fontsize=7, parse_math=False)
     if legend:

@@ -209,8 +209,8 @@ class Run:
             changed = next((part for part in split if saved["split"].get(part) != split[part]), None)
             if changed:
                 raise InputError(
-                    f"--data: the {changed} pictures, or their masks, are not those that {args.resume} was trained on; "
-                    "give --data the folder as it was"
+                    f"the {changed} pictures, or their masks, are not those that {args.resume} was trained on; "
+                    "give the folders as they were"
                 )
             restore(saved, **parts)
             self.log = saved["log"]
@@ -259,7 +259,7 @@ class Run:
     def end(self, *command: str) -> None:
         """Say where the picture is and which command comes next (default: eval.py of best.pt); leave torchrun."""
         if self.first:
-            if self.resumed_at is not None and self.resumed_at == len(self.log):
+            if self.resumed_at == len(self.log) >= self.args.epochs:
                 self.say("done", f"{self.args.resume} already holds epoch {len(self.log)}; give a larger --epochs")
             command = command or ("eval.py", str(self.out / self.best))
             script = str(Path(sys.argv[0]).with_name(command[0]))

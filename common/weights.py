@@ -53,7 +53,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict]:
     Without the prefixes of DataParallel and torch.compile. Raises InputError for anything else; nothing pickled runs.
     """
     if not path.is_file():
-        what = "is a folder; give a file in it" if path.is_dir() else "no such file; give none, auto, a name or a file"
+        what = "is a folder; give a file in it" if path.is_dir() else "no such file; --help lists the names"
         raise InputError(f"--weights {path}: {what}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

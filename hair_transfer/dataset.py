@@ -114,7 +114,7 @@ class HairMasks:
 
     def __init__(self, faces: list[FaceFiles], size: int, cache: Path):
         files = [path for face in faces for path in face.files]
-        facts = ["hair_transfer", size, CACHE_VERSION, [len(face.masks) for face in faces]]
+        facts = ["hair_transfer", size, CACHE_VERSION]
         self.arrays = open_cache(cache, files, facts, len(faces), lambda i: decode(faces[i], size), "decoding faces")
         self.names = [f"{face.photo.parent.parent.name}/{face.photo.name}" for face in faces]
 

@@ -19,13 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import cli, pictures
 from common.celebamask import FaceFiles
 from common.cli import InputError
-from common.data import check_finite, count_seen, find, in_order, progress
+from common.data import among, check_finite, find, in_order, progress
 from common.device import autocast, to_device
 from common.run import Checkpoint, Trained, load_checkpoint, result_folders, trained
 from hair_transfer import dataset
@@ -60,8 +59,7 @@ def evaluate(model: nn.Module, faces: HairMasks, batch_size: int, device: torch.
         masks = to_device(masks, device)
         with autocast(device, amp):
             logits = model(normalize(images, device))
-        output = model.activate(logits)
-        tally.add(logits, output, masks, F.mse_loss(output, masks.float()))
+        tally.add(logits, model.activate(logits), masks)
     check_finite(tally.losses, batches, faces.names, "evaluation")
     return tally.scores()
 
@@ -157,10 +155,12 @@ def main() -> None:
     add = parser.add_argument_group("what to evaluate").add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="best.pt or last.pt of a run")
     add("--data", nargs="+", metavar="PATH", help="CelebAMask-HQ folders (default: the checkpoint's)")
-    add("--split", choices=["test", "all"], help="test: the checkpoint's 600 (Sec. II; the default); all: every face")
+    add("--split", choices=["test", "all"],
+        help="test: the faces that its run tested on (600: Sec. II; the default); all: every face")  # fmt: skip
     add("--pairs", type=Path, metavar="DIR", help="DIR/photos/NAME.jpg and DIR/masks/NAME.png instead, cut to squares")
     add("--error-map", action="store_true", help="also draw errors.png: found, missed, too much")
-    add("--mean-mask", action="store_true", help="also score the mean mask of the first one's training faces, for all")
+    add("--mean-mask", action="store_true",
+        help="also score the mean mask of the first checkpoint's training faces, a baseline")  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-test or best-all-FOLDER")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     cli.add_machine_arguments(parser)
@@ -168,8 +168,8 @@ def main() -> None:
     if args.pairs and (args.data or args.split):
         parser.error(f"--pairs and {'--data' if args.data else '--split'}: give one of the two")
     split = "pairs" if args.pairs else args.split or "test"
-    other = args.pairs or (args.data[0] if args.data and split == "all" else None)
-    outs = result_folders(args.checkpoints, args.out, f"{split}-{Path(other).resolve().name}" if other else split)
+    others = [args.pairs] if args.pairs else args.data if args.data and split == "all" else []
+    outs = result_folders(args.checkpoints, args.out, "-".join([split, *(Path(p).resolve().name for p in others)]))
 
     candidates, who = {}, None  # name -> folder, network, what results.json says of it; whom the first is tested on
     for path, out in zip(args.checkpoints, outs, strict=True):
@@ -190,7 +190,7 @@ def main() -> None:
         name = str(path) if name in candidates else name
         candidates[name] = out, network, {"checkpoint": str(path)} | {key: saved[key] for key in ("epoch", "weights")}
         print(f"{name}: trained to epoch {saved['epoch']} from {saved['weights']}")
-        if seen := count_seen(tested, saved["split"]["train"] + saved["seen"]):
+        if seen := len(among(tested, saved["split"]["train"] + saved["seen"])):
             print(f"{name}: WAS TRAINED ON {seen} OF THESE {len(faces)} FACES")
     out, size, batch_size = args.out or outs[0], first["args"]["size"], first["args"]["batch_size"]
     if args.mean_mask:

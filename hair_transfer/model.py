@@ -9,8 +9,8 @@
       3x3, 1x1 to one channel, up x8 ----------------- B x 1 x 256 x 256 logits
       sigmoid ---------------------------------------- the output that the loss compares with the mask
 
-Every key of the state dict is torchvision's, so that the backbone of its COCO checkpoint fits key for key. Both heads
-are new, the ASPP too, as in the template; the paper names the one output channel alone. 58,625,857 parameters.
+Every key of the state dict is torchvision's, so that the backbone of its COCO checkpoint fits key for key. The head is
+new, the ASPP too, as in the template (NOTES.md); the paper names the one output channel alone. 58,625,857 parameters.
 """
 
 import torch
@@ -95,10 +95,10 @@ class ASPP(nn.Module):
     are the COCO checkpoint's, made for 520 px.
     """
 
-    def __init__(self, in_channels: int, rates: tuple[int, ...]):
+    def __init__(self, in_channels: int):
         super().__init__()
         pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(in_channels, 256, 1))
-        atrous = [conv_bn_relu(in_channels, 256, 3, dilation=rate) for rate in rates]
+        atrous = [conv_bn_relu(in_channels, 256, 3, dilation=rate) for rate in RATES]
         self.convs = nn.ModuleList([conv_bn_relu(in_channels, 256, 1), *atrous, pooling])
         self.project = nn.Sequential(*conv_bn_relu(len(self.convs) * 256, 256, 1), nn.Dropout(0.5))
 
@@ -108,9 +108,9 @@ class ASPP(nn.Module):
         return self.project(torch.cat([*branches, pooled.expand_as(branches[0])], dim=1))
 
 
-def deeplab_head(num_outputs: int, rates: tuple[int, ...]) -> nn.Sequential:
+def deeplab_head(num_outputs: int) -> nn.Sequential:
     """layer4 -> B x num_outputs x h x w."""
-    return nn.Sequential(ASPP(2048, rates), *conv_bn_relu(256, 256, 3), nn.Conv2d(256, num_outputs, 1))
+    return nn.Sequential(ASPP(2048), *conv_bn_relu(256, 256, 3), nn.Conv2d(256, num_outputs, 1))
 
 
 class DeepLabV3(nn.Module):
@@ -123,7 +123,7 @@ class DeepLabV3(nn.Module):
         super().__init__()
         self.output = output
         self.backbone = ResNet101()
-        self.classifier = deeplab_head(num_outputs, RATES)
+        self.classifier = deeplab_head(num_outputs)
         self.aux_classifier = None
         if aux:
             block = conv_bn_relu(1024, 256, 3)

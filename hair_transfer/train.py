@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from common import cli, pictures
 from common.celebamask import PARTS
 from common.cli import InputError, number
-from common.data import CHECK_EVERY, check_finite, count_seen, progress, shuffled
+from common.data import CHECK_EVERY, among, check_finite, progress, shuffled
 from common.device import (
     adam,
     autocast,
@@ -43,7 +43,7 @@ from hair_transfer.eval import ROWS, choose_faces, evaluate, grey, predict_faces
 from hair_transfer.model import DeepLabV3, backbone_of
 from hair_transfer.scores import Tally
 
-RECIPES = {"coco": (1e-4, 15), "none": (1e-2, 6), "ours": (1e-3, 16)}  # rate and epochs (Sec. II); a FILE's are coco's
+RECIPES = {"coco": (1e-4, 15), "none": (1e-2, 6), "ours": (1e-3, 16)}  # rate, epochs (Sec. II; ours); a FILE's: coco's
 GENERATED = {"size": 64, "lr": 1e-3, "epochs": 8}  # ours: on generated faces, to end within minutes on a CPU
 RUNS = {"coco": "coco", "none": "random"}  # names of their folders
 LOGGED = ("loss", "f1_01", "f1_05", "iou", "auroc", "batch_auroc")  # of training and, with test_ before it, of test
@@ -59,7 +59,7 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     add("--data", type=cli.path, nargs="+", metavar="PATH", help="default: data/CelebAMask-HQ, else generated faces")
     add("--part", choices=PARTS, default="hair", metavar="PART",
         help="hair: Sec. II; another part makes a network to transfer from with --weights FILE (ours)")
-    add("--size", type=number(int, 16), metavar="N", help="image side, in 8s (256: Sec. II; of generated faces 64)")
+    add("--size", type=number(int, 16), metavar="N", help="a multiple of 8 (256: Sec. II; of generated faces 64)")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
     add = parser.add_argument_group("model (Sec. II)").add_argument
     add("--weights", default="none", metavar="W",
@@ -76,7 +76,7 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     add("--batch-size", type=number(int, 2), default=6, metavar="N", help="of all processes together (6: Sec. II)")
     add("--lr", type=number(float, 0, above=True), metavar="X",
         help="of Adam: 0.0001, with --weights none 0.01: Sec. II; with --recipe ours or on generated faces 0.001")
-    args, saved = arguments(parser, HERE.name, free=("data",), limit_help=", 2,600 at most (Sec. II)")
+    args, saved = arguments(parser, HERE.name, free=("data",), limit_help=", and of them 2,600 at most (Sec. II)")
     if args.size and args.size % 8:
         parser.error(f"--size {args.size} must be a multiple of 8")
     if args.weights == "auto":
@@ -105,7 +105,7 @@ def build_model(args: Namespace, test: list[str]) -> tuple[DeepLabV3, str, list[
     state_dict, source, checkpoint = load_weights(args.weights, coco, name="coco")
     model, seen = DeepLabV3(output=args.output, aux=args.aux > 0), []
     if state_dict is not None:
-        # paper: a pre-trained DeepLabV3; here: its backbone alone, as in the template, which replaces both heads
+        # paper: a pre-trained DeepLabV3; here: its backbone alone, as in the template, which replaces the head
         fill(model.backbone, backbone_of(state_dict), "a ResNet-101 under torchvision's names", args.weights)
         source = f"backbone of {source}, new heads"
     if checkpoint:
@@ -114,7 +114,7 @@ def build_model(args: Namespace, test: list[str]) -> tuple[DeepLabV3, str, list[
         task = f"{checkpoint['paper']} on {checkpoint['args'].get('part', 'its own task')}"
         source += f" ({task}, epoch {checkpoint['epoch']}, itself from {checkpoint['weights']})"
         seen = sorted({*checkpoint["split"]["train"], *checkpoint.get("seen", [])})
-    if known := count_seen(test, seen):
+    if known := len(among(test, seen)):
         source += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST FACES"
     return model, source, seen
 
@@ -142,14 +142,13 @@ def train_epoch(
         with autocast(run.device, run.amp):
             logits = network(normalize(images, run.device))
         logits, auxiliary = logits if aux > 0 else (logits, None)
-        output = model.activate(logits)
         loss = loss_of(model, logits, masks, recipe)
         if auxiliary is not None:
             loss = loss + aux * loss_of(model, auxiliary, masks, recipe)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        tally.add(logits, output, masks, F.mse_loss(output, masks))
+        tally.add(logits, model.activate(logits), masks)
         losses.append(loss.detach())
         if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
             check_finite(losses, batches, faces.names, f"epoch {epoch}")

@@ -139,13 +139,14 @@ def random_affine(rng: np.random.Generator) -> np.ndarray:
 
 
 def warp(stack: Tensor, affine: Tensor) -> Tensor:
-    """B x C x H x W float, B x 2 x 3 -> the same shape, bilinear.
+    """B x C x size x size float, B x 2 x 3 -> the same shape, bilinear.
 
     Beyond its edges the picture repeats its outermost pixels, in all channels alike: a torso goes on below, a wall at
     the sides. Mirroring, the other usual choice, puts a second, inverted head above people who touch the upper edge.
     """
-    grid = F.affine_grid(affine, list(stack.shape), align_corners=False)
-    return F.grid_sample(stack, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    grid = F.affine_grid(affine, list(stack.shape), align_corners=False)  # B H W 2, from -1 to 1
+    last = 1 - 1 / stack.shape[-1]  # the middle of the outermost pixels; not padding_mode="border", which MPS lacks
+    return F.grid_sample(stack, grid.clamp(-last, last), mode="bilinear", align_corners=False)
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import nn
 
 from common import cli, pictures
 from common.cli import InputError
-from common.data import check_finite, count_seen, find, in_order, progress
+from common.data import among, check_finite, find, in_order, progress
 from common.device import autocast, sum_over_processes
 from common.metrics import hausdorff, jaccard
 from common.run import Checkpoint, Trained, load_checkpoint, trained
@@ -47,9 +47,9 @@ SCORES = ("loss", "jaccard", "hausdorff", *SHARES, "empty_predicted", "empty_tru
 def score(predicted: np.ndarray, true: np.ndarray) -> tuple[float, ...]:
     """Two H x W bool masks -> SCORES without the loss.
 
-    missed: share of the person that is left out; holes: of it what the prediction surrounds, the patches that the paper
-    sees in the U-Net's; added: pixels too many, as a share of the person's; all 0 without a person. If one mask is
-    empty, Jaccard is 0 and the distance the picture's diagonal; if both are, 100 % and 0 (common/metrics.py).
+    missed: share of the person that is left out; holes: the part of it that the predicted mask surrounds, the patches
+    of Sec. 4; added: pixels too many, as a share of the person's; all 0 without a person. If one mask is empty, Jaccard
+    is 0 and the distance the picture's diagonal; if both are, 100 % and 0 (common/metrics.py).
     """
     person = max(1, int(true.sum()))
     missed, added = true & ~predicted, predicted & ~true
@@ -210,7 +210,7 @@ def main() -> None:
         chosen = np.random.default_rng(0).permutation(len(pairs))[:FIGURE_ROWS].tolist()  # the same for all runs
         predicted[label] = predict_maps(network.model, data, chosen, *machine)
         print(f"{path}, epoch {checkpoint['epoch']}, weights {checkpoint['weights']}", flush=True)
-        if seen := count_seen(who, [*checkpoint["split"]["train"], *checkpoint["seen"]]):
+        if seen := len(among(who, [*checkpoint["split"]["train"], *checkpoint["seen"]])):
             print(f"{path}: WAS TRAINED ON {seen} OF THESE {len(pairs)} PICTURES")
     name = f"all-{Path(args.data).resolve().name}" if args.data and args.split == "all" else args.split
     out = pictures.make_folder(args.out or first.parent / f"{first.stem}-{name}")

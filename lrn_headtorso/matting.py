@@ -23,7 +23,7 @@ def box(x: np.ndarray, radius: int) -> np.ndarray:
 
 
 def floats(picture: np.ndarray) -> np.ndarray:
-    """uint8 -> float32 in 0..1, in which others are already."""
+    """uint8 -> float32 in 0..1; float32 stays as it is."""
     return picture.astype(np.float32) / 255 if picture.dtype == np.uint8 else picture
 
 
@@ -43,12 +43,13 @@ def working_size(picture: np.ndarray) -> tuple[int, int, float]:
     return max(1, round(W * scale)), max(1, round(H * scale)), scale
 
 
-def guided_filter(x: np.ndarray, p: np.ndarray, radius: int, eps: float = 1e-4) -> tuple[np.ndarray, np.ndarray]:
+def guided_filter(x: np.ndarray, p: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
     """H x W x 3 picture and H x W matte -> a (H x W x 3) and b: the filtered matte is a . x + b (He et al. 2013).
 
     A locally linear function of the colours has the picture's edges. a and b are smooth, so those of a reduced copy do
-    (He and Sun 2015). eps: a difference in colour (squared) well below this counts as none.
+    (He and Sun 2015).
     """
+    eps = 1e-4  # a difference in colour (squared) well below this counts as none
     mean_x, mean_p = box(x, radius), box(p, radius)
     covariance_xp = box(x * p[..., None], radius) - mean_x * mean_p[..., None]  # H W 3
     products = (x[..., :, None] * x[..., None, :]).reshape(*p.shape, 9)

@@ -2,7 +2,7 @@
 
     FOLDER/
       photos/NAME.jpg      photos; also in subfolders, and LFW's own lfw/First_Last/First_Last_0001.jpg
-      cutouts/NAME.png     RGBA cut-outs, alpha = mask; also NAME-removebg-preview.png; or masks, black to white
+      cutouts/NAME.png     RGBA cut-outs, alpha = mask; also NAME-removebg-preview.png; or masks, 8-bit grey
 
 A CelebAMask-HQ folder will do too: there the union of all parts is the person.
 """
@@ -32,7 +32,7 @@ class Pair(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """By what a run knows the picture again (common/data.py)."""
+        """How a run recognises the picture (common/data.py)."""
         return identity(self.photo, self.masks)
 
 

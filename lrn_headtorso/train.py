@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from common import cli, pictures
 from common.cli import InputError, number
-from common.data import CHECK_EVERY, check_finite, count_seen, identity, progress, shuffled
+from common.data import CHECK_EVERY, among, check_finite, identity, progress, shuffled
 from common.device import adam, autocast, first_process_first, memory_format, parallel, start, sum_over_processes, world
 from common.images import list_photos
 from common.run import FORMAT, Checkpoint, Run, arguments
@@ -119,7 +119,7 @@ def load_encoder(model: LRN | UNet, choice: str, test: list[str]) -> tuple[str, 
         raise InputError(f"--weights {choice}: was written by another version of this code; train it again")
     seen = [*checkpoint["split"]["train"], *checkpoint["seen"]]
     words = f"encoder of {choice}: {checkpoint['args']['model']}, epoch {checkpoint['epoch']}"
-    if known := count_seen(test, seen):
+    if known := len(among(test, seen)):
         words += f"; IT WAS TRAINED ON {known} OF THE {len(test)} TEST PICTURES"
     return Path(choice).resolve().parent.name, words, seen
 
@@ -231,7 +231,7 @@ def main() -> None:
     if len(phases) > 1 and run.log:
         run.say("best", "epoch {epoch}, {phase}".format(**min(run.log, key=lambda row: row["val_loss"])))
     if phase == FROZEN:
-        run.say("note", f"no plateau within {args.epochs} epochs, so the encoder was never unfrozen: resume with more")
+        run.say("note", f"{args.epochs} epochs ended before the encoder was unfrozen: resume with more")
     run.end()
 
 

@@ -9,12 +9,12 @@
       list_eval_partition.txt                                CelebA's, if at hand
 
 `--data` takes either folder and looks which it is. Without it: data/LaPa or data/CelebAMask-HQ in this folder, else
-painted faces. Both data sets are for non-commercial research and education:
+generated faces. Both data sets are for non-commercial research and education:
 https://github.com/jd-opensource/lapa-dataset (18,176 / 2,000 / 2,168 faces) and
 https://github.com/switchablenorms/CelebAMask-HQ (30,000 faces).
 
     python masked_ssl/dataset.py --data PATH      verify and describe a folder, draw samples, count the label fractions
-    python masked_ssl/dataset.py                  the same for painted faces
+    python masked_ssl/dataset.py                  the same for generated faces
 
 Photos that are not square are scaled to fit and their edge is repeated up to the square; no label is learned or
 scored there.
@@ -200,10 +200,10 @@ def add_data_arguments(parser: cli.Parser, what: str = "") -> None:
     """--data and --size: the same in every script that reads faces to train with."""
     add = parser.add_argument_group("data").add_argument
     add("--data", type=cli.path, metavar="PATH",
-        help=f"LaPa's or CelebAMask-HQ's folder{what} (default: data/LaPa or data/CelebAMask-HQ here, else painted "
+        help=f"LaPa's or CelebAMask-HQ's folder{what} (default: data/LaPa or data/CelebAMask-HQ here, else generated "
              "faces)")  # fmt: skip
     add("--size", type=cli.number(int, 32), metavar="N",
-        help=f"image side ({SIZE}: Approach; painted faces {GENERATED_SIZE})")  # fmt: skip
+        help=f"image side ({SIZE}: Approach; generated faces {GENERATED_SIZE})")  # fmt: skip
 
 
 def main() -> None:

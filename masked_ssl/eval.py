@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from common import cli, pictures
 from common.cli import InputError
-from common.data import find, in_order, progress
+from common.data import among, find, in_order, progress
 from common.device import autocast, sum_over_processes, to_device
 from common.metrics import confusion_matrix, counts_from_confusion, mean_of_present, scores_from_counts
 from common.run import Checkpoint, Trained, load_checkpoint, result_folders, trained
@@ -30,7 +30,7 @@ from masked_ssl import dataset
 from masked_ssl.classes import LAYOUTS, legend, palette
 from masked_ssl.dataset import IGNORED, FaceLabels, normalize
 from masked_ssl.model import Network
-from masked_ssl.splits import HERE, among, locate
+from masked_ssl.splits import HERE, locate
 
 PAPER = {  # Abstract, where the baseline is 5.02 lower, and Discussions
     LAYOUTS["lapa"]: "LaPa, 0.2 % of the labels: mIoU 74.41 with pretraining, 69.39 without",

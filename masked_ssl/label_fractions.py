@@ -1,6 +1,6 @@
 """Does the pretraining help, and how much with how many labels? Baseline against pretrained, over fractions and seeds.
 
-    python masked_ssl/label_fractions.py                                    a try on painted faces
+    python masked_ssl/label_fractions.py                                    a try on generated faces
     python masked_ssl/label_fractions.py --data LaPa --pretrained masked_ssl/runs/pretrain/pretrain.pt
     python masked_ssl/label_fractions.py --data LaPa --epochs 40 --min-steps 4000 --encoder-lr 5e-5
 
@@ -33,7 +33,7 @@ from masked_ssl.eval import MEANS
 from masked_ssl.recipe import load_pretraining, newest_pretraining
 from masked_ssl.splits import HERE, PAPER_FRACTIONS, locate
 
-GENERATED_FRACTIONS = (0.05, 0.25, 1.0)  # ours: of 160 painted faces
+GENERATED_FRACTIONS = (0.05, 0.25, 1.0)  # ours: of 160 generated faces
 OURS = ("--fraction", "--seed", "--weights", "--out", "--resume")  # train.py's flags that are set here
 
 
@@ -45,7 +45,7 @@ def parse_args() -> tuple[Namespace, list[str]]:
     add("--pretrained", type=Path, metavar="FILE",
         help="pretrain.pt of a run of pretrain.py (default: the newest in runs/)")
     add("--fractions", type=number(float, 0, 1, above=True), nargs="+", metavar="X",
-        help="of the labels (default 0.002 0.005 0.01 0.1 1, the first two: figure 3; on painted faces 0.05 0.25 1)")
+        help="of the labels (default 0.002 0.005 0.01 0.1 1, the first two: figure 3; on generated faces 0.05 0.25 1)")
     add("--seeds", type=number(int, 0), nargs="+", default=[0, 1, 2], metavar="N",
         help="each draws other labels, another order and another random start (default 0 1 2: ours)")
     add("--out", type=Path, default=HERE / "runs" / "fractions", metavar="DIR", help="default: runs/fractions here")
@@ -100,7 +100,7 @@ def table(runs: dict, methods: list[str], fractions: list[float], seeds: list[in
     for fraction in fractions:
         of_seeds = [runs[methods[0], fraction, seed] for seed in seeds]
         labels = sorted({run["labels"] for run in of_seeds})  # LaPa's sources are of different sizes
-        necklace = {"neck_l": "F1 of neck_l"} if "neck_l" in of_seeds[0]["per_class"] else {}  # does it come alive?
+        necklace = {"neck_l": "F1 of neck_l"} if "neck_l" in of_seeds[0]["per_class"] else {}  # is it learned at all?
         for key, title in (MEANS | necklace).items():
             before, after = ([score(runs[m, fraction, seed], key) for seed in seeds] for m in methods)
             cells = mean_and_std(before), mean_and_std(after), mean_and_std(np.subtract(after, before), sign=True)
@@ -148,7 +148,8 @@ def main() -> None:
     # the baseline, and the pretraining
     path, skipped = (args.pretrained, "") if args.pretrained else newest_pretraining(data)
     if path is None:
-        raise InputError(f"no pretrain.pt in {HERE.name}/runs{skipped}; run pretrain.py, or give --pretrained FILE")
+        where = f"{HERE.name}/runs{skipped}"
+        raise InputError(f"no pretrain.pt of this data in {where}; run pretrain.py, or give --pretrained FILE")
     saved, pretraining = load_pretraining(path), path.resolve().parent.name
     origin = saved["start"]  # random, imagenet or a file
     methods = {Path(origin).stem: "none" if origin == "random" else origin, pretraining: str(path.resolve())}

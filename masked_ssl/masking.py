@@ -1,4 +1,4 @@
-"""Step 1 (Approach: "Pretraining Under Self-Supervision"): its photos, which pixels it hides, how they are asked back.
+"""Step 1 (Approach: "Pretraining Under Self-Supervision"): its photos, which pixels it hides, its loss.
 
 photos   the train and val photos of the labelled data, without their labels, and those of any other folders
 region   the central two thirds of the picture, or all of it
@@ -143,7 +143,7 @@ def hide(images: Tensor, masks: Tensor) -> Tensor:
     return images.masked_fill(masks, 0)
 
 
-# ---- How it is asked back ------------------------------------------------------------------------------------------
+# ---- The loss ------------------------------------------------------------------------------------------------------
 
 
 def reconstruction_loss(

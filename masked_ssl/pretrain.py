@@ -3,8 +3,8 @@
 Zaidi, Kumar, Khan: "A masked self-supervised face parsing pretraining technique", 2024; after Li, Cao, Wang, Xu: "A
 Masked Self-Supervised Pretraining Method for Face Parsing", Mathematics 10(12):2002, 2022.
 
-    python masked_ssl/pretrain.py --epochs 3       a try on 180 painted faces of 64 px; 1.5 minutes on a CPU core, error
-                                                   where hidden 0.43
+    python masked_ssl/pretrain.py --weights none --epochs 3     a try on 180 generated faces of 64 px: 1.5 minutes on a
+                                                                CPU core, error where hidden 0.43
     python masked_ssl/pretrain.py --data CelebAMask-HQ                       the paper's, at 512 px
     python masked_ssl/pretrain.py --data LaPa --photos DIR [DIR ...]         more photos for the pool
     python masked_ssl/pretrain.py --data LaPa --region whole                 patches everywhere
@@ -47,7 +47,7 @@ from masked_ssl.splits import GENERATED_SIZE, HERE, locate
 
 # epochs: ours, the paper gives no number
 DEFAULTS = {"size": dataset.SIZE, "epochs": 100, "lr": 1e-4}
-GENERATED = {"size": GENERATED_SIZE, "epochs": 10, "lr": 1e-3}  # ours: painted faces, to end within minutes
+GENERATED = {"size": GENERATED_SIZE, "epochs": 10, "lr": 1e-3}  # ours: generated faces, to end within minutes
 CURVES = {
     "loss": {"loss": "training"},
     "mean absolute error where hidden": {"hidden_error": "training"},

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from common.cli import InputError, Parser, number
+from common.data import among
 from common.run import Checkpoint, arguments, load_checkpoint, restore
 from common.weights import fill, load_weights, read_state_dict
 from masked_ssl.dataset import CACHE
 from masked_ssl.model import STRIDE, Network
-from masked_ssl.splits import HERE, Data, among
+from masked_ssl.splits import HERE, Data
 
 # ---- Arguments -----------------------------------------------------------------------------------------------------
 
@@ -22,11 +23,11 @@ def add_training_arguments(parser: Parser, defaults: dict[str, float], generated
     """The arguments of both steps' training -> the group's add_argument(), for those of one step."""
     add = parser.add_argument_group("training (ours: the 2024 text gives none of this)").add_argument
     add("--epochs", type=number(int, 1), metavar="N",
-        help=f"default {defaults['epochs']}, on painted faces {generated['epochs']}")
+        help=f"default {defaults['epochs']}, on generated faces {generated['epochs']}")
     add("--batch-size", type=number(int, 2), default=8, metavar="N",
         help="default 8; under torchrun of all processes together")
     add("--lr", type=number(float, 0, above=True), metavar="X",
-        help=f"of AdamW, in step 2 for the decoder (default {defaults['lr']}, on painted faces {generated['lr']})")
+        help=f"of AdamW; in train.py the decoder's (default {defaults['lr']}, on generated faces {generated['lr']})")
     add("--checkpointing", action=BooleanOptionalAction, default=False,
         help="compute again what the backward pass needs: less memory, slower")
     add("--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: data/cache here)")
@@ -37,7 +38,7 @@ def add_training_arguments(parser: Parser, defaults: dict[str, float], generated
 def parse(parser: Parser, stage: str, free: tuple[str, ...], limit_help: str) -> tuple[Namespace, Checkpoint | None]:
     """A step's arguments, and the checkpoint that --resume names (`free`, `limit_help`: see common/run.py).
 
-    Ends with one line for what the network cannot do; raises InputError for a checkpoint of the other step.
+    Exits with one line for a size or flags that do not work; raises InputError for a checkpoint of the other step.
     """
     args, saved = arguments(parser, HERE.name, free=(*free, "checkpointing"), limit_help=limit_help)
     if args.size and args.size % STRIDE:
@@ -88,7 +89,7 @@ def load_pretraining(path: Path) -> Checkpoint:
 def newest_pretraining(data: Data) -> tuple[Path | None, str]:
     """The pretrain.pt that pretrain.py wrote last in this folder's runs/, if it was made with this data; else None, and
     in words what was passed over."""
-    found = (HERE / "runs").glob("pretrain*/pretrain.pt")  # the second run is pretrain-2
+    found = (HERE / "runs").glob("*/pretrain.pt")
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None or load_pretraining(newest)["folder"] == str(data.folder.resolve()):
         return newest, ""

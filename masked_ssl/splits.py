@@ -8,7 +8,6 @@ Parsing", AAAI 2020. Both layouts are described in dataset.py, CelebAMask-HQ's a
 
 import os
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +36,7 @@ class Face(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """By what a run knows the face again (common/data.py)."""
+        """How a run recognises the face (common/data.py)."""
         return identity(self.photo, self.labels.values())
 
 
@@ -53,7 +52,7 @@ class Data(NamedTuple):
 
 
 def locate(data: str | None, limit: int | None = None, *, labels: bool = True) -> Data:
-    """The labelled faces: of --data, else of data/LaPa or data/CelebAMask-HQ here, else painted ones.
+    """The labelled faces: of --data, else of data/LaPa or data/CelebAMask-HQ here, else generated ones.
 
     limit: the first so many of each part; labels: False for the photos alone, whatever masks they have. Raises
     InputError if the folder is neither or cannot be used.
@@ -70,7 +69,7 @@ def locate(data: str | None, limit: int | None = None, *, labels: bool = True) -
         raise InputError(f"{folder}: no such folder; give --data LaPa's or CelebAMask-HQ's")
     folder = folder / "LaPa" if (folder / "LaPa").is_dir() else celebamask_root(folder) or folder
     if any((folder / part / "images").is_dir() for part in SPLITS):
-        parts = {part: list_lapa(folder, part) for part in SPLITS}
+        parts = {part: list_lapa(folder, part, labels) for part in SPLITS}
         layout, split_words = "lapa", "LaPa's own split"
     elif celebamask_root(folder):
         parts, split_words = split_celebamask(folder, list_celebamask(folder, "skin" if labels else ""))
@@ -83,17 +82,18 @@ def locate(data: str | None, limit: int | None = None, *, labels: bool = True) -
 # ---- LaPa ----------------------------------------------------------------------------------------------------------
 
 
-def list_lapa(folder: Path, part: str) -> list[Face]:
-    """The photos in folder/part with their labels, sorted by name; InputError if one has no label, or there is none."""
+def list_lapa(folder: Path, part: str, labelled: bool = True) -> list[Face]:
+    """The photos in folder/part with their labels, sorted by name; InputError if there is none, or one has no label."""
     images, labels = folder / part / "images", folder / part / "labels"
     photos = {name_of(path): path for path in files_below(images) if path.suffix.lower() in PHOTO_SUFFIXES}
     found = {name_of(path): path for path in files_below(labels) if path.suffix == ".png"}
     if not photos:
         raise InputError(f"{images}: holds no photo; LaPa has {part}/images/NAME.jpg and {part}/labels/NAME.png")
     for name, photo in photos.items():
-        if name not in found:
+        if labelled and name not in found:
             raise InputError(f"{photo}: has no label {labels / name}.png; unpack the labels too or remove the photo")
-    return [Face(name, photos[name], {"": found[name]}, source_of(name)) for name in sorted(photos)]
+    label = {name: {"": path} for name, path in found.items()}
+    return [Face(name, photos[name], label.get(name, {}), source_of(name)) for name in sorted(photos)]
 
 
 def source_of(name: str) -> str:
@@ -178,9 +178,3 @@ def take_fraction(faces: list[Face], fraction: float, seed: int) -> list[Face]:
             "or more, or more data: batch norm needs two"
         )
     return subset
-
-
-def among(identities: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Those of the identities whose photos are among the known ones, whatever their masks were then."""
-    photos = {one.rsplit(":", 2)[0] for one in known}
-    return [one for one in identities if one.rsplit(":", 2)[0] in photos]

@@ -3,8 +3,8 @@
 Zaidi, Kumar, Khan: "A masked self-supervised face parsing pretraining technique", 2024; after Li, Cao, Wang, Xu: "A
 Masked Self-Supervised Pretraining Method for Face Parsing", Mathematics 10(12):2002, 2022.
 
-    python masked_ssl/train.py --epochs 7 --batch-size 4    a try on 160 generated faces of 64 px: 4 minutes on a CPU
-                                                            core, test mIoU 45
+    python masked_ssl/train.py --epochs 7 --batch-size 4    after pretrain.py's try, on 160 generated faces of 64 px: 4
+                                                            minutes on a CPU core, test mIoU 45
     python masked_ssl/train.py --data LaPa --weights masked_ssl/runs/pretrain/pretrain.pt --fraction 0.002   the paper's
     python masked_ssl/train.py --data LaPa --weights imagenet --fraction 0.002                              its baseline
     python masked_ssl/train.py --resume masked_ssl/runs/pretrained/last.pt
@@ -79,8 +79,8 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     add("--encoder-lr", type=number(float, 0, above=True), metavar="X",
         help=f"for the encoder (default {ENCODER_LR:g} of --lr)")
     add("--min-steps", type=number(int, 0), metavar="N",
-        help="see few labels so many times an epoch that there are N steps in all "
-             f"(default {DEFAULTS['min_steps']}, on painted faces {GENERATED['min_steps']})")
+        help="repeat few labels within an epoch, until all epochs together have N steps "
+             f"(default {DEFAULTS['min_steps']}, on generated faces {GENERATED['min_steps']})")
     return recipe.parse(parser, "finetune", free=("data",), limit_help=" of each of train, val and test")
 # fmt: on
 

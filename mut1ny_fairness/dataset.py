@@ -59,7 +59,7 @@ class Sample(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """By what a run knows it again; with its path, for in Mut1ny every folder has a 0001.png."""
+        """How a run recognises it; with its path, for in Mut1ny every folder has a 0001.png."""
         return self.name.removesuffix(self.image.name) + identity(self.image, self.labels.values())
 
 
@@ -73,6 +73,8 @@ def list_samples(data: str | None, manifest: str | None = None) -> tuple[list[Sa
     """
     root, source = locate(data)
     if celebamask_root(root):
+        if manifest:
+            raise InputError(f"--manifest {manifest}: {root} is CelebAMask-HQ's folder, which has none; leave it out")
         faces = list_celebamask(root)
         check_masks(faces)
         samples = [Sample(face.photo.name, face.photo, face.masks, "", "real") for face in faces]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from common import cli, pictures
 from common.cli import InputError
-from common.data import check_finite, count_seen, find, in_order, progress
+from common.data import among, check_finite, find, in_order, progress
 from common.device import autocast, to_device
 from common.metrics import counts_from_confusion, scores_from_counts
 from common.run import Checkpoint, Trained, load_checkpoint, result_folders, trained
@@ -207,7 +207,7 @@ def main() -> None:
             result["confusion"] = scores["confusion"].tolist()
             pictures.write_json(folder / f"results{'-bgr' * bgr}.json", result)
             results[f"{title}, as BGR" if bgr else title] = result
-        if seen := count_seen(who, checkpoint["split"]["train"]):
+        if seen := len(among(who, checkpoint["split"]["train"])):
             print(f"{title}: WAS TRAINED ON {seen} OF THESE {len(faces)} IMAGES")
         images, labels = faces.batch(chosen)
         shown[title] = outputs(model, images, device, amp), checkpoint["args"]["target"]

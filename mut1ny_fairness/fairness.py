@@ -30,7 +30,7 @@ from common.run import Trained
 from mut1ny_fairness import group_pictures, group_stats
 from mut1ny_fairness.dataset import HERE, decode
 from mut1ny_fairness.eval import load_all, outputs
-from mut1ny_fairness.group_stats import HEADLINE, PERMUTATIONS, RESAMPLES, SEED, varied
+from mut1ny_fairness.group_stats import HEADLINE, PERMUTATIONS, RESAMPLES, SEED
 from mut1ny_fairness.group_tables import all_numbers, difference_table, gap_table, score_table
 from mut1ny_fairness.groups import MIN_RANKED, Groups, Photo, find_groups, read_groups
 from mut1ny_fairness.losses import predicted_classes
@@ -91,31 +91,29 @@ def simulate(args: Namespace) -> None:
 
 
 def compare(
-    args: Namespace, photos: list[Photo], counts: dict[str, np.ndarray]
-) -> tuple[Groups, dict, list[int], list[str]]:
-    """n labelled photos, counts: model -> n x 11 x 3 -> the groups, analyse()'s result of each model, the classes that
-    are scored and the names of those left out of means. Prints what is to be known of them."""
+    args: Namespace, photos: list[Photo], groups: Groups, counts: dict[str, np.ndarray]
+) -> tuple[dict, list[int], list[str]]:
+    """n labelled photos, counts: model -> n x 11 x 3 -> analyse()'s result of each model, the classes that are scored
+    and the names of those left out of means. Prints what is to be known of them."""
     in_truth = np.stack([c[:, :, 0] + c[:, :, 2] > 0 for c in counts.values()])  # models n 11, at each model's size
     wanted = args.classes or list(range(1, len(CLASSES)))
     classes = [c for c in wanted if in_truth[:, :, c].any()]
     if not classes or (args.classes and len(classes) < len(wanted)):
         absent = ", ".join(CLASSES[c] for c in wanted if c not in classes)
         raise InputError(f"--groups {args.groups}: no label holds {absent}; give other --classes or labels")
-    groups = find_groups(photos, args.by)
     shared = group_stats.shared_classes(in_truth[:, :, classes].all(0), groups)
     left_out = [CLASSES[c] for c, s in zip(classes, shared, strict=True) if not s]
     if left_out:
         who = f"{MIN_RANKED} people of every ranked group" if groups.ranked.sum() > 1 else "every group"
         print(f"note: {', '.join(left_out)}: not in the labels of {who}, so left out of all means")
-    for name, column in zip(args.by, groups.columns, strict=True):
-        people = varied(groups.person[groups.tested], column[groups.tested]) if groups.ranked.sum() > 1 else []
+    for name, people in groups.varying.items():
         if people:
             first = photos[groups.person.tolist().index(people[0])].person
             print(f"note: {name} differs between the photos of {len(people)} people (first: {first}), so the "
                   "permutation test shuffles it within people, and only these tell anything; if it should not differ, "
                   "correct the file")  # fmt: skip
     results = {title: group_stats.analyse(c[:, classes], shared, groups) for title, c in counts.items()}
-    return groups, results, classes, left_out
+    return results, classes, left_out
 
 
 def report(out: Path, groups: Groups, results: dict, classes: list[int]) -> None:
@@ -154,7 +152,7 @@ def parse_args() -> Namespace:
         help="one or two columns (default group: Sec. V)")
     add("--classes", type=class_numbers, metavar="A,B",
         help="score only these (default: all in the labels but the background; "
-        f"means leave out what is not in the labels of {MIN_RANKED} people of every ranked group)")
+        f"means are over those that {MIN_RANKED} people of every ranked group have)")
     add_crop_argument(add)
     add("--out", type=Path, metavar="DIR",
         help="default: fairness-BY beside the first checkpoint; with --simulate runs/simulate here")
@@ -183,6 +181,7 @@ def main() -> None:
     grid = group_pictures.choose_grid(photos, args.by)
     labelled = [photo for photo in photos if photo.labels]
     needed = labelled + [p for cells in grid.values() for p in cells.values() if p is not None and not p.labels]
+    groups = find_groups(labelled, args.by) if labelled else None
     networks = load_all(args.checkpoints, args.device, args.amp)
     counts, drawn = {}, {}
     for title, network in networks.items():
@@ -191,13 +190,13 @@ def main() -> None:
         counts[title] = found[: len(labelled)]
     if off:
         print(f"note: {off:,} label pixels are off the palette and count as the class of the nearest colour")
-    compared = compare(args, labelled, counts) if labelled else None
+    compared = compare(args, labelled, groups, counts) if labelled else None
     out = pictures.make_folder(args.out or args.checkpoints[0].parent / f"fairness-{'-'.join(args.by)}")
     for name in OF_LABELS:  # of an earlier run: not every run writes all of them
         (out / name).unlink(missing_ok=True)
     group_pictures.draw_grid(out / "grid.png", grid, drawn, args.crop)
     if compared:
-        groups, results, classes, left_out = compared
+        results, classes, left_out = compared
         print(f"{args.groups}: {len(labelled)} photos with a label, of {groups.person.max() + 1} people; scored: "
               f"{', '.join(CLASSES[c] for c in classes)}\n")  # fmt: skip
         report(out, groups, results, classes)

@@ -13,7 +13,7 @@ from mut1ny_fairness.palette import PALETTE, celebamask_to_mut1ny
 
 SIZE = 256
 # labels folder -> the folder of its images, the person's number, how many pictures. 58 in all; without the 4 copies and
-# with 11 of femalealison1 50 are left, 40 to train and 10 to test: what a ResNet-101 on two CPU cores can bear.
+# with 10 of femalealison1 50 are left, 40 to train and 10 to test: what a ResNet-101 on two CPU cores can bear.
 FOLDERS = {
     "femalealison1": ("femalealison1_light", 8, 14),
     "femalealison2": ("femalealison2_light", 8, 3),  # the same person as femalealison1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mut1ny_fairness.groups import MIN_RANKED, Groups
+from mut1ny_fairness.groups import MIN_RANKED, Groups, varied
 
 SCORES = ("iou_image", "f1_image", "iou_pooled", "f1_pooled")
 HEADLINE = "iou_image"  # the score that is drawn; all are in the CSV files
@@ -73,7 +73,7 @@ def weighted_scores(
 
 
 def one_hot(group: np.ndarray, G: int) -> np.ndarray:
-    """... x n group numbers (-1: none) -> ... x G x n weights of 0 and 1."""
+    """... x n group numbers -> ... x G x n weights of 0 and 1."""
     return (group[..., None, :] == np.arange(G)[:, None]).astype(np.float64)
 
 
@@ -87,27 +87,20 @@ def in_blocks(drawn: np.ndarray, scores_of: Callable[[np.ndarray], dict[str, np.
 # ---- Bootstrap over people -----------------------------------------------------------------------------------------
 
 
-def varied(person: np.ndarray, column: np.ndarray) -> list[int]:
-    """n person numbers, n codes -> the people whose images differ in their code: none of a group or gender, all of an
-    emotion."""
-    people, first, index = np.unique(person, return_index=True, return_inverse=True)
-    return people[np.bincount(index, column != column[first][index]) > 0].tolist()
-
-
 def person_weights(groups: Groups, repeats: int, rng: np.random.Generator) -> np.ndarray:
     """repeats x people: how often each person is drawn, with replacement, among those of the same group.
 
-    Only columns that are the same in all images of each person (group, gender) divide the people; one that varies
-    (emotion) does not: who is happy and sad is drawn for both at once. Whether one varies is seen from the images
-    that are `tested` alone, as in the permutation test, and a person's group is that of such an image.
+    Groups that vary within people (emotion) do not divide them: who is happy and sad is drawn for both at once.
+    Whether they vary is seen from the images that are `tested` alone, as in the permutation test, and a person's group
+    is that of such an image.
     """
     person, tested = groups.person, groups.tested
     order = np.lexsort((~tested, person))  # each person's images, the tested ones first
     first = order[np.unique(person[order], return_index=True)[1]]
-    fixed = [column[first] for column in groups.columns if not varied(person[tested], column[tested])]
-    strata = np.unique(np.stack(fixed), axis=1, return_inverse=True)[1].ravel() if fixed else np.zeros(len(first), int)
+    varies = varied(person[tested], groups.of_image[tested])
+    strata = np.zeros(len(first), int) if varies else groups.of_image[first]
     weights = np.zeros((repeats, len(first)))
-    for s in range(strata.max() + 1):
+    for s in np.unique(strata):
         members = np.flatnonzero(strata == s)
         weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=repeats)
     return weights
@@ -139,28 +132,21 @@ def with_bounds(value: np.ndarray, resampled: np.ndarray) -> dict[str, np.ndarra
 # ---- Permutation test of the gap -----------------------------------------------------------------------------------
 
 
-def permuted_groups(
-    person: np.ndarray, columns: list[np.ndarray], group_table: np.ndarray, repeats: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Group numbers under the null, repeats x n. columns: the code of each image in each column; group_table[codes]:
-    the group of each combination of codes, -1 for those that are none.
+def permuted_groups(person: np.ndarray, group: np.ndarray, repeats: int, rng: np.random.Generator) -> np.ndarray:
+    """n numbers of people and groups -> n group numbers under the null, repeats x n.
 
-    A column that is the same in all images of each person (group, gender) is shuffled among the people; one that
-    differs (emotion) among the images of each person. Columns of a kind stay together.
+    Groups that are the same in all images of each person (group, gender) are shuffled among the people; those that
+    differ (emotion) among the images of each person.
     """
     first = np.unique(person, return_index=True)[1]  # an image of each person
-    constant = [not varied(person, column) for column in columns]
-    by_person = np.argsort(person, kind="stable")
-    groups = np.empty((repeats, len(person)), int)
+    varies, by_person = varied(person, group), np.argsort(person, kind="stable")
+    drawn = np.empty((repeats, len(person)), int)
     for r in range(repeats):
-        between, within = np.arange(len(person)), np.arange(len(person))  # the image whose label each image gets
-        if any(constant):
-            between = first[rng.permutation(len(first))][person]
-        if not all(constant):
-            within[by_person] = np.lexsort((rng.random(len(person)), person))  # each person's images, shuffled
-        drawn = (column[between if c else within] for column, c in zip(columns, constant, strict=True))
-        groups[r] = group_table[tuple(drawn)]
-    return groups
+        if varies:
+            drawn[r, by_person] = group[np.lexsort((rng.random(len(person)), person))]  # each person's images, shuffled
+        else:
+            drawn[r] = group[first[rng.permutation(len(first))]][person]
+    return drawn
 
 
 def gap(values: np.ndarray) -> np.ndarray:
@@ -196,12 +182,8 @@ def analyse(
     if len(ranked) < 2 or not shared.any():
         return result
     # the null knows only the people of ranked groups
-    new_number = np.full(G + 1, -1)  # the last for -1, a combination that no photo has
-    new_number[ranked] = np.arange(len(ranked))
-    person = np.unique(groups.person[kept], return_inverse=True)[1]
-    columns = [column[kept] for column in groups.columns]
-    rng = np.random.default_rng([SEED, 1])
-    permuted = permuted_groups(person, columns, new_number[groups.table], permutations, rng)
+    person, group = (np.unique(x[kept], return_inverse=True)[1] for x in (groups.person, groups.of_image))
+    permuted = permuted_groups(person, group, permutations, np.random.default_rng([SEED, 1]))
     nulls = permutation_null(counts[kept][:, shared], permuted, len(ranked))
     overall = weighted_scores(counts[kept], np.ones((1, kept.sum())), shared)
     for score in SCORES:

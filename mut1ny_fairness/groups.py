@@ -59,8 +59,7 @@ class Groups(NamedTuple):
     ranked: np.ndarray  # G bool: 10 people or more
     of_image: np.ndarray  # n group numbers
     person: np.ndarray  # n person numbers
-    columns: list[np.ndarray]  # of each column of --by, n codes
-    table: np.ndarray  # group number of each combination of codes, -1 if there is none
+    varying: dict[str, list[int]]  # of each column of --by, the people whose tested images differ in it
 
     @property
     def tested(self) -> np.ndarray:
@@ -75,16 +74,34 @@ class Groups(NamedTuple):
         return f"wide (under {MIN_NARROW} people)" if self.people[g] < MIN_NARROW else ""
 
 
+def varied(person: np.ndarray, values: np.ndarray) -> list[int]:
+    """n person numbers, n values -> the people whose images differ in them: of a group or gender nobody, of an emotion
+    everybody."""
+    people, first, index = np.unique(person, return_index=True, return_inverse=True)
+    return people[np.bincount(index, values != values[first][index]) > 0].tolist()
+
+
 def find_groups(photos: list[Photo], by: list[str]) -> Groups:
-    """The groups of n labelled photos, sorted by name."""
+    """The groups of n labelled photos, sorted by name: of two columns each combination is one.
+
+    Raises InputError if only one of two columns varies within people: no shuffling answers for both.
+    """
     keys = [group_of(photo, by) for photo in photos]
     found = sorted(set(keys))
     of_image = np.array([found.index(key) for key in keys])
-    columns = [np.unique(values, return_inverse=True)[1] for values in zip(*keys, strict=True)]
-    table = np.full([column.max() + 1 for column in columns], -1)
-    table[tuple(columns)] = of_image
     person = np.unique([photo.person for photo in photos], return_inverse=True)[1]
     sizes = [len(set(person[of_image == g])) for g in range(len(found))]
     ranked = np.array([n >= MIN_RANKED and NOT_GIVEN not in key for n, key in zip(sizes, found, strict=True)])
     names = [" / ".join(key) for key in found]
-    return Groups(names, sizes, np.bincount(of_image).tolist(), ranked, of_image, person, columns, table)
+    groups = Groups(names, sizes, np.bincount(of_image).tolist(), ranked, of_image, person, {})
+    if ranked.sum() > 1:
+        for name, values in zip(by, np.array(keys).T, strict=True):
+            groups.varying[name] = varied(person[groups.tested], values[groups.tested])
+    if any(groups.varying.values()) and not all(groups.varying.values()):
+        one, other = sorted(by, key=lambda name: not groups.varying[name])
+        who = photos[person.tolist().index(groups.varying[one][0])].person
+        raise InputError(
+            f"--by {' '.join(by)}: {one} differs between the photos of {who}, {other} between nobody's; give one of "
+            "the two, or correct the file"
+        )
+    return groups

@@ -20,11 +20,9 @@ def outputs_of(target: str) -> int:
 
 
 def loss_of(output: Tensor, label: Tensor, target: str, bgr: bool = False) -> Tensor:
-    """Output of the network and B x H x W true classes -> scalar, float32."""
+    """Output of the network and B x H x W true classes -> scalar, float32; bgr: of the target rgb alone."""
     if target == "rgb":
         return F.mse_loss(output.float(), true_channels(label, bgr))
-    if bgr:  # read in the wrong order, the file's yellow is turquoise, and the hair in it is ears
-        label = nearest_class(true_channels(label, bgr=True))
     return F.cross_entropy(output.float(), label.long())
 
 

@@ -93,7 +93,7 @@ def read_pairs(root: Path) -> tuple[list[Pair], list[str]]:
     (found, lost), notes = pairs_of_xml(text, files), []
     if lost:
         notes.append(f"{len(lost)} names in training.xml are no files, first {lost[0]!r}: their pairs are left out")
-    if len(found) <= len(lost):
+    if 2 * len(found) <= text.count("<labelimg"):
         found = pairs_of_folders(files)
         notes.append(f"training.xml is missing or of no use: {len(found)} pairs matched by folder and name")
     pairs = set()

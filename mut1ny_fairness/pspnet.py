@@ -10,8 +10,8 @@
       3x3 to 512, BN, ReLU, dropout, 1x1, up x8 -------- B x 3 (or 11) x 256 x 256, linear
 
 `truncated` cuts the encoder after layer2 (512 channels), as a widely used library does by default: the paper's 7 h
-against DeepLabV3's 31 h, and its lower scores, look like that one (NOTES.md). The paper says that the final feature map
-is as large as the image; here it is an eighth of it, as in Zhao et al., and the output is enlarged.
+against DeepLabV3's 31 h look like that one (NOTES.md). The paper says that the final feature map is as large as the
+image; here it is an eighth of it, as in Zhao et al., and the output is enlarged.
 """
 
 import torch

@@ -37,10 +37,9 @@ def read_table(path: Path, needed: list[str]) -> tuple[list[str], list[tuple[str
 
 
 def inside(root: Path, name: str, where: str) -> Path:
-    """root/name; raises InputError if that lies outside root, be it through "..", a whole path or a link."""
+    """root/name; raises InputError if the name leads out of root: a whole path, or "..". A link in root may."""
     path = PurePosixPath(name.replace("\\", "/"))
-    whole = path.is_absolute() or re.match(r"[A-Za-z]:", name)
-    if whole or not (root / path).resolve().is_relative_to(root.resolve()):
+    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name):
         raise InputError(f"{where}: the path {name!r} leaves {root}; correct it, or copy the file into the folder")
     spelled = (root / unicodedata.normalize(form, str(path)) for form in ("NFC", "NFD"))  # Linux', and macOS' accents
     return next((other for other in spelled if other.exists()), root / path)

@@ -86,7 +86,7 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         help="ours: --target labels with a dice loss, pictures mirrored, zoomed and shifted, a rate that falls from "
         "--lr to 0 along a cosine")
     add("--epochs", type=number(int, 1), default=25, metavar="N", help="25: Sec. III-D")
-    add("--batch-size", type=number(int, 1), default=4, metavar="N",
+    add("--batch-size", type=number(int, 2), default=4, metavar="N",
         help="4: ours (the public template's; the paper says \"a specific batch size\"); of all processes together")
     add("--lr", type=number(float, 0, above=True), metavar="X",
         help="of Adam, 0.0001: ours (the public template's; the paper names no optimiser); with --recipe ours and on "
@@ -98,9 +98,11 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         parser.error("--truncated is for --model pspnet; DeepLabV3 needs its whole encoder")
     if args.recipe == "ours" and saved and args.epochs != saved["args"]["epochs"]:
         parser.error(f"--epochs {args.epochs}: the rate was to fall over {saved['args']['epochs']}; leave it out")
-    if args.recipe == "ours" and (args.target == "rgb" or args.bgr):
-        parser.error("--recipe ours: learns the classes as they are; leave --target rgb and --bgr out")
+    if args.recipe == "ours" and args.target == "rgb":
+        parser.error("--recipe ours: learns classes; leave --target rgb out")
     args.target = args.target or ("labels" if args.recipe == "ours" else "rgb")
+    if args.bgr and args.target == "labels":
+        parser.error("--bgr: only the target rgb learns colours, whose order can be wrong; leave one out")
     args.aux = AUX if args.model == "pspnet" and not args.truncated else 0.0  # on layer3, which is cut off
     return args, saved
 # fmt: on
@@ -143,7 +145,7 @@ def train_epoch(
 
 def main() -> None:
     args, saved = parse_args()
-    device, amp = start(args)
+    device, amp = start(args, least=2)  # batch norm needs two images
 
     # data (Sec. III-B to III-D)
     with first_process_first():

@@ -66,7 +66,7 @@ def decode(face: FaceFiles, size: int) -> dict[str, np.ndarray]:
     masks = np.zeros((len(PARTS), size, size), bool)
     for part, path in face.masks.items():
         mask = Image.fromarray(read_mask(path))
-        if photo.width * mask.height != photo.height * mask.width:
+        if abs(photo.width * mask.height - photo.height * mask.width) > max(photo.size):  # more than a pixel off
             sizes = f"is {mask.width} x {mask.height} px, its photo {photo.width} x {photo.height} px"
             raise InputError(f"{path}: {sizes}; give both the same width to height")
         masks[PARTS.index(part)] = np.asarray(mask.resize((size, size), Image.Resampling.NEAREST))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from common import cli, pictures
 from common.celebamask import NAMES, PARTS, list_celebamask
 from common.cli import InputError
-from common.data import check_finite, count_seen, find, in_order, progress
+from common.data import among, check_finite, find, in_order, progress
 from common.device import autocast, sum_over_processes, to_device
 from common.losses import dice_loss
 from common.metrics import batch_convention, mean_of_present, multilabel_counts, scores_from_counts
@@ -31,7 +31,7 @@ from nu_deeplabv3plus.dataset import HERE, LEGEND, PALETTE, FaceParts, merge_mas
 from nu_deeplabv3plus.model import DeepLabV3Plus
 
 METRICS = ("iou", "precision", "recall", "f1")
-# Table 1 as printed, with its three wrong names put right (README); the paper has "about 0" for hat
+# Table 1 as printed, with its three wrong names put right (NOTES.md); the paper has "about 0" for hat
 TABLE_1 = {
     "skin": (0.9304, 0.9667, 0.9612, 0.9639), "nose": (0.8578, 0.9128, 0.9344, 0.9234),
     "eye_g": (0.7455, 0.9080, 0.8063, 0.8541), "l_eye": (0.7530, 0.8636, 0.8547, 0.8591),
@@ -177,7 +177,7 @@ def main() -> None:
             raise InputError(
                 f"{path}: has another --size, or other faces or masks, than {args.checkpoints[0]}; evaluate them apart"
             )
-        if seen := count_seen(who, saved["split"]["train"]):
+        if seen := len(among(who, saved["split"]["train"])):
             source += f" (THE NETWORK WAS TRAINED ON {seen} OF ITS {len(faces)} FACES)"
         names = [face.photo.name for face in faces]
         data = FaceParts(dataset.load(faces, size, args.cache), list(range(len(faces))), names)

@@ -10,7 +10,7 @@
       two 3x3, squeeze-and-excitation -------------- B x 256 x 32 x 32
       1x1 to 18, up x4 ----------------------------- B x 18 x 128 x 128 logits
 
-The paper draws the blocks; the widths are those of the Keras design that it follows (README).
+The paper draws the blocks; the widths are those of the Keras design that it seems to follow (NOTES.md).
 """
 
 import torch

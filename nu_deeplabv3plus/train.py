@@ -59,7 +59,7 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group("data (Sec. 3.1, 3.2)").add_argument
     add("--data", type=cli.path, metavar="PATH", help="default: data/CelebAMask-HQ here, else generated faces")
-    add("--size", type=number(int, 16), default=dataset.SIZE, metavar="N", help="image side (128: Sec. 3.1)")
+    add("--size", type=number(int, 16), default=dataset.SIZE, metavar="N", help="a multiple of 16 (128: Sec. 3.1)")
     add("--augment", choices=["none", "flip", "flip-swap"], default="none",
         help="flip: Sec. 3.2, doubles the set; flip-swap: also swaps left and right (ours); none: Sec. 4")
     add("--cache", type=Path, default=dataset.CACHE, metavar="DIR", help="decoded faces (default: data/cache here)")
@@ -72,7 +72,7 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     add("--weights", default="auto", metavar="W",
         help="imagenet (Sec. 3.3), none, a file, or auto (default, ours): ImageNet where it is available, else random")
     free = ("data", "patience")
-    args, saved = arguments(parser, HERE.name, free=free, limit=dataset.N_FACES, limit_help=", as many as in Sec. 3.1")
+    args, saved = arguments(parser, HERE.name, free=free, limit=dataset.N_FACES, limit_help=" (4,000: Sec. 3.1)")
     if args.size % OUTPUT_STRIDE:
         parser.error(f"--size {args.size} must be a multiple of {OUTPUT_STRIDE}")
     if args.patience is None:
@@ -83,10 +83,8 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
 
 def reduce_on_plateau(optimizer: Optimizer) -> ReduceLROnPlateau:
     """x 0.1 on the fifth epoch without a loss below best - 1e-4, down to 1e-7 (Sec. 3.4; the rest is Keras')."""
-    # Keras' patience of 5 is PyTorch's 4, which lets four bad epochs pass; eps 0: the last step to the floor counts
-    return ReduceLROnPlateau(
-        optimizer, factor=0.1, patience=4, threshold=1e-4, threshold_mode="abs", min_lr=1e-7, eps=0
-    )
+    # Keras' patience of 5 is PyTorch's 4, which lets four bad epochs pass
+    return ReduceLROnPlateau(optimizer, factor=0.1, patience=4, threshold=1e-4, threshold_mode="abs", min_lr=1e-7)
 
 
 def epochs_since_best(losses: list[float]) -> int:

@@ -7,7 +7,7 @@ import pytest
 from conftest import refused
 
 from common.cli import InputError
-from common.data import count_seen, find, identity, in_order, open_cache, shuffled, whole_folder
+from common.data import among, find, identity, in_order, open_cache, shuffled, whole_folder
 
 N = 7
 
@@ -94,7 +94,7 @@ def test_a_picture_is_known_again_in_another_folder_and_changed_masks_are_notice
         (tmp_path / folder / "m.png").write_bytes(mask)
         who.append(identity(tmp_path / folder / "7.jpg", [tmp_path / folder / "m.png"]))
     assert who[0] == who[1] != who[2]
-    assert count_seen([who[2], "8.jpg:5:1:3"], [who[0]]) == 1  # the same photo, whatever its masks
+    assert among([who[2], "8.jpg:5:1:3"], [who[0]]) == [who[2]]  # the same photo, whatever its masks
     everybody = ["1.jpg:1:0:0", who[1], "2.jpg:2:0:0"]
     assert find([who[0]], everybody, "b") == [1] and find(everybody[::-1], everybody, "b") == [0, 1, 2]
     missing = "b: 1 of the checkpoint's 2 pictures are missing, or their photos or masks have changed, such as 7.jpg"

@@ -11,6 +11,7 @@ import torch
 from conftest import refused
 from PIL import Image
 
+from common.faces import write_celebamask
 from mut1ny_fairness import dataset, generate, losses, prepare
 from mut1ny_fairness.dataset import Sample
 from mut1ny_fairness.palette import CLASSES, PAINTED, PALETTE, celebamask_to_mut1ny, to_classes
@@ -94,6 +95,13 @@ def test_the_wrong_channel_order_makes_hair_ears():
     # a network that had learnt the wrong order perfectly: no error to be seen in the paper's loss
     assert losses.loss_of(wrong, label, "rgb", bgr=True) == 0 and losses.loss_of(wrong, label, "rgb") > 0.05
     assert torch.equal(losses.predicted_classes(wrong, "rgb", bgr=True), label)
+    # and none in any of its six scores, for any output: they pool the channels
+    output, tallies = torch.rand(1, 3, 6, 6), (Tally(CPU, "rgb"), Tally(CPU, "rgb", bgr=True, read_bgr=True))
+    for tally, seen in zip(tallies, (output, output.flip(1)), strict=True):
+        tally.add(seen, label, losses.loss_of(seen, label, "rgb", tally.bgr))
+    as_read, swapped = (tally.scores() for tally in tallies)
+    for name in ("loss", "accuracy", "f1", "iou", "precision", "recall"):
+        assert as_read[name] == pytest.approx(swapped[name])
 
 
 def test_a_class_that_is_not_there_does_not_count_in_the_means_even_if_it_is_predicted():
@@ -148,6 +156,8 @@ def test_pairs_come_from_an_xml_with_backslashes_however_it_is_formed_and_from_w
     xml.write_text(whole.replace("labels\\real\\0003.png", "labels\\real\\lost.png"))
     pairs, (note,) = read_pairs(copied)
     assert len(pairs) == 57 and "1 names in training.xml are no files, first 'labels" in note
+    xml.write_text(whole.replace("labels\\real", "lost\\real").replace("samples\\real", "lost\\real"))
+    assert read_pairs(copied)[0] == [pair for pair in expected if pair.category != "real"]  # more than half are there
     Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
     label = '<labelimg name="labels\\real\\0000.png"/>'
     outside = ("samples\\..\\..\\outside.png", "../outside.png", str(tmp_path / "outside.png"), "C:\\outside.png")
@@ -160,6 +170,15 @@ def test_pairs_come_from_an_xml_with_backslashes_however_it_is_formed_and_from_w
         assert "training.xml is missing or of no use: 54 pairs matched by folder and name" in note
     shutil.rmtree(copied / "labels")
     assert f"{copied}: looked for training.xml" in refused(read_pairs, copied)
+
+
+def test_a_folder_may_be_made_of_links(shipped, tmp_path):
+    for name in ("samples", "labels", "training.xml"):
+        (tmp_path / name).symlink_to(shipped / name)
+    samples, _ = dataset.list_samples(str(tmp_path))
+    assert len(samples) > 40 and all(sample.image.is_file() for sample in samples)
+    faces = write_celebamask(tmp_path / "faces", 2, 32)
+    assert "has none; leave it out" in refused(dataset.list_samples, str(faces), "manifest.csv")
 
 
 # ---- Duplicates, subsample, splits ---------------------------------------------------------------------------------

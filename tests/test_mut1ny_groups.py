@@ -69,7 +69,7 @@ def test_the_null_of_four_people_in_two_groups_is_the_enumerated_one():
     ious = np.array([0.1, 0.2, 0.6, 0.9])
     counts, person, group = counts_with_iou(*ious), np.arange(4), np.array([0, 0, 1, 1])
     every = [abs(np.mean(ious[list(a)]) - np.mean(np.delete(ious, a))) for a in itertools.combinations(range(4), 2)]
-    drawn = stats.permuted_groups(person, [group], np.array([0, 1]), 6000, np.random.default_rng(0))
+    drawn = stats.permuted_groups(person, group, 6000, np.random.default_rng(0))
     null = stats.permutation_null(counts, drawn, 2)["iou_image"]
     values, times = np.unique(null.round(6), return_counts=True)
     expected, weights = np.unique(np.round(every, 6), return_counts=True)
@@ -82,12 +82,12 @@ def test_the_null_of_four_people_in_two_groups_is_the_enumerated_one():
 
 def test_a_persons_images_move_together_and_a_column_that_varies_within_people_is_shuffled_within_them():
     person, group, rng = np.array([0, 0, 1, 1, 2, 3]), np.array([0, 0, 0, 0, 1, 1]), np.random.default_rng(0)
-    drawn = stats.permuted_groups(person, [group], np.array([0, 1]), 300, rng)
+    drawn = stats.permuted_groups(person, group, 300, rng)
     assert (drawn[:, 0] == drawn[:, 1]).all() and (drawn[:, 2] == drawn[:, 3]).all()
     assert (drawn[:, [0, 2, 4, 5]].sum(1) == 2).all() and len(np.unique(drawn, axis=0)) == 6
     # three people, sad and happy each: 2^3 arrangements, never two happy images of a person
     person, emotion = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 0, 0, 1, 1, 1])
-    drawn = stats.permuted_groups(person, [emotion], np.array([0, 1]), 400, rng)
+    drawn = stats.permuted_groups(person, emotion, 400, rng)
     assert all((drawn[:, person == p].sum(1) == 1).all() for p in range(3)) and len(np.unique(drawn, axis=0)) == 8
 
 
@@ -125,8 +125,18 @@ def test_groups_under_ten_people_are_not_ranked_and_under_thirty_are_wide():
         "x": (30, True, ""), "y": (10, True, "wide (under 30 people)"), "z": (9, False, "not ranked (under 10 people)"),
         NOT_GIVEN: (12, False, "not ranked"),
     }  # fmt: skip
-    two = find_groups(photos_of(*people), ["group", "emotion"])
-    assert two.images[two.names.index("x / happy")] == 30 and two.people[two.names.index("z / sad")] == 9
+    error = refused(find_groups, photos_of(*people), ["group", "emotion"])
+    assert "emotion differs between the photos of x0, group between nobody's" in error
+
+
+def test_two_columns_make_groups_of_their_combinations():
+    photos = [
+        Photo(Path(f"{g}{i}.png"), {}, f"{g}{i}", {"group": g, "gender": "mf"[i % 2]}) for g in "xy" for i in range(20)
+    ]
+    groups = find_groups(photos, ["group", "gender"])
+    assert groups.names == ["x / f", "x / m", "y / f", "y / m"] and groups.people == [10] * 4
+    drawn = stats.permuted_groups(groups.person, groups.of_image, 50, np.random.default_rng(0))
+    assert (np.sort(drawn) == np.sort(groups.of_image)).all()  # no group grows or shrinks by chance
 
 
 def test_the_gap_is_between_ranked_groups_only():

@@ -15,9 +15,8 @@ from trainings import make_networks_small
 from common.run import load_checkpoint
 from mut1ny_fairness import train
 from mut1ny_fairness.deeplabv3 import DeepLabV3
-from mut1ny_fairness.losses import soft_dice
 from mut1ny_fairness.pspnet import PSPNet, PyramidPooling
-from mut1ny_fairness.resnet import BatchNorm, ResNet101, encoder_of
+from mut1ny_fairness.resnet import ResNet101, encoder_of
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +69,6 @@ def test_pyramid_pooling_against_pytorchs_adaptive_means():
         assert torch.allclose(module(x), torch.cat([x, *levels], dim=1), atol=1e-5)
 
 
-def test_batch_norm_of_one_value_uses_the_running_statistics_and_otherwise_is_pytorchs():
-    ours, theirs = BatchNorm(3), nn.BatchNorm2d(3)
-    for norm in (ours, theirs):
-        norm.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
-    x, before = torch.randn(1, 3, 1, 1), ours.running_mean.clone()
-    assert torch.allclose(ours.train()(x), theirs.eval()(x)) and torch.equal(ours.running_mean, before)
-    x = torch.randn(2, 3, 4, 4)
-    assert torch.equal(ours(x), theirs.train()(x)) and torch.equal(ours.running_mean, theirs.running_mean)
-
-
 def test_the_encoder_takes_coco_and_imagenet_weights_and_a_cut_one_what_it_has(reference):
     torch.manual_seed(2)
     classifier = resnet101()
@@ -87,13 +76,6 @@ def test_the_encoder_takes_coco_and_imagenet_weights_and_a_cut_one_what_it_has(r
         encoder, theirs = ResNet101(truncated), expected.state_dict()
         encoder.load_state_dict(encoder_of(source.state_dict(), truncated), strict=True)
         assert all(torch.equal(x, theirs[name]) for name, x in encoder.state_dict().items())
-
-
-def test_dice_counts_small_classes_as_large_ones_and_absent_ones_not_at_all():
-    """Class 0 is predicted everywhere: TP 3 of 4 predicted and 3 true, so 7 / 8; class 5 is missed: 1 / 2."""
-    logits, label = torch.zeros(1, 11, 2, 2), torch.tensor([[[0, 0], [0, 5]]])
-    logits[:, 0] = 50
-    assert soft_dice(logits, label).item() == pytest.approx(1 - (7 / 8 + 1 / 2) / 2)
 
 
 def test_the_rate_of_our_recipe_falls_along_a_cosine_and_the_papers_is_constant():

@@ -256,7 +256,7 @@ def test_dataset_describes_a_folder_and_names_every_bad_file(call, shipped, tmp_
     [
         (train, "--data {data} --manifest lost.csv", "lost.csv: No such file"),
         (train, "--data {data} --truncated", "--truncated is for --model pspnet"),
-        (train, "--data {data} --recipe ours --bgr", "leave --target rgb and --bgr out"),
+        (train, "--data {data} --recipe ours --bgr", "--bgr: only the target rgb learns colours"),
         (fairness, "", "give checkpoints and --groups FILE, or --simulate"),
         (fairness, "{run}/best.pt --groups {groups} --by skin", "has no column skin"),
         (fairness, "{run}/best.pt --groups {groups} --classes chin", "'chin' is not of the classes background, eyes"),

@@ -84,6 +84,9 @@ def test_json_and_pictures(tmp_path):
     assert np.array_equal(image, label) and np.array_equal(image.convert("RGB"), palette[label])
     painted = pictures.overlay(np.full((2, 2, 3), 100, np.uint8), label, palette, 0.5)
     assert painted[0, 0].tolist() == [100] * 3 and painted[0, 1].tolist() == [150, 65, 65]
+    pictures.save_grid(tmp_path / "grid.png", [[np.ones((700, 700), bool), None, np.zeros((9, 9, 3), np.uint8)]])
+    colours = dict(map(reversed, Image.open(tmp_path / "grid.png").convert("L").getcolors()))
+    assert colours[0] > 150**2 * 0.8 and colours[255] > 2 * colours[0]  # a black picture; a white one, and the page
 
 
 # ---- Arguments -----------------------------------------------------------------------------------------------------
@@ -149,6 +152,9 @@ def test_a_run_writes_its_folder_and_says_what_comes_next(tmp_path, capsys, monk
     assert torch.equal(other.weight, model.weight) and list(resumed.epochs()) == []
     resumed.end()
     assert "already holds epoch 2" in capsys.readouterr().out
+    resumed.args.epochs = 9  # it was a rule of train.py that stopped the run
+    resumed.end()
+    assert "already" not in capsys.readouterr().out
     assert len(json.loads((run.out / "run.json").read_text())["starts"]) == 2
 
 

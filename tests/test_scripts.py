@@ -133,7 +133,7 @@ def test_a_run_stopped_in_its_first_epoch_can_be_resumed_and_data_that_changed_i
     for path in changed.rglob("*.jpg" if training.script == "pretrain" else "*_hair.png"):
         path.write_bytes(path.read_bytes() + b"\0")  # still a picture, and another file
     error = one_line_error(call(training.module, *resume, "--data", changed))
-    assert "not those that" in error and "give --data the folder as it was" in error
+    assert "not those that" in error and "give the folders as they were" in error
     moved = data.rename(tmp_path / "moved")
     gone = f"{data}: is gone, where {tmp_path / 'run' / 'last.pt'} had its data; give --data where they are now"
     assert gone in one_line_error(call(training.module, *resume))
