@@ -28,6 +28,7 @@ from torch import nn
 from common.cli import InputError, Parser, Stop, add_machine_arguments, number
 from common.device import leave, memory_format, pick_amp, pick_device, seed_epoch, world
 from common.pictures import make_folder, save, write_csv, write_json
+from common.weights import first_not_finite, load_safely
 
 FORMAT = 2  # of checkpoints: counts up when older ones can no longer be read
 NOT_SAVED = ("cache", "out", "resume")  # arguments of this machine and this start, not of the run
@@ -55,36 +56,17 @@ class Checkpoint(dict):
 
 
 def load_checkpoint(path: Path, paper: str) -> Checkpoint:
-    """The checkpoint at `path` on the CPU; raises InputError unless it is one of `paper` (the folder's name).
-
-    Loaded with weights_only=True: a file with anything but tensors and primitives in it is refused, not run.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; give the last.pt or best.pt of a run folder")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen kinds for broken files
-        why = str(error).strip().split("\n")[0].split(". ")[0][:100] or type(error).__name__
-        raise InputError(f"{path}: not a checkpoint that can be loaded safely ({why}); use another file") from None
+    """The checkpoint at `path` on the CPU; raises InputError unless it is one of `paper` (the folder's name)."""
+    content = load_safely(path, "give the last.pt or best.pt of a run folder")
     found = content.get("paper") if isinstance(content, dict) else None
     if found != paper:
         found = f"of {found}" if found else "of something else"
         raise InputError(f"{path}: a checkpoint {found}, not of {paper}; use a file from {paper}/runs")
     if content.get("format") != FORMAT:
         raise InputError(f"{path}: was written by another version of this code; train again, or use that version")
-    if name := first_not_finite(content):
-        raise InputError(f"{path}: its {name} holds nan or inf; use an earlier checkpoint")
     checkpoint = Checkpoint(content)
     checkpoint.path = path
     return checkpoint
-
-
-def first_not_finite(part: object, name: str = "") -> str:
-    """The name of the first tensor in a checkpoint, model or optimiser, that holds nan or inf; "" if there is none."""
-    if isinstance(part, torch.Tensor):
-        return name if part.is_floating_point() and not part.isfinite().all() else ""
-    inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list | tuple) else ()
-    return next(filter(None, (first_not_finite(x, f"{name} {key}".lstrip()) for key, x in inner)), "")
 
 
 def restore(checkpoint: Checkpoint, **parts: object) -> None:

@@ -50,28 +50,39 @@ def load_weights(choice: str, weights: str, name: str = "imagenet") -> tuple[dic
 def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict]:
     """The state dict in a file of any name, and the checkpoint of ours that it is the "model" of ({}: of none).
 
-    Without the prefixes of DataParallel and torch.compile. Raises InputError for anything else; nothing pickled runs.
+    Without the prefixes of DataParallel and torch.compile. Raises InputError for anything else.
     """
-    if not path.is_file():
-        what = "is a folder; give a file in it" if path.is_dir() else "no such file; --help lists the names"
-        raise InputError(f"--weights {path}: {what}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen kinds for broken files
-        if "unsupported global" in str(error).lower():
-            remedy = "holds more than tensors, perhaps a whole pickled model: save model.state_dict() instead"
-            raise InputError(f"--weights {path}: {remedy}") from None
-        problem = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:80]
-        raise InputError(f"--weights {path}: cannot be loaded ({problem}); download it again") from None
+    content = load_safely(path, "--weights takes a saved model.state_dict(), such as torchvision's; see --help")
     checkpoint = content if isinstance(content, dict) and "paper" in content else {}
     state_dict = checkpoint.get("model", content)
     tensors = isinstance(state_dict, dict) and all(isinstance(x, Tensor) for x in state_dict.values())
     if not tensors or not state_dict:
         raise InputError(f"--weights {path}: not a state dict of tensors; give a file of torchvision's kind")
-    for name, x in state_dict.items():
-        if x.is_floating_point() and not x.isfinite().all():
-            raise InputError(f"--weights {path}: its {name} holds nan or inf; give another file")
     return {re.sub(r"^((module|_orig_mod)\.)+", "", name): x for name, x in state_dict.items()}, checkpoint
+
+
+def load_safely(path: Path, remedy: str) -> object:
+    """What torch.save() wrote, on the CPU. Raises InputError, with the remedy, for a file that is not there, that holds
+    more than tensors and primitives (nothing pickled runs), or a tensor with nan or inf."""
+    if not path.is_file():
+        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; {remedy}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen kinds for broken files
+        why = str(error).strip().split("\n")[0].split(". ")[0][:100] or type(error).__name__
+        why = "it holds more than tensors, as a pickled model does" if "unsupported global" in str(error).lower() else why
+        raise InputError(f"{path}: cannot be loaded safely ({why}); {remedy}") from None
+    if name := first_not_finite(content):
+        raise InputError(f"{path}: its {name} holds nan or inf; {remedy}")
+    return content
+
+
+def first_not_finite(part: object, name: str = "") -> str:
+    """The name of the first tensor in a checkpoint, model or optimiser, that holds nan or inf; "" if there is none."""
+    if isinstance(part, Tensor):
+        return name if part.is_floating_point() and not part.isfinite().all() else ""
+    inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list | tuple) else ()
+    return next(filter(None, (first_not_finite(x, f"{name} {key}".lstrip()) for key, x in inner)), "")
 
 
 def fill(module: nn.Module, state_dict: dict[str, Tensor], what: str, source: str) -> None:

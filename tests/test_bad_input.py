@@ -127,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_used(folder, call, tmp_path):
     path, marker = tmp_path / "given.pt", tmp_path / "marker"
     ours = {"paper": folder, "format": FORMAT}
     contents = [
-        ("no such checkpoint", None),
+        ("no such file; give the last.pt", None),
         ("loaded safely", pickle.dumps(Malice(marker))),
         ("loaded safely", b"PK\x03\x04"),  # cut off
         ("loaded safely", ours | {"model": Malice(marker)}),
@@ -152,7 +152,7 @@ def test_a_checkpoint_that_cannot_be_used(folder, call, tmp_path):
 def test_weights_that_are_none_are_one_line(folder, train, faces, tmp_path):
     torch.save({"features.99.weight": torch.zeros(3)}, tmp_path / "other.pth")
     for given in (tmp_path / "lost.pth", tmp_path, tmp_path / "other.pth"):
-        assert f"--weights {given}: " in one_line_error(train(folder, "--data", faces, "--weights", given))
+        assert f"{given}: " in one_line_error(train(folder, "--data", faces, "--weights", given))
     assert nothing_written(tmp_path)
 
 

@@ -245,7 +245,7 @@ def test_fractions_are_compared_once_and_gone_on_with(call, faces, runs, pretrai
         (train, ("--data", "{faces}", "--weights", "{last}"), "a checkpoint of train.py; give the pretrain.pt"),
         (train, ("--resume", "{pre_last}"), "a checkpoint of pretrain.py"),
         (eval, ("{pre}",), "a checkpoint of pretrain.py, which has learned no classes"),
-        (label_fractions, ("--data", "{faces}", "--pretrained", "lost.pt"), "lost.pt: no such checkpoint"),
+        (label_fractions, ("--data", "{faces}", "--pretrained", "lost.pt"), "lost.pt: no such file"),
         (label_fractions, ("--fraction", "0.5"), "--fraction is set by this script"),
     ],
 )
