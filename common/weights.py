@@ -70,7 +70,8 @@ def load_safely(path: Path, remedy: str) -> object:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds for broken files
         why = str(error).strip().split("\n")[0].split(". ")[0][:100] or type(error).__name__
-        why = "it holds more than tensors, as a pickled model does" if "unsupported global" in str(error).lower() else why
+        if "unsupported global" in str(error).lower():
+            why = "it holds more than tensors, as a pickled model does"
         raise InputError(f"{path}: cannot be loaded safely ({why}); {remedy}") from None
     if name := first_not_finite(content):
         raise InputError(f"{path}: its {name} holds nan or inf; {remedy}")
