@@ -61,7 +61,7 @@ def add_machine_arguments(parser: Parser, amp: str | None = None) -> argparse._A
 
 # ---- Running a script, and stopping it ----------------------------------------------------------------------------
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # CUDA's and MPS's words, and the CPU's
+OUT_OF_MEMORY = ("out of memory", "Invalid buffer size", "can't allocate memory")  # CUDA's and MPS's, MPS's, the CPU's
 COMPILERS = ("torch._dynamo", "torch._inductor")  # modules of their errors
 LOST_PROCESS = ("closed by peer", "reset by peer", "remote process exited")  # gloo's words, and NCCL's
 

@@ -75,9 +75,10 @@ def keep_freed_memory(keep: bool = True) -> None:
 
 def pick_amp(choice: str, device: torch.device) -> bool:
     """Whether to autocast to bfloat16: `auto` where the hardware computes it, CUDA from 8.0, CPUs with AMX or
-    AVX512-BF16. Losses and metrics cast back to float32 themselves."""
+    AVX512-BF16; never on an Apple GPU, where PyTorch's batch norm aborts in it (pytorch#154887). Losses and metrics
+    cast back to float32 themselves."""
     if choice != "auto":
-        return choice == "bf16"
+        return choice == "bf16" and device.type != "mps"
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere the answer is a safe no

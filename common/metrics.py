@@ -33,8 +33,8 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int) -> Ten
     """Two B x H x W integer tensors of class ids -> C x C int64, row = truth, column = prediction.
 
     Pixels whose truth is outside 0..C-1 (255, say) are left out; predictions are inside, as an argmax is. Stays on the
-    device without waiting for it: a bincount on the CPU, elsewhere a product of one-hot rows, exact in float32 up to
-    2^24 pixels an image.
+    device without waiting for it: a bincount on the CPU, elsewhere a product of one-hot rows, exact in float32; of one
+    picture row at a time, because on Apple GPUs longer products can be wrong (pytorch#195163).
     """
     C = num_classes
     if truth.device.type == "cpu" and truth.dtype == torch.uint8 and C <= 127:
@@ -45,8 +45,8 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int) -> Ten
         cell = torch.where((truth >= 0) & (truth < C), truth.int() * C + prediction.int(), C * C)  # C * C: left out
         return torch.bincount(cell.flatten(), minlength=C * C + 1)[: C * C].reshape(C, C)
     classes = torch.arange(C, device=truth.device)
-    truth_rows = (truth.flatten(1)[:, None] == classes[None, :, None]).float()  # B C HW
-    prediction_rows = (prediction.flatten(1)[:, None] == classes[None, :, None]).float()
+    truth_rows = (truth.flatten(0, 1)[:, None] == classes[:, None]).float()  # BH C W
+    prediction_rows = (prediction.flatten(0, 1)[:, None] == classes[:, None]).float()
     return (truth_rows @ prediction_rows.transpose(1, 2)).round().long().sum(0)
 
 

@@ -45,6 +45,7 @@ def test_amp_auto_follows_the_hardware(monkeypatch, tmp_path):
     for capability, native in (((7, 5), False), ((8, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
         assert pick_amp("auto", torch.device("cuda", 0)) is native
+    assert not any(pick_amp(choice, torch.device("mps")) for choice in ("auto", "bf16", "off"))
 
 
 # ---- Pretrained weights --------------------------------------------------------------------------------------------
