@@ -61,7 +61,8 @@ def add_machine_arguments(parser: Parser, amp: str | None = None) -> argparse._A
 
 # ---- Running a script, and stopping it ----------------------------------------------------------------------------
 
-OUT_OF_MEMORY = ("out of memory", "Invalid buffer size", "can't allocate memory")  # CUDA's and MPS's, MPS's, the CPU's
+# the words of CUDA and MPS, of MPS, and of a CPU under Linux, macOS and Windows
+OUT_OF_MEMORY = ("out of memory", "Invalid buffer size", "can't allocate memory", "not enough memory")
 COMPILERS = ("torch._dynamo", "torch._inductor")  # modules of their errors
 LOST_PROCESS = ("closed by peer", "reset by peer", "remote process exited")  # gloo's words, and NCCL's
 

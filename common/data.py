@@ -4,8 +4,8 @@ and who was trained on."""
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from common.cli import InputError
 from common.device import world
+from common.pictures import patiently
 
 # ---- Folders that are there whole or not at all ----------------------------------------------------------------------
 
@@ -27,12 +28,12 @@ from common.device import world
 def whole_folder(final: Path) -> Iterator[Path]:
     """A draft to fill, which becomes `final` when the block ends well. Of two processes at once the first wins."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    draft = final.with_name(f".{final.name}-{secrets.token_hex(4)}")
+    draft.mkdir()
     try:
         yield draft
-        draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
         try:
-            os.rename(draft, final)
+            patiently(os.rename, draft, final)
         except OSError:
             if not final.is_dir():
                 raise

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +36,7 @@ def save(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
                 data(file) if callable(data) else file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(draft, path)
+            patiently(os.replace, draft, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         with suppress(OSError):
             draft.unlink()
@@ -43,6 +44,16 @@ def save(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
         full = getattr(error, "errno", errno.ENOSPC) in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free some space or use another folder" if full else "use another folder"
         raise InputError(f"{path}: {why}; nothing was overwritten; {remedy}") from None
+
+
+def patiently(move: Callable[[Path, Path], None], draft: Path, path: Path) -> None:
+    """move(draft, path); on Windows for some seconds, because readers and virus scanners hold files there."""
+    for wait in (0.1, 0.3, 1, 3) if os.name == "nt" else ():
+        try:
+            return move(draft, path)
+        except PermissionError:
+            time.sleep(wait)
+    move(draft, path)
 
 
 def write_json(path: Path, value: dict) -> None:

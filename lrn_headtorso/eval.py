@@ -9,6 +9,7 @@ first checkpoint (with --data FOLDER --split all to best-all-FOLDER/) or to --ou
 picture and averaged, at the network's own size: Jaccard in per cent, distances in pixels of a 224 px picture.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def draw(results: dict[str, dict], predicted: dict[str, tuple], names: list[str]
             titles = ["photo", "true", *(f"{p.shape[-1]} x {p.shape[-2]}" for p in maps)]
             grey = [(p * 255).astype(np.uint8) for p in maps]
             rows = [list(row) for row in zip(photos, alphas, *grey, strict=True)]
-            file = f"maps-{label.replace('/', '-')}.png"  # the label may be a path
+            file = f"maps-{re.sub('[/:]', '-', label)}.png"  # the label may be a path
             pictures.save_grid(out / file, rows, column_titles=titles)
     draw_predictions(out / "figure2.png", columns, names)
 

@@ -17,7 +17,7 @@ class Listed(torch.nn.Module):
 
 def test_measurements_come_back_and_the_tables_of_the_readme_are_theirs(tmp_path):
     """`python tests/benchmarks/readme.py` would change nothing; of other measurements there are other tables."""
-    text = (readme.HERE / "README.md").read_text()
+    text = (readme.HERE / "README.md").read_text(encoding="utf-8")
     assert readme.render(text) == text
     row = contest.Row("training", "a network, 8 px", "a peer", "s", 0.5, 1.0, 3, machine="a machine")
     run.write_rows(tmp_path / "results.csv", [row])

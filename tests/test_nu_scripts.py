@@ -177,8 +177,8 @@ def test_predict_keeps_the_size_and_names_what_it_cannot_read(call, trained, tmp
     assert np.array_equal(masks, found)
     readme = (Path(dataset.HERE).parent / "README.md").read_text(encoding="utf-8")
     block = re.search(r"<!-- python -->\n```python\n(.*?)```", readme, re.DOTALL)[1]  # five lines from Python
-    block = block.replace("nu_deeplabv3plus/runs/none-generated/best.pt", str(trained / "best.pt"))
-    exec(block.replace("portrait.jpg", str(photos / "grey.png")), names := {})  # noqa: S102
+    block = block.replace("nu_deeplabv3plus/runs/none-generated/best.pt", (trained / "best.pt").as_posix())
+    exec(block.replace("portrait.jpg", (photos / "grey.png").as_posix()), names := {})  # noqa: S102
     assert np.array_equal(names["masks"], masks)
 
 

@@ -85,7 +85,7 @@ def test_a_run_that_was_stopped_and_killed_equals_a_whole_one(name, training, fa
 
     def stop():
         assert signal.getsignal(number) != signal.SIG_DFL, "the script does not take it; it would end the tests"
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
         at_backward(patch, stop, len(steps) // 3 + 1)
@@ -117,7 +117,7 @@ def test_a_run_that_was_stopped_and_killed_equals_a_whole_one(name, training, fa
         assert process.exitcode == -signal.SIGKILL and load_checkpoint(last, training.folder)["epoch"] == 2
     succeed(call(training.module, *command, "--cache", tmp_path / "cache"))
     assert differences(tmp_path / "my run", tmp_path / "whole", training) == []
-    assert len(load_checkpoint(last, training.folder)["starts"]) == 3
+    assert len(load_checkpoint(last, training.folder)["starts"]) == (3 if sys.platform == "linux" else 2)
 
 
 @each_training
@@ -126,7 +126,7 @@ def test_a_run_stopped_in_its_first_epoch_can_be_resumed_and_data_that_changed_i
 ):
     data = shutil.copytree(faces, tmp_path / "CelebAMask-HQ")
     with monkeypatch.context() as patch:
-        at_backward(patch, lambda: os.kill(os.getpid(), signal.SIGINT), 1)
+        at_backward(patch, lambda: signal.raise_signal(signal.SIGINT), 1)
         assert call(training.module, *arguments(training, data, tmp_path, "run", "--epochs", 1)).returncode == 130
     resume = ("--resume", tmp_path / "run" / "last.pt", "--cache", tmp_path / "cache")
     changed = shutil.copytree(data, tmp_path / "changed")
@@ -161,6 +161,7 @@ def test_a_loss_of_nan_names_the_images_of_its_batch(name, training, faces, call
 # ---- In two processes ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="PyTorch's torchrun does not start there")
 def test_two_processes_train_a_network_together(faces, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", trainings.__file__]
     flags = arguments(TRAININGS["nu_deeplabv3plus"], faces, tmp_path, "run", "--epochs", "1")

@@ -71,7 +71,7 @@ def csv_table(path: Path) -> str:
     """A CSV as it is, its column `machine` in a line above."""
     if not path.exists():
         return NOT_YET
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     column = rows[0].index("machine")
     machines = sorted({row[column] for row in rows[1:]})
