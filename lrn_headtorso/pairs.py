@@ -63,7 +63,7 @@ def _by_name(folder: Path, subfolders: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     files = [path for sub in subfolders for path in files_below(folder / sub)]
     for path in (path for path in files if path.suffix.lower() in PHOTO_SUFFIXES):
-        name = re.sub("(-removebg(-preview)?)+$", "", name_of(path))  # what remove.bg appends to its downloads
+        name = re.sub(r"(-removebg(-preview)?)+( ?\(\d+\))?$", "", name_of(path))  # remove.bg's and browsers'
         if name in found:
             raise InputError(f"{path}: has the name of {found[name]}; pairs go by name, rename one of them")
         found[name] = path

@@ -114,8 +114,8 @@ def split_celebamask(folder: Path, found: list[FaceFiles]) -> tuple[dict[str, li
     whole = Path(os.path.abspath(folder))  # `--data .` has a name too, and a link keeps its own
     outer = [whole.parent] if whole.name == "CelebAMask-HQ" else []  # the list is CelebA's
     mapping, partition = (
-        next((root / name for root in (folder, *outer) if (root / name).is_file()), None)
-        for name in ("CelebA-HQ-to-CelebA-mapping.txt", "list_eval_partition.txt")
+        next((root / name for name in names for root in (folder, *outer) if (root / name).is_file()), None)
+        for names in (["CelebA-HQ-to-CelebA-mapping.txt"], ["list_eval_partition.txt", "list_eval_partition.csv"])
     )
     if mapping:
         sides, words = official_sides(mapping, partition, list(faces))
@@ -148,7 +148,7 @@ def official_sides(mapping: Path, partition: Path | None, ids: list[int]) -> tup
             raise InputError(f"{mapping}: has no line for {id}.jpg; get it whole, or remove it for a random split")
     if partition is None:  # the usual rule; orig_idx counts from 0, so it may be one photo off the list at each bound
         return {id: int(rows[id][0] >= 162771) + int(rows[id][0] >= 182638) for id in ids}, "official, by orig_idx"
-    lines = [line.split() for line in partition.read_text("utf-8", "replace").splitlines()]
+    lines = [line.replace(",", " ").split() for line in partition.read_text("utf-8", "replace").splitlines()]
     side = {words[0]: words[1] for words in lines if len(words) >= 2}
     for id in ids:
         if side.get(rows[id][1]) not in ("0", "1", "2"):

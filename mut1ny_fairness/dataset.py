@@ -138,7 +138,7 @@ def decode(sample: Sample | Photo, size: int, crop: list[float] = WHOLE) -> dict
                 shape = masks[part].shape
         label = celebamask_to_mut1ny(masks, shape or (image.height, image.width))
     H, W = label.shape
-    if image.width * H != image.height * W:
+    if abs(image.width * H - image.height * W) > max(image.size):  # more than a pixel off
         raise InputError(
             f"{next(iter(labels.values()))}: is {W} x {H} px, another shape than its photo of {image.width} x "
             f"{image.height}; give both the same width to height"

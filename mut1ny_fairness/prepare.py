@@ -1,10 +1,10 @@
 """Mut1ny's folder as it is shipped -> a manifest: which images to train on, and whose they are (Sec. III-C).
 
     Mut1ny/
-      training.xml                          pairs: <srcimg name="samples\\..."/> <labelimg name="labels\\..."/>
-      samples/femalealison1_.../NAME.png    images; a person may have several folders
-      labels/femalealison1/NAME.png         label images in the vendor's colours; one folder or two a person,
-      labels/multiperson, labels/real       one for several people in a picture, one for photographs
+      training.xml                     pairs: <srcimg name="femalealison1_...\\..."/> <labelimg name="labels\\..."/>
+      femalealison1_.../NAME.png       images, or all of them below samples/; a person may have several folders
+      labels/femalealison1/NAME.png    label images in the vendor's colours; one folder or two a person,
+      labels/multiperson, labels/real  one for several people in a picture, one for photographs
 
     python mut1ny_fairness/prepare.py --data Mut1ny                   the paper's steps
     python mut1ny_fairness/prepare.py --data Mut1ny --distance 4      near-duplicates too
@@ -15,6 +15,7 @@ copy of what. No image is moved, copied or deleted. The data set, community edit
 https://store.mut1ny.com, under the vendor's terms.
 """
 
+import html
 import os
 import re
 import sys
@@ -96,6 +97,9 @@ def read_pairs(root: Path) -> tuple[list[Pair], list[str]]:
     if 2 * len(found) <= text.count("<labelimg"):
         found = pairs_of_folders(files)
         notes.append(f"training.xml is missing or of no use: {len(found)} pairs matched by folder and name")
+    unused = sorted({name for name in files if name.lower().startswith("labels/")} - {label for _, label in found})
+    if unused:
+        notes.append(f"{len(unused)} label files are in no pair, first {unused[0]}")
     pairs = set()
     for image, label in found:
         folder = Path(label).parent.name
@@ -106,7 +110,7 @@ def read_pairs(root: Path) -> tuple[list[Pair], list[str]]:
         notes.append(f"{len(unknown)} pairs left out: {unknown[0]}, say, is neither male, female, multi nor real")
     if len(pairs) == len(unknown):
         raise InputError(
-            f"{root}: looked for training.xml, or samples/PERSON/NAME.png with labels/PERSON/NAME.png, and found no "
+            f"{root}: looked for training.xml, or PERSON/NAME.png with labels/PERSON/NAME.png, and found no "
             f"pair ({'; '.join(notes)}); give Mut1ny's or CelebAMask-HQ's folder"
         )
     return sorted(pair for pair in pairs if pair.category), notes
@@ -115,11 +119,16 @@ def read_pairs(root: Path) -> tuple[list[Pair], list[str]]:
 def pairs_of_xml(text: str, files: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
     """The pairs of image and label in training.xml that are among the files, and the names that are not.
 
-    The shipped XML is known not to be well-formed, so its tags are looked for in the text; letter case does not matter.
+    One edition's XML is known not to be well-formed, so its tags are looked for in the text. Letter case does not
+    matter, nor whether samples/ stands before the images' folders.
     """
-    known, pairs, lost, image = {name.lower(): name for name in files}, [], [], None
+
+    def key(name: str) -> str:
+        return name.lower().removeprefix("samples/")
+
+    known, pairs, lost, image = {key(name): name for name in files}, [], [], None
     for tag, name in re.findall(r"""<(srcimg|labelimg)\b[^>]*\bname=["']([^"']+)""", text):
-        file = known.get(name.strip().replace("\\", "/").lower())
+        file = known.get(key(html.unescape(name).strip().replace("\\", "/")))
         if file is None:
             lost.append(name)
         elif tag == "labelimg" and image:
@@ -129,7 +138,10 @@ def pairs_of_xml(text: str, files: list[str]) -> tuple[list[tuple[str, str]], li
 
 
 def pairs_of_folders(files: list[str]) -> list[tuple[str, str]]:
-    """samples/FOLDER/NAME or samples/FOLDER_.../NAME with labels/FOLDER/NAME, whatever their letter case."""
+    """FOLDER/NAME or FOLDER_.../NAME, below samples/ or not, with labels/FOLDER/NAME, whatever their letter case.
+
+    male06 has its pictures without light in labels/male06_2, the others in labels/male06_1.
+    """
     paths, labels, pairs = [PurePosixPath(name) for name in files], {}, []
     for path in paths:
         if path.parts[0].lower() == "labels":
@@ -137,8 +149,9 @@ def pairs_of_folders(files: list[str]) -> list[tuple[str, str]]:
     for path in paths:
         words = path.parent.name.lower().split("_")
         folders = ["_".join(words[:n]) for n in range(len(words), 0, -1)]
+        folders.append(f"{words[0]}_{2 if 'nolight' in path.parent.name.lower() else 1}")
         label = next(filter(None, (labels.get((folder, path.stem.lower())) for folder in folders)), None)
-        if path.parts[0].lower() == "samples" and label:
+        if path.parts[0].lower() != "labels" and label:
             pairs.append((str(path), label))
     return pairs
 

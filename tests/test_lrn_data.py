@@ -30,12 +30,12 @@ def blank(path, size=(8, 6)):
 def test_pairs_go_by_name_and_the_unmatched_are_named(tmp_path):
     for name in ("b.jpg", "a.jpg", "lonely.jpg", unicodedata.normalize("NFD", "é.jpg")):  # as macOS writes it
         blank(tmp_path / "photos" / name)
-    for name in ("a.png", "b-removebg-preview.png", "orphan-removebg.png", unicodedata.normalize("NFC", "é.png")):
+    for name in ("a.png", "b-removebg-preview (1).png", "orphan-removebg.png", unicodedata.normalize("NFC", "é.png")):
         blank(tmp_path / "cutouts" / name)
     (tmp_path / "photos" / "notes.txt").write_text("")
     pairs, alone = list_pairs(tmp_path)
     assert [pair.name for pair in pairs] == ["a", "b", "é"]
-    assert pairs[1].masks == (tmp_path / "cutouts" / "b-removebg-preview.png",)
+    assert pairs[1].masks == (tmp_path / "cutouts" / "b-removebg-preview (1).png",)
     assert [path.name for path in alone] == ["lonely.jpg", "orphan-removebg.png"]
     blank(tmp_path / "photos" / "more" / "b.png")
     assert "b.png: has the name of" in refused(list_pairs, tmp_path)

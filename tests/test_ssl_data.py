@@ -91,7 +91,11 @@ def test_the_official_split_goes_by_orig_idx_or_by_the_partition_list(faces, tmp
         data = locate(given)
         assert ids(data) == {"train": [0, 3, 6, 9], "val": [1, 4, 7, 10], "test": [2, 5, 8, 11]}
         assert data.folder == folder and data.split_words == "official, list_eval_partition.txt"
-    partition.write_text("\n".join(partition.read_text().splitlines()[:-1]))
+    as_csv = "image_id,partition\n" + partition.read_text().replace(" ", ",")  # Kaggle's
+    partition.rename(tmp_path / "away")
+    partition.with_suffix(".csv").write_text(as_csv)
+    assert ids(locate(folder)) == ids(data)
+    partition.write_text("\n".join((tmp_path / "away").read_text().splitlines()[:-1]))
     assert "000018.jpg" in refused(locate, folder)
 
 
