@@ -6,7 +6,7 @@
       CelebA-HQ-img/0.jpg, ...
       CelebAMask-HQ-mask-anno/0/00000_skin.png, ...          merged into one map, later parts over earlier ones
       CelebA-HQ-to-CelebA-mapping.txt                        for the official split of 24,183 / 2,993 / 2,824,
-      list_eval_partition.txt                                CelebA's, or Kaggle's .csv of it
+      list_eval_partition.txt                                CelebA's (or Kaggle's .csv), if at hand
 
 `--data` takes either folder and looks which it is. Without it: data/LaPa or data/CelebAMask-HQ in this folder, else
 generated faces. Both data sets are for non-commercial research and education:
