@@ -13,6 +13,9 @@ PAIRS = (
     ("celebamask-lrn-vgg", "celebamask-unet-vgg"),
     ("celebamask-lrn-vgg", "celebamask-lrn"),
     ("celebamask-unet-vgg", "celebamask-unet"),
+    ("celebamask-lrn-vgg-224", "celebamask-lrn-224"),
+    ("celebamask-lrn-224", "celebamask-lrn"),  # the paper's size
+    ("celebamask-lrn-vgg-224", "celebamask-lrn-vgg"),
     ("headtorso-lrn-pretrained", "headtorso-lrn"),
     ("headtorso-unet-pretrained", "headtorso-unet"),
     ("headtorso-lrn-pretrained", "headtorso-unet-pretrained"),
