@@ -65,6 +65,14 @@ def test_people_in_several_groups_are_drawn_for_all_at_once():
     assert np.ptp(values[:, 0]) > 0.1 and values[:, 0] - values[:, 1] == pytest.approx(np.full(200, 0.1))
 
 
+def test_who_has_a_photo_without_a_group_is_drawn_with_the_group_of_the_others():
+    photos = photos_of(("", "a00", "happy"), *people_of(a=10, b=10))  # a00's first photo is in no group
+    groups = find_groups(photos, ["group"])
+    weights = stats.person_weights(groups, 50, np.random.default_rng(0))[:, groups.person]  # of each photo
+    assert (weights[:, 0] == weights[:, 1]).all() and np.ptp(weights[:, 0]) > 0
+    assert (weights[:, 1:11].sum(1) == 10).all() and (weights[:, 11:].sum(1) == 10).all()
+
+
 def test_the_null_of_four_people_in_two_groups_is_the_enumerated_one():
     ious = np.array([0.1, 0.2, 0.6, 0.9])
     counts, person, group = counts_with_iou(*ious), np.arange(4), np.array([0, 0, 1, 1])
