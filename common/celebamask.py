@@ -61,15 +61,13 @@ def list_celebamask(folder: Path, part: str = "skin") -> list[FaceFiles]:
     any mask are listed with an empty dict, masks without a photo are left out.
     """
     folder = celebamask_root(folder) or folder
-    if not folder.is_dir():
-        what = "with CelebA-HQ-img/ and CelebAMask-HQ-mask-anno/ in it"
-        raise InputError(f"{folder}: no such folder; give the one {what}")
     faces = {}
     for path in files_below(folder / PHOTOS):
         if path.stem.isdecimal() and path.suffix.lower() in (".jpg", ".jpeg", ".png"):
             faces[int(path.stem)] = FaceFiles(int(path.stem), path, {})
     if not faces:
-        raise InputError(f"{folder}: looked for CelebA-HQ-img/0.jpg, ... and found none; give CelebAMask-HQ's folder")
+        why = "looked for CelebA-HQ-img/0.jpg, ... and found none" if folder.is_dir() else "no such folder"
+        raise InputError(f"{folder}: {why}; give CelebAMask-HQ's folder")
     beside = (folder if (folder / MASKS).is_dir() else folder.parent) / MASKS
     masks = files_below(beside)
     for path in masks:  # whatever subfolder it is in

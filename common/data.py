@@ -97,7 +97,9 @@ def open_cache(
     except OSError as error:
         raise InputError(f"--cache {folder}: {error.strerror}; free some space or choose another folder") from None
     try:
-        return {file.stem: np.load(file, mmap_mode="r") for file in final.glob("*.npy")}
+        if arrays := {file.stem: np.load(file, mmap_mode="r") for file in final.glob("*.npy")}:
+            return arrays
+        raise FileNotFoundError
     except Exception:  # NumPy raises a dozen kinds for broken files
         raise InputError(f"{final}: is a broken cache; delete this folder, it is built again") from None
 
@@ -156,17 +158,18 @@ def among(identities: Iterable[str], known: Iterable[str]) -> list[str]:
     return [one for one in identities if one.rsplit(":", 2)[0] in photos]
 
 
-def find(wanted: list[str], identities: list[str], where: str) -> list[int]:
-    """The positions of `wanted` among the `identities` of a folder; InputError if some are missing or have changed."""
-    position = {one: i for i, one in enumerate(identities)}
-    missing = [one for one in wanted if one not in position]
+def find(wanted: list[str], pictures: list, where: str) -> list:
+    """Those of a folder's pictures whose .identity is `wanted`; InputError if some are missing or have changed."""
+    known = {picture.identity: picture for picture in pictures}
+    missing = [one for one in wanted if one not in known]
     if missing:
         raise InputError(
             f"{where}: {len(missing)} of the checkpoint's {len(wanted)} pictures are missing, or their photos or masks "
             f"have changed, such as {missing[0].split(':')[0]}; give --data the folder that it was trained on, or "
             "--split all for other pictures"
         )
-    return sorted(position[one] for one in wanted)
+    wanted = set(wanted)
+    return [picture for one, picture in known.items() if one in wanted]
 
 
 # ---- Batches -------------------------------------------------------------------------------------------------------
@@ -204,8 +207,11 @@ CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for t
 
 
 def check_finite(losses: list[Tensor], batches: list[np.ndarray], names: list[str], where: str) -> None:
-    """Raise InputError with the names of the images in the first batch whose loss, a scalar each, is nan or inf."""
-    finite = torch.stack(losses).isfinite().tolist() if losses else [True]
+    """After every CHECK_EVERY batches and after the last: raise InputError with the names of the images in the first
+    batch whose loss, one number or several, is nan or inf."""
+    if not losses or (len(losses) % CHECK_EVERY and len(losses) < len(batches)):
+        return
+    finite = torch.stack(losses).reshape(len(losses), -1).isfinite().all(1).tolist()
     if not all(finite):
         step = finite.index(False)
         images = ", ".join(names[i % len(names)] for i in batches[step])

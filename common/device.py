@@ -142,33 +142,27 @@ def parallel(model: nn.Module, device: torch.device, compiled: bool = False) -> 
     return torch.compile(model) if compiled else model
 
 
-def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of `x` over all processes, without gradient."""
-    if dist.is_initialized():
-        x = x.clone()
-        dist.all_reduce(x)
-    return x
-
-
-class _SumWithGradient(torch.autograd.Function):
+class _Sum(torch.autograd.Function):
     """All-reduce whose backward is an all-reduce too: every process' loss depends on every process' x."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        return sum_over_processes(x)
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        return sum_over_processes(grad)
+        return _Sum.apply(grad)
 
 
-def sum_with_gradient(x: Tensor) -> Tensor:
-    """The sum of `x` over all processes, differentiable: for losses that are ratios of sums over the batch, as dice.
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of `x` over all processes; differentiable, for losses that are ratios of sums over the batch, as dice.
 
     Computed on the summed parts, they are the loss of the global batch, and DistributedDataParallel's mean of the
     gradients is then exactly its gradient.
     """
-    return _SumWithGradient.apply(x) if dist.is_initialized() else x
+    return _Sum.apply(x) if dist.is_initialized() else x
 
 
 def copy_from_first(model: nn.Module) -> None:

@@ -26,17 +26,14 @@ def read_photo(path: Path) -> Image.Image:
     """The photo as RGB in sRGB, turned upright by its EXIF orientation; transparent parts become white, and their alpha
     (L, 0..255) is kept as .info["alpha"]. Raises InputError if it cannot be decoded."""
     try:
-        with Image.open(path) as file:
-            ImageOps.exif_transpose(file, in_place=True)
-            file.load()
-        image = file
+        with Image.open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
         if image.mode == "F":
             raise ValueError("its pixels are floats, of which nothing says what is white: save it with 8 bits")
         if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip them to white
             image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
-        alpha = None
-        if image.has_transparency_data:
-            alpha = image.convert("RGBA").getchannel("A")
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         photo = to_srgb(image)
         if alpha is not None and alpha.getextrema()[0] < 255:
             photo = Image.composite(photo, Image.new("RGB", photo.size, "white"), alpha)
@@ -59,9 +56,25 @@ def to_srgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def fitted(photo_size: tuple[int, int], size: int) -> tuple[int, int, int, int]:
+    """top, left, h, w of a photo of (W, H) scaled to fit into size x size, in its middle."""
+    W, H = photo_size
+    h, w = max(1, round(H * size / max(W, H))), max(1, round(W * size / max(W, H)))
+    return (size - h) // 2, (size - w) // 2, h, w
+
+
+def square(photo: Image.Image, size: int) -> np.ndarray:
+    """size x size x 3 uint8: the photo scaled to fit, in the middle, its edge repeated around it."""
+    top, left, h, w = fitted(photo.size, size)
+    scaled = np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))  # Pillow widens the kernel when it shrinks
+    return np.pad(scaled, ((top, size - h - top), (left, size - w - left), (0, 0)), mode="edge")
+
+
 def reason(path: Path, error: Exception) -> str:
     """What an error of Pillow's says, in a few words, and what to do about it."""
     text = (getattr(error, "strerror", None) or str(error)).split("\n")[0]
+    if isinstance(error, MemoryError):
+        return "too large for the memory: make it smaller"
     if isinstance(error, Image.DecompressionBombError):
         return f"larger than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels: make it smaller"
     if "cannot identify" in text:
@@ -84,7 +97,7 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
         with Image.open(path) as file:
             clear = file.has_transparency_data and file.convert("RGBA").getchannel("A").getextrema()[0] < 255
             grey = file.mode in ("1", "L") or file.mode.startswith("I")
-            mask = np.asarray(file if grey and file.mode != "1" else file.convert("L" if grey else "RGB"))
+            mask = np.asarray(file if grey else file.convert("RGB"))
     except Exception as error:  # as above
         raise InputError(f"{path}: cannot be read as an image ({reason(path, error)})") from None
     if shape is not None and mask.shape[:2] != shape:
@@ -96,11 +109,9 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
         raise InputError(f"{path}: is transparent in places; a mask is black and white, save it without transparency")
     if mask.max() == 1:
         mask = mask * np.uint8(255)
-    white = (mask == 255) | (mask == 65535)
+    white, black = (mask == 255) | (mask == 65535), mask == 0
     if mask.ndim == 3:
-        white, black = white.all(-1), (mask == 0).all(-1)
-    else:
-        black = mask == 0
+        white, black = white.all(-1), black.all(-1)
     other = mask[~white & ~black]
     if other.size:
         if mask.ndim == 2 and mask.max() < 20:
@@ -184,6 +195,7 @@ def cropped(photo: Image.Image, crop: list[float]) -> Image.Image:
     if crop == [0, 0, 1, 1]:
         return photo  # without a copy: it may be large
     left, top, right, bottom = (round(part * side) for part, side in zip(crop, 2 * photo.size, strict=True))
+    left, top = min(left, photo.width - 1), min(top, photo.height - 1)
     box = (left, top, max(right, left + 1), max(bottom, top + 1))
     part = photo.crop(box)
     if "alpha" in photo.info:
@@ -219,6 +231,11 @@ class OwnPhotos:
             raise InputError(f"no photo is given; type: {Path(sys.argv[0]).name} CHECKPOINT PHOTO [PHOTO ...]")
         self.out, self.crop, self.without, self.failed = out, crop, [], []
         self.paths = [photo for path in paths for photo in list_photos(path)]
+        named = {path.name.casefold(): path for path in self.paths}  # some disks: a and A are one
+        for path in self.paths:
+            if (other := named[path.name.casefold()]) != path:
+                why = "have one name, so that the results of one would replace the other's"
+                raise InputError(f"{path} and {other}: {why}; give them one by one, each with an --out of its own")
         for folder in filter(Path.is_dir, paths):
             others = sorted({*files_below(folder)} - {*self.paths})
             if others:

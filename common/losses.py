@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from common.device import sum_with_gradient
+from common.device import sum_over_processes
 
 
 def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5, over_processes: bool = False) -> Tensor:
@@ -17,5 +17,5 @@ def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5, over_process
     p = torch.sigmoid(logits.float())
     y = target.float()
     sums = torch.stack([(p * y).sum((0, 2, 3)), p.sum((0, 2, 3)), y.sum((0, 2, 3))])  # 3 x C
-    tp, predicted, true = sum_with_gradient(sums) if over_processes else sums
+    tp, predicted, true = sum_over_processes(sums) if over_processes else sums
     return 1 - ((2 * tp + smooth) / (predicted + true + smooth)).mean()

@@ -65,22 +65,17 @@ def scores_from_counts(counts: Tensor) -> dict[str, np.ndarray]:
     """C x 4 counts -> iou, precision, recall, f1 (nan if absent), accuracy (float64, length C), support (int64)."""
     tp, fp, fn, tn = counts.cpu().numpy().astype(np.float64).T
     support = tp + fn
-
-    def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-        value = np.full_like(above, np.nan)
-        np.divide(above, below, out=value, where=below > 0)
-        return value
-
-    precision = ratio(tp, tp + fp)
-    precision[(tp + fp == 0) & (support > 0)] = 0.0  # present, never predicted
-    return {
-        "iou": ratio(tp, tp + fp + fn),
-        "precision": precision,
-        "recall": ratio(tp, support),
-        "f1": ratio(2 * tp, 2 * tp + fp + fn),
-        "accuracy": ratio(tp + tn, tp + fp + fn + tn),
-        "support": support.astype(np.int64),
-    }
+    with np.errstate(invalid="ignore"):  # 0 / 0 is nan
+        precision = tp / (tp + fp)
+        precision[(tp + fp == 0) & (support > 0)] = 0.0  # present, never predicted
+        return {
+            "iou": tp / (tp + fp + fn),
+            "precision": precision,
+            "recall": tp / support,
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "accuracy": (tp + tn) / (tp + fp + fn + tn),
+            "support": support.astype(np.int64),
+        }
 
 
 def mean_of_present(values: np.ndarray) -> tuple[float, int]:

@@ -18,7 +18,6 @@ from PIL import Image
 from common.cli import InputError, hold_signals
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # ---- Files ---------------------------------------------------------------------------------------------------------
@@ -122,14 +121,12 @@ def save_image(path: Path, image: np.ndarray | Image.Image) -> None:
     save(path, buffer.getvalue())
 
 
-def subplots(
-    rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options: object
-) -> tuple["Figure", "np.ndarray | Axes"]:
-    """A figure and its axes, as plt.subplots gives them; matplotlib is imported with the first one: --help has none."""
+def subplots(rows: int, columns: int, *, figsize: tuple[float, float], **shared: bool) -> tuple["Figure", np.ndarray]:
+    """A figure and its rows x columns axes; matplotlib is imported with the first one: --help has none."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=figsize, layout="constrained")
-    return figure, figure.subplots(rows, columns, **options)
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
 def plain(name: str) -> str:
@@ -163,7 +160,7 @@ def save_grid(
     """
     n_columns = max(len(row) for row in rows)
     height = cell * len(rows) + 0.3 + (0.22 * -(-len(legend) // 6) + 0.1 if legend else 0)
-    figure, axes = subplots(len(rows), n_columns, figsize=(cell * n_columns + 0.6, height), squeeze=False)
+    figure, axes = subplots(len(rows), n_columns, figsize=(cell * n_columns + 0.6, height))
     for r, row in enumerate(rows):
         for c in range(n_columns):
             axis = axes[r, c]
@@ -211,7 +208,7 @@ def save_curves(
     """
     columns = columns or len(panels)
     height = -(-len(panels) // columns)
-    figure, axes = subplots(height, columns, figsize=(4.2 * columns, 3.2 * height), squeeze=False)
+    figure, axes = subplots(height, columns, figsize=(4.2 * columns, 3.2 * height))
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     epochs = [row["epoch"] for row in rows]

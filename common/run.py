@@ -173,7 +173,7 @@ class Run:
         name: str,
         parts: dict[str, object],
         split: dict[str, list[str]],
-        facts: dict[str, object],
+        facts: dict[str, str],
         keep: dict[str, object],
         line: str,
         curves: Callable[[Path, list[dict]], None],
@@ -196,14 +196,12 @@ class Run:
                 )
             restore(saved, **parts)
             self.log = saved["log"]
-        self.resumed_at = len(self.log) if saved else None
         if self.first:
             self.out = args.resume.parent if saved else new_folder(args.out, here / "runs", name)
             on = f"{device}, {'bf16 autocast' if amp else 'float32'}, {world()[1]} process(es)"
             for label, text in {"command": shlex.join(sys.argv), "device": on, **facts, "out": self.out}.items():
                 self.say(label, text)
-            texts = {label: str(text) for label, text in facts.items()}
-            write_json(self.out / "run.json", {"starts": starts, "arguments": self.saved_args, **texts, "split": split})
+            write_json(self.out / "run.json", {"starts": starts, "arguments": self.saved_args, **facts, "split": split})
             if not saved:
                 self._save("last.pt")  # a run stopped in its first epoch resumes from here
             Stop.hint = f"; go on with: python {shlex.join([sys.argv[0], '--resume', str(self.out / 'last.pt')])}"
@@ -215,6 +213,8 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """The epochs that are left, each with PyTorch's generator seeded by run, epoch and process alone."""
+        if len(self.log) >= self.args.epochs:
+            self.say("done", f"{self.args.resume} already holds epoch {len(self.log)}; give a larger --epochs")
         for epoch in range(len(self.log) + 1, self.args.epochs + 1):
             self.started = time.perf_counter()
             seed_epoch(self.args.seed, epoch)
@@ -241,8 +241,6 @@ class Run:
     def end(self, *command: str) -> None:
         """Say where the picture is and which command comes next (default: eval.py of best.pt); leave torchrun."""
         if self.first:
-            if self.resumed_at == len(self.log) >= self.args.epochs:
-                self.say("done", f"{self.args.resume} already holds epoch {len(self.log)}; give a larger --epochs")
             command = command or ("eval.py", str(self.out / self.best))
             script = str(Path(sys.argv[0]).with_name(command[0]))
             self.say("look at", f"{self.out / 'samples.png'}, {self.out / 'curves.png'}")

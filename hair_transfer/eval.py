@@ -86,7 +86,7 @@ def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trai
     """The network of a checkpoint, ready to use; raises InputError if it is not one of this folder."""
     checkpoint = load_checkpoint(Path(path), HERE.name)
     args = checkpoint["args"]
-    return trained(DeepLabV3(output=args["output"], aux=args["aux"] > 0), checkpoint, device, amp)
+    return trained(DeepLabV3(output=args["output"]), checkpoint, device, amp)
 
 
 def faces_of(side: str, data: list[str] | None, checkpoint: Checkpoint) -> tuple[list[FaceFiles], str]:
@@ -95,8 +95,7 @@ def faces_of(side: str, data: list[str] | None, checkpoint: Checkpoint) -> tuple
     folders, source = dataset.locate(checkpoint.data(data))
     faces = dataset.list_faces(folders, checkpoint["args"]["part"])
     if side != "all":
-        known = [face.identity for face in faces]
-        faces = [faces[i] for i in find(checkpoint["split"][side], known, source)]
+        faces = find(checkpoint["split"][side], faces, source)
     return faces, source
 
 

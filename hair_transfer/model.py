@@ -2,7 +2,7 @@
 
     image B x 3 x 256 x 256
       ResNet-101, layer3 and layer4 dilated instead of strided
-        layer3 -------------------------------------- B x 1024 x 32 x 32   (output stride 8; the auxiliary head's input)
+        layer3 -------------------------------------- B x 1024 x 32 x 32   (output stride 8)
         layer4 -------------------------------------- B x 2048 x 32 x 32
       ASPP: 1x1, 3x3 rates 12/24/36, image pooling,
             concat, 1x1, dropout --------------------- B x 256 x 32 x 32
@@ -57,7 +57,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet101(nn.Module):
-    """B x 3 x H x W -> layer3 B x 1024 x H/8 x W/8, layer4 B x 2048 x H/8 x W/8.
+    """B x 3 x H x W -> B x 2048 x H/8 x W/8.
 
     Where a layer would halve the map, its 3x3 convolutions are dilated instead: 2 in layer3, 4 in layer4. The first
     block of each keeps the dilation of the layer before, because its 3x3 is the one that would have had the stride.
@@ -82,10 +82,9 @@ class ResNet101(nn.Module):
         first = Bottleneck(in_channels, width, stride, dilations[0])
         return nn.Sequential(first, *[Bottleneck(4 * width, width, dilation=dilations[1]) for _ in range(blocks - 1)])
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # B 64 H/4 W/4
-        layer3 = self.layer3(self.layer2(self.layer1(x)))
-        return layer3, self.layer4(layer3)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 
 class ASPP(nn.Module):
@@ -114,33 +113,21 @@ def deeplab_head(num_outputs: int) -> nn.Sequential:
 
 
 class DeepLabV3(nn.Module):
-    """B x 3 x H x W normalised images -> B x num_outputs x H x W logits in float32; `activate` makes them the output.
+    """B x 3 x H x W normalised images -> B x num_outputs x H x W logits (float32); `activate` makes them the output."""
 
-    With `aux`, a second head on layer3 helps training: in training mode there are two outputs, logits and auxiliary.
-    """
-
-    def __init__(self, *, num_outputs: int = 1, output: str = "sigmoid", aux: bool = False):
+    def __init__(self, *, num_outputs: int = 1, output: str = "sigmoid"):
         super().__init__()
         self.output = output
         self.backbone = ResNet101()
         self.classifier = deeplab_head(num_outputs)
-        self.aux_classifier = None
-        if aux:
-            block = conv_bn_relu(1024, 256, 3)
-            self.aux_classifier = nn.Sequential(*block, nn.Dropout(0.1), nn.Conv2d(256, num_outputs, 1))
 
     def activate(self, logits: Tensor) -> Tensor:
         """Logits -> the output, in float32: in (0, 1) with sigmoid, in (-1, 1) with tanh."""
         return torch.tanh(logits.float()) if self.output == "tanh" else torch.sigmoid(logits.float())
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        size = x.shape[-2:]
-        layer3, layer4 = self.backbone(x)  # B 1024 H/8 W/8, B 2048 H/8 W/8
+    def forward(self, x: Tensor) -> Tensor:
         # paper: a sigmoid before torchvision's up-sampling; here after it: the AUROC and recolor.py want logits
-        logits = upsample(self.classifier(layer4), size)
-        if self.aux_classifier is None or not self.training:
-            return logits
-        return logits, upsample(self.aux_classifier(layer3), size)
+        return upsample(self.classifier(self.backbone(x)), x.shape[-2:])
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -22,7 +22,7 @@ from PIL import Image, ImageColor
 from common import cli, pictures
 from common.cli import InputError, number
 from common.device import autocast
-from common.images import OwnPhotos, add_photo_arguments, read_photo
+from common.images import OwnPhotos, add_photo_arguments, fitted, read_photo, square
 from common.run import Trained
 from hair_transfer.dataset import normalize
 from hair_transfer.eval import grey, load
@@ -80,14 +80,12 @@ def predict(network: Trained, photo: Image.Image | str | Path) -> np.ndarray:
     """A photo of W x H, RGB or a file -> H x W float32, the output in 0..1. The network sees it padded to a square by
     repeating its edge, so that faces keep their shape."""
     photo = photo if isinstance(photo, Image.Image) else read_photo(Path(photo))
-    (W, H), size = photo.size, network.checkpoint["args"]["size"]
-    w, h = (max(1, round(side * size / max(W, H))) for side in (W, H))
-    top, left = (size - h) // 2, (size - w) // 2
-    scaled = np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))
-    square = np.pad(scaled, ((top, size - h - top), (left, size - w - left), (0, 0)), mode="edge")
+    size = network.checkpoint["args"]["size"]
+    top, left, h, w = fitted(photo.size, size)
+    image = torch.from_numpy(square(photo, size)).permute(2, 0, 1)[None]
     with autocast(network.device, network.amp):
-        logits = network.model(normalize(torch.from_numpy(square).permute(2, 0, 1)[None], network.device))
-    logits = upsample(logits[:, :, top : top + h, left : left + w], (H, W))
+        logits = network.model(normalize(image, network.device))
+    logits = upsample(logits[:, :, top : top + h, left : left + w], (photo.height, photo.width))
     return network.model.activate(logits).clamp(0, 1)[0, 0].cpu().numpy()
 
 

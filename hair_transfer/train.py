@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from common import cli, pictures
 from common.celebamask import PARTS
 from common.cli import InputError, number
-from common.data import CHECK_EVERY, among, check_finite, progress, shuffled
+from common.data import among, check_finite, progress, shuffled
 from common.device import (
     adam,
     autocast,
@@ -66,7 +66,6 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         help="coco: the paper's pretrained model; none: its random one (default, ours: it needs no download); or a "
         "FILE with another ResNet-101 to start from, a checkpoint of this repository or torchvision's")
     add("--output", choices=["sigmoid", "tanh"], default="sigmoid", help="sigmoid: Sec. II; tanh: the template's")
-    add("--aux", type=number(float, 0), default=0.0, metavar="X", help="weight of an auxiliary head's loss (0: ours)")
     add = parser.add_argument_group("training (Sec. II)").add_argument
     add("--recipe", choices=["paper", "ours"], default="paper",
         help="paper: squared error, a constant rate (Sec. II); ours: binary cross-entropy, a rate that falls from --lr "
@@ -103,7 +102,7 @@ def build_model(args: Namespace, test: list[str]) -> tuple[DeepLabV3, str, list[
     `test` faces among them, the scores would flatter the transfer."""
     coco = "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1"
     state_dict, source, checkpoint = load_weights(args.weights, coco, name="coco")
-    model, seen = DeepLabV3(output=args.output, aux=args.aux > 0), []
+    model, seen = DeepLabV3(output=args.output), []
     if state_dict is not None:
         # paper: a pre-trained DeepLabV3; here: its backbone alone, as in the template, which replaces the head
         fill(model.backbone, backbone_of(state_dict), "a ResNet-101 under torchvision's names", args.weights)
@@ -132,7 +131,7 @@ def train_epoch(
     """One pass over the training set -> its scores, of the network as it was at each step, dropout and all."""
     network.train()
     batches, losses = shuffled(len(faces), run.args.batch_size, run.args.seed, epoch), []
-    tally, aux, recipe = Tally(run.device), run.args.aux, run.args.recipe
+    tally, recipe = Tally(run.device), run.args.recipe
     for batch in progress(batches, f"epoch {epoch}"):
         images, masks = faces.batch(batch)
         if recipe == "ours":
@@ -141,17 +140,13 @@ def train_epoch(
         masks = to_device(masks, run.device).float()
         with autocast(run.device, run.amp):
             logits = network(normalize(images, run.device))
-        logits, auxiliary = logits if aux > 0 else (logits, None)
         loss = loss_of(model, logits, masks, recipe)
-        if auxiliary is not None:
-            loss = loss + aux * loss_of(model, auxiliary, masks, recipe)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         tally.add(logits, model.activate(logits), masks)
         losses.append(loss.detach())
-        if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
-            check_finite(losses, batches, faces.names, f"epoch {epoch}")
+        check_finite(losses, batches, faces.names, f"epoch {epoch}")
     return tally.scores()
 
 
@@ -171,7 +166,7 @@ def main() -> None:
 
     # model (Sec. II)
     if saved:
-        model, weights, seen = DeepLabV3(output=args.output, aux=args.aux > 0), saved["weights"], saved["seen"]
+        model, weights, seen = DeepLabV3(output=args.output), saved["weights"], saved["seen"]
     else:
         with first_process_first():
             model, weights, seen = build_model(args, split["test"])

@@ -194,8 +194,7 @@ def main() -> None:
         folder, source, _ = dataset.locate(checkpoint.data(args.data))
         pairs, _ = list_pairs(folder)
         if args.split != "all":
-            known = [pair.identity for pair in pairs]
-            pairs = [pairs[i] for i in find(checkpoint["split"][args.split], known, source)]
+            pairs = find(checkpoint["split"][args.split], pairs, source)
         who = [pair.identity for pair in pairs]
         tested = tested or who
         if who != tested:

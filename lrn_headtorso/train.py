@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from common import cli, pictures
 from common.cli import InputError, number
-from common.data import CHECK_EVERY, among, check_finite, identity, progress, shuffled
+from common.data import among, check_finite, identity, progress, shuffled
 from common.device import adam, autocast, first_process_first, memory_format, parallel, start, sum_over_processes, world
 from common.images import list_photos
 from common.run import FORMAT, Checkpoint, Run, arguments
@@ -150,8 +150,7 @@ def train_epoch(network: nn.Module, data: HeadTorso, optimizer: Optimizer, run: 
         union = (found | true).sum((1, 2, 3))  # Eq. (1)
         jaccard = torch.where(union > 0, 100 * (found & true).sum((1, 2, 3)) / union.clamp(min=1), 100.0)
         sums += torch.stack([torch.full_like(losses[-1], len(alphas)), losses[-1] * len(alphas), jaccard.sum()])
-        if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
-            check_finite(losses, batches, data.names, f"epoch {epoch}")
+        check_finite(losses, batches, data.names, f"epoch {epoch}")
     n, loss, jaccard = sum_over_processes(sums).tolist()
     return {"loss": loss / n, "jaccard": jaccard / n}
 

@@ -5,8 +5,7 @@
     CelebAMask-HQ/                                           19 classes, background and 18 parts
       CelebA-HQ-img/0.jpg, ...
       CelebAMask-HQ-mask-anno/0/00000_skin.png, ...          merged into one map, later parts over earlier ones
-      CelebA-HQ-to-CelebA-mapping.txt                        for the official split of 24,183 / 2,993 / 2,824,
-      list_eval_partition.txt                                CelebA's (or Kaggle's .csv), if at hand
+      CelebA-HQ-to-CelebA-mapping.txt                        for the official split of 24,183 / 2,993 / 2,824
 
 `--data` takes either folder and looks which it is. Without it: data/LaPa or data/CelebAMask-HQ in this folder, else
 generated faces. Both data sets are for non-commercial research and education:
@@ -21,7 +20,6 @@ scored there.
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -37,7 +35,7 @@ from common.celebamask import PARTS
 from common.cli import InputError
 from common.data import open_cache, try_all
 from common.device import to_device
-from common.images import read_mask, read_photo, reason
+from common.images import fitted, read_mask, read_photo, reason, square
 from masked_ssl.classes import LAYOUTS, PAPER_SHARE, legend, mirrored_classes, palette
 from masked_ssl.splits import GENERATED_SIZE, HERE, PAPER_FRACTIONS, Face, locate, take_fraction
 
@@ -113,20 +111,6 @@ def read_parts(face: Face, photo: Image.Image, classes: tuple[str, ...]) -> np.n
     return label
 
 
-def fitted(photo_size: tuple[int, int], size: int) -> tuple[int, int, int, int]:
-    """top, left, h, w of a photo of (W, H) scaled to fit into size x size, in its middle."""
-    W, H = photo_size
-    h, w = max(1, round(H * size / max(W, H))), max(1, round(W * size / max(W, H)))
-    return (size - h) // 2, (size - w) // 2, h, w
-
-
-def square(photo: Image.Image, size: int) -> np.ndarray:
-    """size x size x 3 uint8: the photo scaled to fit, in the middle, its edge repeated around it."""
-    top, left, h, w = fitted(photo.size, size)
-    scaled = np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))  # Pillow widens the kernel when it shrinks
-    return np.pad(scaled, ((top, size - h - top), (left, size - w - left), (0, 0)), mode="edge")
-
-
 # ---- From arrays to batches ----------------------------------------------------------------------------------------
 
 
@@ -134,15 +118,14 @@ class FaceLabels:
     """Faces in memory-mapped arrays; `repeat` lists them so many times an epoch, for sets of a few labels."""
 
     def __init__(
-        self, arrays: dict[str, np.ndarray], positions: Sequence[int], names: list[str], classes: tuple[str, ...], *,
+        self, arrays: dict[str, np.ndarray], names: list[str], classes: tuple[str, ...], *,
         flip: bool = False, repeat: int = 1, seed: int = 0,
     ):  # fmt: skip
-        self.arrays, self.positions = arrays, np.array(positions, dtype=np.int64)
-        self.names = [names[i] for i in positions]
+        self.arrays, self.names = arrays, names
         self.mirrored, self.flip, self.repeat, self.seed = mirrored_classes(classes), flip, repeat, seed
 
     def __len__(self) -> int:
-        return len(self.positions) * self.repeat
+        return len(self.names) * self.repeat
 
     def batch(self, indices: list[int] | np.ndarray, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """B indices -> images B x 3 x size x size and labels B x size x size, both uint8.
@@ -150,8 +133,8 @@ class FaceLabels:
         With `flip`, one half of the samples is mirrored, left and right classes swapped; which half depends on seed,
         epoch and index alone.
         """
-        positions = self.positions[np.asarray(indices) % len(self.positions)]
-        images, labels = self.arrays["images"][positions], self.arrays["labels"][positions]  # B H W 3, B H W
+        faces = np.asarray(indices) % len(self.names)
+        images, labels = self.arrays["images"][faces], self.arrays["labels"][faces]  # B H W 3, B H W
         if self.flip:
             turn = np.array([np.random.default_rng([self.seed, epoch, i]).random() < 0.5 for i in indices])
             images[turn] = images[turn, :, ::-1]

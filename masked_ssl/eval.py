@@ -125,10 +125,9 @@ def select(args: Namespace, checkpoint: Checkpoint) -> tuple[FaceLabels, list[st
             f"{len(classes)} others; give data of that kind"
         )
     faces = [f for part in data.parts.values() for f in part] if args.split == "all" else data.parts[args.split]
-    who = [face.identity for face in faces]
     if args.split != "all" and not args.data:
-        kept = find(checkpoint["split"][args.split], who, str(data.folder))
-        faces, who = [faces[i] for i in kept], [who[i] for i in kept]
+        faces = find(checkpoint["split"][args.split], faces, str(data.folder))
+    who = [face.identity for face in faces]
     learned = among(who, checkpoint["split"]["train"])
     seen = among(sorted(set(who) - set(learned)), checkpoint["pool"])
     for known, parts, words in ((learned, ("val", "test"), "was trained on"), (seen, ("test",), "saw in step 1")):
@@ -138,7 +137,7 @@ def select(args: Namespace, checkpoint: Checkpoint) -> tuple[FaceLabels, list[st
                 f"{known[0].split(':')[0]}; give --data another folder, or --split all to count them in"
             )
     arrays = dataset.load(faces, was["size"], classes, args.cache, f"{args.split} faces")
-    labels = FaceLabels(arrays, range(len(faces)), [face.photo.name for face in faces], classes)
+    labels = FaceLabels(arrays, [face.photo.name for face in faces], classes)
     words = f"{data.words}, {args.split}, {len(faces)} faces"
     return labels, who, {"data": words, "learned_in_step_2": len(learned), "seen_in_step_1": len(seen)}
 
@@ -151,7 +150,7 @@ def choose_faces(faces: FaceLabels, classes: tuple[str, ...], n: int = 4) -> lis
     spread = np.linspace(0, len(faces) - 1, min(n, len(faces))).round().astype(int).tolist()
     if "neck_l" in classes:
         necklace = classes.index("neck_l")
-        pixels = [(faces.arrays["labels"][i] == necklace).sum() for i in faces.positions]
+        pixels = [(labels == necklace).sum() for labels in faces.arrays["labels"]]
         richest = [int(i) for i in np.argsort(pixels)[::-1][: n // 2] if pixels[i]]
         spread = [i for i in spread if i not in richest][: n - len(richest)] + richest
     return spread

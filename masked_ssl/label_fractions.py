@@ -122,7 +122,7 @@ def mean_and_std(values: Sequence[float], sign: bool = False) -> str:
 
 def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> None:
     """Training loss and test mIoU over the epochs, for each fraction: thin lines are seeds, thick ones their means."""
-    figure, axes = pictures.subplots(2, len(fractions), figsize=(3.4 * len(fractions) + 0.6, 6), squeeze=False)
+    figure, axes = pictures.subplots(2, len(fractions), figsize=(3.4 * len(fractions) + 0.6, 6))
     for column, fraction in zip(axes.T, fractions, strict=True):
         for axis, name, title in zip(column, ("loss", "test_miou"), ("training loss", "test mIoU, %"), strict=True):
             for k, method in enumerate(methods):
@@ -153,6 +153,8 @@ def main() -> None:
     saved, pretraining = load_pretraining(path), path.resolve().parent.name
     origin = saved["start"]  # random, imagenet or a file
     methods = {Path(origin).stem: "none" if origin == "random" else origin, pretraining: str(path.resolve())}
+    if len(methods) == 1:
+        raise InputError(f"{path}: its folder has the name of the baseline, {pretraining}; rename the folder")
 
     # what all runs have in common: a folder of runs is gone on with if it has the same, else numbers would be mixed
     out = pictures.make_folder(args.out)

@@ -19,10 +19,10 @@ from PIL import Image
 
 from common import cli
 from common.device import autocast
-from common.images import OwnPhotos, add_photo_arguments, read_photo
+from common.images import OwnPhotos, add_photo_arguments, fitted, read_photo, square
 from common.run import Trained
 from masked_ssl.classes import legend, palette
-from masked_ssl.dataset import fitted, normalize, square
+from masked_ssl.dataset import normalize
 from masked_ssl.eval import load
 
 

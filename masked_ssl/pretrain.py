@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 
 from common import cli, pictures
 from common.cli import number
-from common.data import CHECK_EVERY, check_finite, identity, progress, shuffled
+from common.data import check_finite, identity, progress, shuffled
 from common.device import (
     autocast,
     copy_from_first,
@@ -37,6 +37,7 @@ from common.device import (
     start,
     sum_over_processes,
     to_device,
+    world,
 )
 from common.run import Checkpoint, Run
 from masked_ssl import dataset, masking, recipe
@@ -69,8 +70,6 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
         help="part of the region that is hidden (0.5, ours: the paper says a certain amount)")
     add("--region", choices=["center", "whole"], default="center",
         help="center: the paper's; whole: for comparison (ours; cf. the 2022 original's Sec. 4.3)")
-    add("--loss-on", choices=["region", "masked"], default="region",
-        help="region: the paper's; masked: its hidden pixels alone (ours)")
     add = recipe.add_training_arguments(parser, DEFAULTS, GENERATED)
     add("--weights", default="auto", metavar="W",
         help="of the ResNet-50: imagenet (ours: the paper says so of its baseline alone), none, a file, or auto: "
@@ -84,7 +83,7 @@ def train_epoch(
 ) -> dict[str, float]:
     """One pass over the pool -> loss, and hidden_error: mean absolute error where the photo was hidden."""
     network.train()
-    args, losses, hidden = run.args, [], []
+    args, losses = run.args, []
     batches = shuffled(len(photos), args.batch_size, args.seed, epoch)
     for step, batch in enumerate(progress(batches, f"epoch {epoch}"), (epoch - 1) * len(batches)):
         images, masks = photos.batch(batch, epoch)
@@ -92,17 +91,14 @@ def train_epoch(
         recipe.set_learning_rates(optimizer, step, args.epochs * len(batches))
         with autocast(run.device, run.amp):
             output = network(hide(images, masks))
-        loss = reconstruction_loss(output, images, masks, photos.region, args.loss_on)
+        loss = reconstruction_loss(output, images, photos.region)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        losses.append(loss.detach())
-        hidden.append(error_where_hidden(output.detach(), images, masks))
-        if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
-            check_finite(losses, batches, photos.names, f"epoch {epoch}")
-    sums = torch.stack([torch.stack(losses).sum(), torch.stack(hidden).sum(), torch.full_like(losses[0], len(losses))])
-    loss, error, n = sum_over_processes(sums).tolist()
-    return {"loss": loss / n, "hidden_error": error / n}
+        losses.append(torch.stack([loss.detach(), error_where_hidden(output.detach(), images, masks)]))
+        check_finite(losses, batches, photos.names, f"epoch {epoch}")
+    loss, error = (sum_over_processes(torch.stack(losses).mean(0)) / world()[1]).tolist()
+    return {"loss": loss, "hidden_error": error}
 
 
 @torch.inference_mode()
@@ -153,7 +149,7 @@ def main() -> None:
         facts={
             "data": f"{len(photos)} photos of {args.size} px without labels: {source}",
             "masking": f"patches of {low}-{high} px over {args.mask_ratio:.0%} of rows and columns {region[0]} to "
-                       f"{region[1] - 1}, L1 on the {args.loss_on}",
+                       f"{region[1] - 1}",
             "model": f"UNet++ and R decoder, {sum(p.numel() for p in network.parameters()):,} parameters",
             "weights": weights,
         },

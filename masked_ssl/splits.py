@@ -6,7 +6,6 @@ underscore names a source photo. Liu et al., "A New Dataset and Boundary-Attenti
 Parsing", AAAI 2020. Both layouts are described in dataset.py, CelebAMask-HQ's also in common/celebamask.py.
 """
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -111,21 +110,16 @@ def split_celebamask(folder: Path, found: list[FaceFiles]) -> tuple[dict[str, li
     Both photos of a known pair of duplicates fall on the same side of the random split.
     """
     faces = {f.id: Face(str(f.id), f.photo, f.masks, str(DUPLICATES.get(f.id, f.id))) for f in found}
-    whole = Path(os.path.abspath(folder))  # `--data .` has a name too, and a link keeps its own
-    outer = [whole.parent] if whole.name == "CelebAMask-HQ" else []  # the list is CelebA's
-    mapping, partition = (
-        next((root / name for name in names for root in (folder, *outer) if (root / name).is_file()), None)
-        for names in (["CelebA-HQ-to-CelebA-mapping.txt"], ["list_eval_partition.txt", "list_eval_partition.csv"])
-    )
-    if mapping:
-        sides, words = official_sides(mapping, partition, list(faces))
+    mapping = folder / "CelebA-HQ-to-CelebA-mapping.txt"
+    if mapping.is_file():
+        sides, words = official_sides(mapping, list(faces)), "official, by the photos' numbers in CelebA"
     else:
         sources = sorted({face.source for face in faces.values()}, key=int)
         order = [sources[i] for i in np.random.default_rng(SPLIT_SEED).permutation(len(sources))]
         tenth = max(1, round(len(order) / 10))
         side_of = {source: 2 if k < tenth else 1 if k < 2 * tenth else 0 for k, source in enumerate(order)}
         sides = {id: side_of[face.source] for id, face in faces.items()}
-        words = f"80/10/10 at random (seed {SPLIT_SEED}; no CelebA-HQ-to-CelebA-mapping.txt)"
+        words = f"80/10/10 at random (seed {SPLIT_SEED}; no {mapping.name})"
     parts = {part: [face for id, face in faces.items() if sides[id] == k] for k, part in enumerate(SPLITS)}
     for part, members in parts.items():
         if not members:
@@ -133,27 +127,20 @@ def split_celebamask(folder: Path, found: list[FaceFiles]) -> tuple[dict[str, li
     return parts, words
 
 
-def official_sides(mapping: Path, partition: Path | None, ids: list[int]) -> tuple[dict[int, int], str]:
-    """id -> 0 train, 1 val, 2 test: from the mapping to CelebA and its partition list, or without it from its bounds.
+def official_sides(mapping: Path, ids: list[int]) -> dict[int, int]:
+    """id -> 0 train, 1 val, 2 test: CelebA's photos up to 162770.jpg are for training, up to 182637.jpg for validation.
 
-    Raises InputError if a face is not in the files.
+    Raises InputError if a face is not in the mapping.
     """
-    rows = {}
+    number = {}
     for line in mapping.read_text("utf-8", "replace").splitlines():
-        words = line.split()
-        if len(words) >= 3 and words[0].isdecimal() and words[1].isdecimal():  # not the header
-            rows[int(words[0])] = int(words[1]), words[2]
+        words = line.split()  # idx orig_idx orig_file ...; orig_idx counts from 0, the files from 1
+        if len(words) >= 3 and words[0].isdecimal() and words[2].partition(".")[0].isdecimal():  # not the header
+            number[int(words[0])] = int(words[2].partition(".")[0])
     for id in ids:
-        if id not in rows:
+        if id not in number:
             raise InputError(f"{mapping}: has no line for {id}.jpg; get it whole, or remove it for a random split")
-    if partition is None:  # the usual rule; orig_idx counts from 0, so it may be one photo off the list at each bound
-        return {id: int(rows[id][0] >= 162771) + int(rows[id][0] >= 182638) for id in ids}, "official, by orig_idx"
-    lines = [line.replace(",", " ").split() for line in partition.read_text("utf-8", "replace").splitlines()]
-    side = {words[0]: words[1] for words in lines if len(words) >= 2}
-    for id in ids:
-        if side.get(rows[id][1]) not in ("0", "1", "2"):
-            raise InputError(f"{partition}: has no line with 0, 1 or 2 for {rows[id][1]} ({id}.jpg); get it again")
-    return {id: int(side[rows[id][1]]) for id in ids}, f"official, {partition.name}"
+    return {id: int(number[id] > 162770) + int(number[id] > 182637) for id in ids}
 
 
 # ---- Whose labels, and who was seen --------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 
 from common import cli, pictures
 from common.cli import number
-from common.data import CHECK_EVERY, check_finite, progress, shuffled
+from common.data import check_finite, progress, shuffled
 from common.device import (
     autocast,
     copy_from_first,
@@ -37,7 +37,7 @@ from common.device import (
     memory_format,
     parallel,
     start,
-    sum_with_gradient,
+    sum_over_processes,
     to_device,
     world,
 )
@@ -103,7 +103,7 @@ def parsing_loss(logits: Tensor, labels: Tensor, smooth: float = 1.0) -> tuple[T
     p = log_p.exp() * labelled[:, None]
     y = F.one_hot(labels.masked_fill(~labelled, 0).long(), C).permute(0, 3, 1, 2) * labelled[:, None]
     pixels = [(p * y).sum((0, 2, 3)), p.sum((0, 2, 3)), y.sum((0, 2, 3)).float()]
-    sums = sum_with_gradient(torch.cat([*pixels, torch.stack([entropy, labelled.sum().float()])]))
+    sums = sum_over_processes(torch.cat([*pixels, torch.stack([entropy, labelled.sum().float()])]))
     (tp, predicted, true), (entropy, n) = sums[: 3 * C].view(3, C), sums[3 * C :]
     f1 = (2 * tp + smooth) / (predicted + true + smooth)
     present = true > 0
@@ -126,8 +126,7 @@ def train_epoch(network: nn.Module, faces: FaceLabels, optimizer: Optimizer, run
         loss.backward()
         optimizer.step()
         losses.append(torch.stack([loss, cross_entropy, dice]).detach())
-        if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
-            check_finite([of_step[0] for of_step in losses], batches, faces.names, f"epoch {epoch}")
+        check_finite(losses, batches, faces.names, f"epoch {epoch}")
     return dict(zip(("loss", "cross_entropy", "dice"), torch.stack(losses).mean(0).tolist(), strict=True))
 
 
@@ -141,19 +140,14 @@ def main() -> None:
         recipe.fill_in(args, GENERATED if data.generated else DEFAULTS)
         recipe.fill_in(args, {"encoder_lr": ENCODER_LR * args.lr})
         classes = LAYOUTS[data.layout]
-        chosen = take_fraction(data.parts["train"], args.fraction, args.seed)
-        arrays = {  # all of train, so that other fractions and seeds find it there
-            part: dataset.load(faces, args.size, classes, args.cache, f"{part} faces")
-            for part, faces in data.parts.items()
+        parts = {**data.parts, "train": take_fraction(data.parts["train"], args.fraction, args.seed)}
+        arrays = {
+            part: dataset.load(faces, args.size, classes, args.cache, f"{part} faces") for part, faces in parts.items()
         }
-    names = {part: [face.photo.name for face in faces] for part, faces in data.parts.items()}
-    position = {face.name: i for i, face in enumerate(data.parts["train"])}
-    repeat = saved["repeat"] if saved else repeats(len(chosen), args.batch_size, args.epochs, args.min_steps)
-    train_set = FaceLabels(
-        arrays["train"], [position[face.name] for face in chosen], names["train"], classes,
-        flip=True, repeat=repeat, seed=args.seed,
-    )  # fmt: skip
-    tested = {part: FaceLabels(arrays[part], range(len(names[part])), names[part], classes) for part in ("val", "test")}
+    names = {part: [face.photo.name for face in faces] for part, faces in parts.items()}
+    repeat = saved["repeat"] if saved else repeats(len(names["train"]), args.batch_size, args.epochs, args.min_steps)
+    train_set = FaceLabels(arrays["train"], names["train"], classes, flip=True, repeat=repeat, seed=args.seed)
+    tested = {part: FaceLabels(arrays[part], names[part], classes) for part in ("val", "test")}
 
     # model (CNN Architectures, Fine-Tuning Process)
     network = Network(len(classes), args.checkpointing)
@@ -175,10 +169,11 @@ def main() -> None:
         args, saved, HERE, device, amp,
         name=Path(kind).stem + "-generated" * data.generated,
         parts={"model": network, "optimizer": optimizer},
-        split={part: [face.identity for face in faces] for part, faces in {**data.parts, "train": chosen}.items()},
+        split={part: [face.identity for face in faces] for part, faces in parts.items()},
         facts={
-            "data": f"{data.words}: {len(chosen)} of {len(names['train'])} train, {len(names['val'])} val, "
-                    f"{len(names['test'])} test, {args.size} px, {len(classes)} classes; {data.split_words}",
+            "data": f"{data.words}: {len(names['train'])} of {len(data.parts['train'])} train, "
+                    f"{len(names['val'])} val, {len(names['test'])} test, {args.size} px, {len(classes)} classes; "
+                    f"{data.split_words}",
             "model": f"UNet++ and FP decoder, {sum(p.numel() for p in network.parameters()):,} parameters",
             "weights": weights,
             "steps": f"{args.epochs} epochs of {steps}, each label {repeat} time(s) in each",

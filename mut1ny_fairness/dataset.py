@@ -81,7 +81,8 @@ def list_samples(data: str | None, manifest: str | None = None) -> tuple[list[Sa
         return samples, f"{source}, CelebAMask-HQ painted in Mut1ny's colours"
     path = Path(manifest) if manifest else root / "manifest.csv"
     if not manifest and not path.is_file():
-        print(f"manifest   {path} is missing: running prepare.py's steps", flush=True)
+        if root.is_dir():
+            print(f"manifest   {path} is missing: running prepare.py's steps", flush=True)
         prepare(root, path)
     samples = []
     for where, row in read_table(path, list(Pair._fields))[1]:
@@ -165,11 +166,6 @@ class LabelledFaces:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    @property
-    def off_palette(self) -> int:
-        """How many pixels of the label files were in none of the 11 colours."""
-        return int(self.arrays["off"][self.positions].sum())
 
     def batch(self, indices: list[int] | np.ndarray) -> tuple[Tensor, Tensor]:
         """B indices -> images B x 3 x size x size (0..255) and labels B x size x size (classes), both uint8."""

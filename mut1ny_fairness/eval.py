@@ -29,7 +29,7 @@ from common.run import Checkpoint, Trained, load_checkpoint, result_folders, tra
 from mut1ny_fairness import dataset
 from mut1ny_fairness.dataset import HERE, LabelledFaces, normalize
 from mut1ny_fairness.deeplabv3 import DeepLabV3
-from mut1ny_fairness.losses import loss_of, nearest_class, outputs_of, predicted_channels
+from mut1ny_fairness.losses import loss_of, nearest_class, predicted_channels
 from mut1ny_fairness.palette import CLASSES, LEGEND, PALETTE
 from mut1ny_fairness.pspnet import PSPNet
 from mut1ny_fairness.scores import FINAL, POSITIVES, ROWS, Tally, implied_share, positives
@@ -63,10 +63,10 @@ def outputs(model: nn.Module, images: Tensor, device: torch.device, amp: bool) -
 
 def build_model(args: dict) -> DeepLabV3 | PSPNet:
     """The network that a run's arguments describe, with random weights."""
-    num_outputs = outputs_of(args["target"])
+    num_outputs = 3 if args["target"] == "rgb" else len(CLASSES)
     if args["model"] == "deeplabv3":
         return DeepLabV3(num_outputs=num_outputs)
-    return PSPNet(num_outputs=num_outputs, aux=args["aux"] > 0, truncated=args["truncated"])
+    return PSPNet(num_outputs=num_outputs, truncated=args["truncated"])
 
 
 def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trained:
@@ -96,12 +96,12 @@ def load_all(paths: list[Path], device: str, amp: str | None) -> dict[str, Train
 
 def select(args: Namespace, checkpoint: Checkpoint) -> tuple[LabelledFaces, list[str], str]:
     """The images to evaluate on, the checkpoint's test split unless told otherwise, who they are, and their source."""
-    saved = checkpoint["args"]
-    manifest = saved["manifest"] if args.data is None else None
+    saved, manifest = checkpoint["args"], checkpoint["args"]["manifest"]
+    if args.data and (args.split == "all" or not Path(manifest or "").is_file()):
+        manifest = None  # that of the other folder
     samples, source = dataset.list_samples(checkpoint.data(args.data), manifest)
     if args.split != "all":
-        known = [sample.identity for sample in samples]
-        samples = [samples[i] for i in find(checkpoint["split"][args.split], known, source)]
+        samples = find(checkpoint["split"][args.split], samples, source)
     arrays = dataset.load(samples, saved["size"], args.cache)
     return LabelledFaces(arrays, list(range(len(samples))), samples), [s.identity for s in samples], source
 
@@ -211,7 +211,8 @@ def main() -> None:
             print(f"{title}: WAS TRAINED ON {seen} OF THESE {len(faces)} IMAGES")
         images, labels = faces.batch(chosen)
         shown[title] = outputs(model, images, device, amp), checkpoint["args"]["target"]
-    print(f"{source}, split {args.split}, {len(faces)} images, {faces.off_palette:,} label pixels off the palette\n")
+    off = faces.arrays["off"].sum()
+    print(f"{source}, split {args.split}, {len(faces)} images, {off:,} label pixels off the palette\n")
     pictures.print_table(final_table(results))
     print()
     pictures.print_table(class_table({title: results[title] for title in networks}))

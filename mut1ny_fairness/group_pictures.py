@@ -20,8 +20,9 @@ def choose_grid(photos: list[Photo], by: list[str]) -> Grid:
     people as long as there are some."""
     rng = np.random.default_rng(SEED)
     cells: dict[tuple[str, str], list[Photo]] = {}
+    has_columns = "emotion" in photos[0].row and "emotion" not in by
     for photo in photos:
-        emotion = photo.row["emotion"] or NOT_GIVEN if "emotion" in photo.row else ""
+        emotion = photo.row["emotion"] or NOT_GIVEN if has_columns else ""
         cells.setdefault((" / ".join(group_of(photo, by)), emotion), []).append(photo)
     rows, columns = (sorted(set(names)) for names in zip(*cells, strict=True))
     grid: Grid = {}
@@ -65,7 +66,7 @@ def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: l
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     size = (2.6 * columns + 1.6, rows * (0.34 * len(groups.names) + 0.9) + 0.6)
-    figure, axes = pictures.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
+    figure, axes = pictures.subplots(rows, columns, figsize=size, sharey=True)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     y = np.arange(len(groups.names))
@@ -89,7 +90,7 @@ def draw_scores(path: Path, groups: Groups, results: dict[str, dict], classes: l
 
 def draw_nulls(path: Path, results: dict[str, dict]) -> None:
     """Of each model the gaps that arise by chance, and the one that was observed."""
-    figure, axes = pictures.subplots(1, len(results), figsize=(4.4 * len(results), 3.2), squeeze=False, sharex=True)
+    figure, axes = pictures.subplots(1, len(results), figsize=(4.4 * len(results), 3.2), sharex=True)
     found = {title: result["gaps"][HEADLINE] for title, result in results.items()}
     widest = 1.05 * max(max(g["gap"], g["null"].max()) for g in found.values()) or 1
     for axis, (title, g) in zip(axes[0], found.items(), strict=True):
@@ -110,7 +111,7 @@ def draw_power(
 
     gaps: G; power: sizes x G in 0..1; observed: sizes x simulations; sd: of a person's mean IoU, 0..1.
     """
-    figure, (left, right) = pictures.subplots(1, 2, figsize=(10, 3.8))
+    figure, ((left, right),) = pictures.subplots(1, 2, figsize=(10, 3.8))
     for n, found, seen in zip(sizes, power, observed, strict=True):
         label = f"{n} people a group" + (" (nine photos)" if n == 3 else "")
         left.plot(gaps, 100 * found, marker=".", label=label)

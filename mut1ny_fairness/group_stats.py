@@ -210,12 +210,11 @@ def analyse(
 def first_minus(results: dict[str, dict]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """The first model's scores minus each other's, on the same resamples: other -> score -> value, low, high (G)."""
     (_, a), *others = results.items()
-    found: dict[str, dict] = {other: {} for other, _ in others}
-    for other, b in others:
-        for s in SCORES:
-            value = a["scores"][s]["value"] - b["scores"][s]["value"]
-            found[other][s] = with_bounds(value, a["resampled"][s] - b["resampled"][s])
-    return found
+
+    def minus(b: dict, s: str) -> dict[str, np.ndarray]:
+        return with_bounds(a["scores"][s]["value"] - b["scores"][s]["value"], a["resampled"][s] - b["resampled"][s])
+
+    return {other: {s: minus(b, s) for s in SCORES} for other, b in others}
 
 
 # ---- What nine photos can show -------------------------------------------------------------------------------------
@@ -239,10 +238,8 @@ def simulate_power(
         noise = rng.normal(0, sd, (repeats, 3 * n)).astype(np.float32) @ members
         shift = (group == 0).astype(np.float32) @ members
         for g, size in enumerate(gaps):
-            means = (noise - size * shift).reshape(repeats, -1, 3)
-            spread = means.max(-1) - means.min(-1)
+            spread = np.ptp((noise - size * shift).reshape(repeats, -1, 3), axis=-1)
             p = (spread >= spread[:, :1] - 1e-6).mean(1)  # the true arrangement is the first of them
             power[s, g] = (p <= 0.05).mean()
-        spread = noise.reshape(repeats, -1, 3)[:, 0]
-        observed[s] = spread.max(-1) - spread.min(-1)
+        observed[s] = np.ptp(noise[:, :3], axis=1)
     return power, observed

@@ -10,13 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.device import to_device
+from common.device import sum_over_processes, to_device
 from mut1ny_fairness.palette import CLASSES, PALETTE
-
-
-def outputs_of(target: str) -> int:
-    """How many channels the network puts out for --target."""
-    return 3 if target == "rgb" else len(CLASSES)
 
 
 def loss_of(output: Tensor, label: Tensor, target: str, bgr: bool = False) -> Tensor:
@@ -28,9 +23,9 @@ def loss_of(output: Tensor, label: Tensor, target: str, bgr: bool = False) -> Te
 
 def soft_dice(output: Tensor, label: Tensor) -> Tensor:
     """B x 11 x H x W and B x H x W -> 1 - mean soft F1 of the classes that the batch has, float32 (ours): small parts
-    count as much as large ones. Under torchrun the batch is each process' own."""
+    count as much as large ones. Under torchrun the batch is that of all processes together."""
     p, y = output.float().softmax(1), F.one_hot(label.long(), len(CLASSES)).permute(0, 3, 1, 2)
-    tp, predicted, true = (x.sum((0, 2, 3)) for x in (p * y, p, y))
+    tp, predicted, true = sum_over_processes(torch.stack([x.sum((0, 2, 3)) for x in (p * y, p, y)]))
     return 1 - ((2 * tp + 1) / (predicted + true + 1))[true > 0].mean()
 
 

@@ -88,7 +88,7 @@ def read_pairs(root: Path) -> tuple[list[Pair], list[str]]:
     Those that training.xml names; where half of them or more are not there, those of folders that belong together.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the one with training.xml, samples/ and labels/ in it")
+        raise InputError(f"{root}: no such folder; give the one with the pictures and labels/ in it")
     xml, files = root / "training.xml", [path.relative_to(root).as_posix() for path in files_below(root)]
     text = xml.read_text("utf-8", "replace") if xml.is_file() else ""
     (found, lost), notes = pairs_of_xml(text, files), []
@@ -166,15 +166,11 @@ def difference_hash(image: Image.Image) -> int:
 
 
 def find_duplicates(hashes: list[int], distance: int = 0) -> dict[int, int]:
-    """Index of each image to drop -> index of the earlier image, itself kept, whose hash is within `distance` bits.
-
-    Of two rows of +-1 the product is 64 minus twice the differing bits.
-    """
-    packed = np.array(hashes, dtype=">u8").view(np.uint8).reshape(len(hashes), 8)
-    signs = 1 - 2 * np.unpackbits(packed, axis=1).astype(np.float32)  # n 64
+    """Index of each image to drop -> index of the earlier image, itself kept, whose hash is within `distance` bits."""
+    bits = np.unpackbits(np.array(hashes, ">u8").view(np.uint8).reshape(-1, 8), axis=1)  # n 64
     copy_of: dict[int, int] = {}
     for i in range(len(hashes)):
-        earlier = np.flatnonzero(signs[:i] @ signs[i] >= 64 - 2 * distance).tolist()
+        earlier = np.flatnonzero((bits[:i] != bits[i]).sum(1) <= distance).tolist()
         kept = next((j for j in earlier if j not in copy_of), None)
         if kept is not None:
             copy_of[i] = kept

@@ -54,26 +54,24 @@ class PyramidPooling(nn.Module):
         return torch.cat([x, *(level.to(x.dtype) for level in levels)], dim=1)
 
 
+def head(channels: int, width: int, num_outputs: int) -> nn.Sequential:
+    """B x channels x h x w -> B x num_outputs x h x w."""
+    return nn.Sequential(*conv_bn_relu(channels, width, 3), nn.Dropout(0.1), nn.Conv2d(width, num_outputs, 1))
+
+
 class PSPNet(nn.Module):
     """B x 3 x H x W normalised images -> B x num_outputs x H x W in float32, without an activation.
 
-    With `aux` a network in training mode returns that and the auxiliary head's, which only the training loss uses.
+    In training mode a whole network returns that and the auxiliary head's, which only the training loss uses.
     """
 
-    def __init__(self, *, num_outputs: int = 3, aux: bool = True, truncated: bool = False):
+    def __init__(self, *, num_outputs: int = 3, truncated: bool = False):
         super().__init__()
-        assert not (aux and truncated), "the auxiliary head sits on layer3, which a truncated encoder has not"
         channels = 512 if truncated else 2048
         self.backbone = ResNet101(truncated)
         self.pyramid = PyramidPooling(channels)
-        self.classifier = nn.Sequential(
-            *conv_bn_relu(2 * channels, 512, 3), nn.Dropout(0.1), nn.Conv2d(512, num_outputs, 1)
-        )
-        self.aux_classifier = None
-        if aux:
-            self.aux_classifier = nn.Sequential(
-                *conv_bn_relu(1024, 256, 3), nn.Dropout(0.1), nn.Conv2d(256, num_outputs, 1)
-            )
+        self.classifier = head(2 * channels, 512, num_outputs)
+        self.aux_classifier = None if truncated else head(1024, 256, num_outputs)  # on layer3, which is cut off
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         size = x.shape[-2:]

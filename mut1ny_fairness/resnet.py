@@ -58,17 +58,15 @@ class ResNet101(nn.Module):
         self.layer1 = self._layer(64, 64, BLOCKS[0])
         self.layer2 = self._layer(256, 128, BLOCKS[1], stride=2)
         if not truncated:
-            self.layer3 = self._layer(512, 256, BLOCKS[2], first_dilation=1, dilation=2)
-            self.layer4 = self._layer(1024, 512, BLOCKS[3], first_dilation=2, dilation=4)
+            self.layer3 = self._layer(512, 256, BLOCKS[2], dilation=2)
+            self.layer4 = self._layer(1024, 512, BLOCKS[3], dilation=4)
         for module in self.modules():  # before any pretrained weights: He's, as in torchvision
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     @staticmethod
-    def _layer(
-        in_channels: int, width: int, blocks: int, stride: int = 1, first_dilation: int = 1, dilation: int = 1
-    ) -> nn.Sequential:
-        first = Bottleneck(in_channels, width, stride, first_dilation)
+    def _layer(in_channels: int, width: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+        first = Bottleneck(in_channels, width, stride, max(1, dilation // 2))  # as torchvision's
         return nn.Sequential(first, *[Bottleneck(4 * width, width, dilation=dilation) for _ in range(blocks - 1)])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,12 @@
 """The scores of Sec. IV-A, and those of the 11 classes beside them; the same while training and at the end."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from common.device import sum_over_processes
 from common.metrics import confusion_matrix, counts_from_confusion, multilabel_counts, scores_from_counts
 from mut1ny_fairness.losses import predicted_channels, predicted_classes, true_channels
-from mut1ny_fairness.palette import CLASSES, PALETTE
+from mut1ny_fairness.palette import CLASSES
 
 TRUE_ABOVE, PREDICTED_ABOVE = 0.0, 0.1  # the public template's thresholds on a channel's value (NOTES.md)
 ROWS = {  # results.json's name -> the table's
@@ -38,11 +35,6 @@ FINAL = {
 def positives(share: float) -> dict[str, float]:
     """Part of the channel-pixels that is positive -> POSITIVES' names to numbers: precision is the share, recall 1."""
     return {"positive_share": share, "all_positive_f1": 2 * share / (1 + share)}
-
-
-def share_in_labels(support: Sequence[int]) -> float:
-    """The pixels of each class -> the part of their three channels that is above 0 in its colour."""
-    return float(np.asarray(support) @ (PALETTE > 255 * TRUE_ABOVE).mean(1) / sum(support))
 
 
 def implied_share(accuracy: float, precision: float, recall: float) -> float:
@@ -81,7 +73,7 @@ class Tally:
         losses = [loss.item() * size for loss, size in zip(self.losses, self.sizes, strict=True)]
         sums = torch.tensor([sum(losses), sum(self.sizes)], dtype=torch.float32, device=self.counts.device)
         loss, n = sum_over_processes(sums).tolist()
-        paper = scores_from_counts(sum_over_processes(self.counts)[None])
+        paper = scores_from_counts(sum_over_processes(self.counts)[None])  # a channel-pixel is a case
         confusion = sum_over_processes(self.confusion).cpu()
         classes = scores_from_counts(counts_from_confusion(confusion))
         present = classes["support"] > 0  # the same classes for every network, whatever it predicts
@@ -90,6 +82,6 @@ class Tally:
             **{name: float(paper[name][0]) for name in ("accuracy", "f1", "iou", "precision", "recall")},
             "class_accuracy": float(confusion.diagonal().sum() / confusion.sum()),
             **{f"class_{m}": float(classes[m][present].mean()) for m in ("iou", "f1", "precision", "recall")},
-            **positives(share_in_labels(classes["support"])),
+            **positives(float(paper["support"][0]) / (3 * confusion.sum().item())),
             "confusion": confusion,
         }

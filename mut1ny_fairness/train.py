@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from common import cli, pictures
 from common.cli import number
-from common.data import CHECK_EVERY, check_finite, progress, shuffled
+from common.data import check_finite, progress, shuffled
 from common.device import (
     adam,
     autocast,
@@ -103,7 +103,6 @@ def parse_args() -> tuple[Namespace, Checkpoint | None]:
     args.target = args.target or ("labels" if args.recipe == "ours" else "rgb")
     if args.bgr and args.target == "labels":
         parser.error("--bgr: only the target rgb learns colours, whose order can be wrong; leave one out")
-    args.aux = AUX if args.model == "pspnet" and not args.truncated else 0.0  # on layer3, which is cut off
     return args, saved
 # fmt: on
 
@@ -127,19 +126,18 @@ def train_epoch(
         labels = to_device(labels, run.device)
         with autocast(run.device, run.amp):
             output = network(normalize(images, run.device))
-        output, auxiliary = output if args.aux > 0 else (output, None)
+        output, auxiliary = output if isinstance(output, tuple) else (output, None)
         loss = main_loss = loss_of(output, labels, args.target, args.bgr)
         if args.recipe == "ours":
             loss = loss + soft_dice(output, labels)
         if auxiliary is not None:
-            loss = loss + args.aux * loss_of(auxiliary, labels, args.target, args.bgr)
+            loss = loss + AUX * loss_of(auxiliary, labels, args.target, args.bgr)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         tally.add(output, labels, main_loss)
         losses.append(loss.detach())
-        if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
-            check_finite(losses, batches, faces.names, f"epoch {epoch}")
+        check_finite(losses, batches, faces.names, f"epoch {epoch}")
     return tally.scores()
 
 
@@ -183,7 +181,7 @@ def main() -> None:
         split=split,
         facts={
             "data": f"{source}: {len(samples)} images, {len(train)} train, {len(test)} test, split by {args.split}, "
-                    f"{train_set.off_palette + test_set.off_palette:,} label pixels off the palette",
+                    f"{arrays['off'].sum():,} label pixels off the palette",
             "model": f"{title}, {sum(p.numel() for p in model.parameters()):,} parameters",
             "weights": weights,
         },

@@ -169,8 +169,7 @@ def main() -> None:
         folder, source = dataset.locate(saved.data(args.data))
         faces = list_celebamask(folder)
         if args.split == "val":
-            known = [face.identity for face in faces]
-            faces = [faces[i] for i in find(saved["split"]["val"], known, source)]
+            faces = find(saved["split"]["val"], faces, source)
         size, who = saved["args"]["size"], [face.identity for face in faces]
         first = first or (size, who)
         if (size, who) != first:

@@ -20,7 +20,7 @@ from PIL import Image
 from common import cli, pictures
 from common.celebamask import PARTS
 from common.device import autocast
-from common.images import OwnPhotos, add_photo_arguments, read_photo
+from common.images import OwnPhotos, add_photo_arguments, fitted, read_photo, square
 from common.run import Trained
 from nu_deeplabv3plus.dataset import LEGEND, PALETTE, merge_masks
 from nu_deeplabv3plus.eval import load, scale
@@ -35,12 +35,10 @@ def predict(network: Trained, photo: Image.Image | str | Path) -> np.ndarray:
     """
     photo = photo if isinstance(photo, Image.Image) else read_photo(Path(photo))
     (W, H), size = photo.size, network.checkpoint["args"]["size"]
-    w, h = (max(1, round(side * size / max(W, H))) for side in (W, H))
-    top, left = (size - h) // 2, (size - w) // 2
-    scaled = np.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))
-    square = np.pad(scaled, ((top, size - h - top), (left, size - w - left), (0, 0)), mode="edge")
+    top, left, h, w = fitted(photo.size, size)
+    image = torch.from_numpy(square(photo, size)).permute(2, 0, 1)[None]
     with autocast(network.device, network.amp):
-        logits = network.model(scale(torch.from_numpy(square).permute(2, 0, 1)[None], network.device)).float()
+        logits = network.model(scale(image, network.device)).float()
     logits = logits[:, :, top : top + h, left : left + w]
     masks = np.empty((len(PARTS), H, W), bool)
     for c in range(len(PARTS)):

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from common import cli, pictures
 from common.celebamask import PARTS, list_celebamask
 from common.cli import number
-from common.data import CHECK_EVERY, check_finite, progress, shuffled
+from common.data import check_finite, progress, shuffled
 from common.device import (
     adam,
     autocast,
@@ -107,8 +107,7 @@ def train_epoch(network: nn.Module, faces: FaceParts, optimizer: Optimizer, run:
         optimizer.step()
         losses.append(loss.detach())
         counts.append(multilabel_counts(logits.detach() > 0, masks))
-        if len(losses) % CHECK_EVERY == 0 or len(losses) == len(batches):
-            check_finite(losses, batches, faces.names, f"epoch {epoch}")
+        check_finite(losses, batches, faces.names, f"epoch {epoch}")
     counts = sum_over_processes(torch.stack(counts))  # steps 18 4
     iou = batch_convention(counts)[0].mean().item()
     return {"loss": (sum(losses) / len(losses)).item(), "iou": iou, "pooled_iou": pooled_iou(counts.sum(0))}

@@ -7,7 +7,7 @@ from mut1ny_fairness import eval as mut1ny
 from mut1ny_fairness.group_stats import HEADLINE
 from mut1ny_fairness.group_tables import with_interval
 from mut1ny_fairness.palette import CLASSES
-from mut1ny_fairness.scores import FINAL, positives, share_in_labels
+from mut1ny_fairness.scores import FINAL, POSITIVES
 
 RUNS = ("deeplabv3-rgb", "pspnet-rgb", "deeplabv3-labels", "pspnet-labels")
 CUT = ("cut-rgb", "cut-ours")  # PSPNet with --truncated, by the paper's recipe and by --recipe ours
@@ -41,8 +41,8 @@ def recipes(results: Results) -> Rows:
 def all_scores(results: Results) -> Rows:
     """The final scores of all runs, beside the paper's; what F1 is without a network."""
     runs = [results[name]["results"] for name in (*RUNS, *CUT)]
-    support = [scores["support"] for scores in runs[0]["per_class"].values()]
-    return mut1ny.final_table({run["title"]: run | positives(share_in_labels(support)) for run in runs})
+    shared = {name: runs[-1][name] for name in POSITIVES}  # of the labels, which are the same
+    return mut1ny.final_table({run["title"]: run | shared for run in runs})
 
 
 def classes(results: Results) -> Rows:

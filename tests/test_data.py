@@ -1,6 +1,7 @@
 """common/data.py: the cache equals direct decoding, batches come as they should, pictures are known again."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,6 +45,9 @@ def test_the_cache_equals_decoding_is_built_once_and_named_if_broken(tmp_path):
     (folder,) = (tmp_path / "deep" / "cache").iterdir()
     (folder / "images.npy").write_bytes((folder / "images.npy").read_bytes()[:150])
     assert f"{folder}: is a broken cache; delete this folder" in refused(cache, folder.parent, never)
+    for file in folder.iterdir():
+        file.unlink()
+    assert f"{folder}: is a broken cache" in refused(cache, folder.parent, never)
 
 
 def test_whatever_went_into_it_makes_another_cache(tmp_path):
@@ -97,9 +101,10 @@ def test_a_picture_is_known_again_in_another_folder_and_changed_masks_are_notice
     assert who[0] == who[1] != who[2]
     assert among([who[2], "8.jpg:5:1:3"], [who[0]]) == [who[2]]  # the same photo, whatever its masks
     everybody = ["1.jpg:1:0:0", who[1], "2.jpg:2:0:0"]
-    assert find([who[0]], everybody, "b") == [1] and find(everybody[::-1], everybody, "b") == [0, 1, 2]
+    folder = [SimpleNamespace(identity=one) for one in everybody]
+    assert find([who[0]], folder, "b") == [folder[1]] and find(everybody[::-1], folder, "b") == folder
     missing = "b: 1 of the checkpoint's 2 pictures are missing, or their photos or masks have changed, such as 7.jpg"
-    assert missing in refused(find, [who[2], everybody[0]], everybody, "b")
+    assert missing in refused(find, [who[2], everybody[0]], folder, "b")
 
 
 # ---- Batches -------------------------------------------------------------------------------------------------------

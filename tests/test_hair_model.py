@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import resnet101
 from torchvision.models.segmentation import deeplabv3_resnet101
 
-from hair_transfer.model import DeepLabV3, upsample
+from hair_transfer.model import DeepLabV3
 from hair_transfer.train import build_model
 
 COCO = "deeplabv3_resnet101_coco-586e9e4e.pth"
@@ -28,31 +28,28 @@ def reference():
     return model.eval()
 
 
-def build(weights, output="sigmoid", aux=0.0):
-    return build_model(Namespace(weights=str(weights), output=output, aux=aux), [])
+def build(weights, output="sigmoid"):
+    return build_model(Namespace(weights=str(weights), output=output), [])
 
 
 def geometry(model: nn.Module) -> dict[str, tuple]:
     """Of each convolution: on a small map large rates meet nothing but padding, and outputs do not show them."""
-    convolutions = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    convolutions = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and "aux" not in name)
     return {name: (m.kernel_size, m.stride, m.padding, m.dilation) for name, m in convolutions}
 
 
 def test_keys_parameters_and_logits_are_torchvisions_and_all_of_it_learns(reference):
-    ours = DeepLabV3(num_outputs=21, aux=True)
-    assert list(ours.state_dict()) == list(reference.state_dict()) and geometry(ours) == geometry(reference)
-    assert sum(p.numel() for p in ours.parameters()) == 60_996_202
-    ours.load_state_dict(reference.state_dict(), strict=True)
-    ours.eval()
+    ours = DeepLabV3(num_outputs=21).eval()
+    theirs = {name: x for name, x in reference.state_dict().items() if not name.startswith("aux_classifier.")}
+    assert list(ours.state_dict()) == list(theirs) and geometry(ours) == geometry(reference)
+    ours.load_state_dict(theirs, strict=True)
     for H, W in ((64, 48), (41, 58)):  # the second: no stride divides it
         x = torch.randn(1, 3, H, W, generator=torch.Generator().manual_seed(H))
         with torch.inference_mode():
-            theirs, logits = reference(x), ours(x)
-            auxiliary = upsample(ours.aux_classifier(ours.backbone(x)[0]), (H, W))
+            expected, logits = reference(x)["out"], ours(x)
         assert logits.shape == (1, 21, H, W) and logits.std() > 0.01
-        assert (logits - theirs["out"]).abs().max() < 1e-4 and (auxiliary - theirs["aux"]).abs().max() < 1e-4
-    logits, auxiliary = ours.train()(torch.randn(2, 3, 16, 16))
-    (logits.square().mean() + auxiliary.square().mean()).backward()
+        assert (logits - expected).abs().max() < 1e-4
+    ours.train()(torch.randn(2, 3, 16, 16)).square().mean().backward()
     assert [name for name, p in ours.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
     for output, expected in (("sigmoid", [0, 0.5, 1]), ("tanh", [-1, 0, 1])):
         ours.output = output
@@ -69,13 +66,13 @@ def test_cocos_backbone_gets_new_heads(reference, tmp_path, monkeypatch):
     expected = {name: x for name, x in reference.state_dict().items() if name.startswith("backbone.")}
     assert all(torch.equal(x, expected[f"backbone.{name}"]) for name, x in model.backbone.state_dict().items())
     assert not torch.equal(model.classifier[0].convs[0][0].weight, reference.classifier[0].convs[0][0].weight)
-    assert model.classifier[-1].weight.shape == (1, 256, 1, 1) and model.aux_classifier is None
+    assert model.classifier[-1].weight.shape == (1, 256, 1, 1)
     assert sum(p.numel() for p in model.parameters()) == 58_625_857
 
 
 def test_a_classifiers_resnet_101_is_a_backbone_too(tmp_path):
     classifier, path = resnet101(), tmp_path / "resnet101.pth"
     torch.save(classifier.state_dict(), path)
-    model, source, _ = build(path, output="tanh", aux=0.5)
+    model, source, _ = build(path, output="tanh")
     assert torch.equal(model.backbone.layer1[0].downsample[0].weight, classifier.layer1[0].downsample[0].weight)
-    assert "resnet101.pth" in source and model.output == "tanh" and model.aux_classifier is not None
+    assert "resnet101.pth" in source and model.output == "tanh"

@@ -141,7 +141,7 @@ def test_the_defaults_are_the_papers_recipes(weights, lr, epochs, monkeypatch):
         args, _ = train.parse_args()
         train.fill_in(args, generated)
         assert (args.lr, args.epochs, args.size) == expected and args.weights == (weights or "none")
-        assert (args.batch_size, args.part, args.output, args.aux) == (6, "hair", "sigmoid", 0)
+        assert (args.batch_size, args.part, args.output) == (6, "hair", "sigmoid")
 
 
 def test_our_recipe_mirrors_lowers_the_rate_and_refuses_what_does_not_go_with_it(start, call, tmp_path, monkeypatch):
@@ -163,15 +163,15 @@ def test_our_recipe_mirrors_lowers_the_rate_and_refuses_what_does_not_go_with_it
 
 
 def test_what_a_start_had_seen_is_not_forgotten_on_the_way(start, evaluate, call, faces, trained, tmp_path):
-    """hair on X -> skin on Y, with tanh and an auxiliary head -> hair on X, of which the first start knows 9 faces."""
+    """hair on X -> skin on Y, with tanh -> hair on X, of which the first start knows 9 faces."""
     others = write_celebamask(tmp_path / "others", n=6, size=64, seed=700)
-    flags = ("--weights", trained / "best.pt", "--data", others, "--part", "skin", "--output", "tanh", "--aux", 0.5)
+    flags = ("--weights", trained / "best.pt", "--data", others, "--part", "skin", "--output", "tanh")
     assert "TEST FACES" not in succeed(start(*flags))
     best = tmp_path / "run" / "best.pt"
     saved, first = load_checkpoint(best, "hair_transfer"), load_checkpoint(trained / "best.pt", "hair_transfer")
-    assert "aux_classifier.4.bias" in saved["model"] and saved["classes"] == ["skin"]
+    assert saved["args"]["output"] == "tanh" and saved["classes"] == ["skin"]
     assert saved["seen"] == sorted(first["split"]["train"]) and len(saved["split"]["train"]) == 5
-    args = SimpleNamespace(weights=str(best), output="sigmoid", aux=0)
+    args = SimpleNamespace(weights=str(best), output="sigmoid")
     _, source, seen = build_model(args, [face.identity for face in list_faces([faces])])
     assert "IT WAS TRAINED ON 9 OF THE 12 TEST FACES" in source
     assert set(seen) == {*saved["seen"], *saved["split"]["train"]}

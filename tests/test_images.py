@@ -8,7 +8,7 @@ from conftest import refused
 from PIL import Image, ImageCms
 
 from common.celebamask import check_masks, list_celebamask
-from common.images import OwnPhotos, check_crop, read_mask, read_photo
+from common.images import OwnPhotos, check_crop, cropped, read_mask, read_photo
 from mut1ny_fairness.tables import inside
 
 
@@ -68,6 +68,8 @@ def test_transparent_parts_are_white_and_stay_transparent_in_the_overlay_of_a_cr
     overlay = np.asarray(Image.open(tmp_path / "new" / "overlay.png"))
     assert np.array_equal(overlay, np.dstack([np.asarray(photo), alpha])[:15, 10:])
     assert "--crop 0.5 0 0.5 1: keeps nothing; give left < right" in refused(check_crop, [0.5, 0.0, 0.5, 1.0])
+    corner = np.asarray(cropped(photo, [0.99, 0.99, 1.0, 1.0]))  # less than a pixel
+    assert np.array_equal(corner, np.asarray(photo)[-1:, -1:])
 
 
 def test_a_photo_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -142,6 +144,9 @@ def test_own_photos_come_from_files_and_folders_under_names_of_their_own(tmp_pat
     assert f"1 other file(s) are left out, such as {folder / 'more' / 'c.jfif'}" in capsys.readouterr().out
     gradient().save(folder / "A.png")  # one file where case does not count
     assert sorted(names_of(tmp_path, folder)) == ["A.png", "a.jpg", "b.png"]
+    gradient().save(folder / "more" / "B.png")
+    twice = refused(OwnPhotos, [folder, folder / "more"], tmp_path / "out", WHOLE)
+    assert f"{folder / 'b.png'} and {folder / 'more' / 'B.png'}: have one name" in twice
     one = [folder / "b.png"]
     for paths, out, words in (
         ([folder], folder, f"--out {folder}: is the folder of the photos"),

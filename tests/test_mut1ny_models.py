@@ -56,7 +56,7 @@ def test_the_number_of_parameters_with_three_outputs():
         head, auxiliary = (9 * n * k + 2 * k + 3 * k + 3 for n, k in ((4096, 512), (1024, 256)))  # 3x3, norm, 1x1
         pyramid = 4 * (2048 * 512 + 2 * 512)
         assert sum(p.numel() for p in PSPNet().parameters()) == 42_500_160 + pyramid + head + auxiliary
-        cut = PSPNet(aux=False, truncated=True).backbone
+        cut = PSPNet(truncated=True).backbone
         assert sum(p.numel() for p in cut.parameters()) == 1_444_928  # what the public library uses too
 
 

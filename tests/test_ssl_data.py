@@ -73,7 +73,7 @@ def test_later_parts_lie_over_earlier_ones(faces):
     assert (decode(one, size, CELEBA)["labels"] == expected).all()
 
 
-def test_the_official_split_goes_by_orig_idx_or_by_the_partition_list(faces, tmp_path):
+def test_the_official_split_is_celebas_partition_by_number(faces, tmp_path):
     folder = shutil.copytree(faces, tmp_path / "CelebAMask-HQ")
     numbers = [5, 162770, 162771, 182637, 182638, 202598, 7, 9, 11, 13, 15, 17]
     mapping = "".join(f"{i}           {number}      {number + 1:06d}.jpg\n" for i, number in enumerate(numbers))
@@ -82,21 +82,13 @@ def test_the_official_split_goes_by_orig_idx_or_by_the_partition_list(faces, tmp
     def ids(data):
         return {part: [int(face.name) for face in found] for part, found in data.parts.items()}
 
-    data = locate(folder)
-    assert ids(data) == {"train": [0, 1, 6, 7, 8, 9, 10, 11], "val": [2, 3], "test": [4, 5]}
-    assert data.split_words == "official, by orig_idx"
-    partition = tmp_path / "list_eval_partition.txt"  # CelebA's list, beside the folder
-    partition.write_text("".join(f"{number + 1:06d}.jpg {k % 3}\n" for k, number in enumerate(numbers)))
     for given in (tmp_path, folder):  # --data may be the folder that holds it
         data = locate(given)
-        assert ids(data) == {"train": [0, 3, 6, 9], "val": [1, 4, 7, 10], "test": [2, 5, 8, 11]}
-        assert data.folder == folder and data.split_words == "official, list_eval_partition.txt"
-    as_csv = "image_id,partition\n" + partition.read_text().replace(" ", ",")  # Kaggle's
-    partition.rename(tmp_path / "away")
-    partition.with_suffix(".csv").write_text(as_csv)
-    assert ids(locate(folder)) == ids(data)
-    partition.write_text("\n".join((tmp_path / "away").read_text().splitlines()[:-1]))
-    assert "000018.jpg" in refused(locate, folder)
+        assert ids(data) == {"train": [0, 6, 7, 8, 9, 10, 11], "val": [1, 2], "test": [3, 4, 5]}
+        assert data.folder == folder and data.split_words.startswith("official")
+    file = folder / "CelebA-HQ-to-CelebA-mapping.txt"
+    file.write_text(mapping[: mapping.rindex("11 ")])
+    assert "has no line for 11.jpg" in refused(locate, folder)
 
 
 def test_the_random_split_is_80_10_10_and_never_parts_duplicates():
@@ -139,12 +131,12 @@ def test_left_and_right_swap_in_the_mirror_and_nothing_else(classes):
 
 def test_flips_mirror_picture_and_label_together_by_seed_epoch_and_index_alone():
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, len(CELEBA), (6, 8, 8)).astype(np.uint8)
+    labels = rng.integers(0, len(CELEBA), (3, 8, 8)).astype(np.uint8)
     labels[:, 0] = IGNORED
-    arrays, names = {"images": rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8), "labels": labels}, list("abcdef")
-    flipped = FaceLabels(arrays, [1, 3, 5], names, CELEBA, flip=True, repeat=4, seed=3)
-    straight = FaceLabels(arrays, [1, 3, 5], names, CELEBA, repeat=4).batch(range(12))
-    assert len(flipped) == 12 and flipped.names == ["b", "d", "f"]
+    arrays = {"images": rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8), "labels": labels}
+    flipped = FaceLabels(arrays, list("abc"), CELEBA, flip=True, repeat=4, seed=3)
+    straight = FaceLabels(arrays, list("abc"), CELEBA, repeat=4).batch(range(12))
+    assert len(flipped) == 12
     mirror, turned = torch.from_numpy(mirrored_classes(CELEBA)), np.zeros((2, 12), bool)
     for epoch in range(2):
         images, labels = flipped.batch(range(12), epoch)

@@ -75,7 +75,7 @@ def cached(folder: Path, n: int, size: int, target: str, cache: Path) -> nu.Face
         return hair.HairMasks(hair.list_faces([folder])[:n], size, cache)
     faces = [face for part in ssl.locate(str(folder)).parts.values() for face in part][:n]  # part by part of its split
     arrays = ssl.load(faces, size, LAYOUTS["celebamask"], cache)
-    return ssl.FaceLabels(arrays, list(range(n)), [face.photo.name for face in faces], LAYOUTS["celebamask"])
+    return ssl.FaceLabels(arrays, [face.photo.name for face in faces], LAYOUTS["celebamask"])
 
 
 def a_batch(data, rng: np.random.Generator, batch: int) -> Callable[[], tuple[Tensor, Tensor]]:

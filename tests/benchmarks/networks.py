@@ -115,7 +115,7 @@ CASES = {
         f"{SMP} Unet VGG16 (another network)", lambda: _smp("Unet", "vgg16", 1), _bce_of_logits,
     ),
     "pspnet-truncated": Case(
-        "PSPNet R101 cut after layer2, 3 outputs", 256, 4, lambda: PSPNet(aux=False, truncated=True), normalize_mut1ny,
+        "PSPNet R101 cut after layer2, 3 outputs", 256, 4, lambda: PSPNet(truncated=True), normalize_mut1ny,
         _colours, _classes(11), f"{SMP} PSPNet R101", lambda: _smp("PSPNet", "resnet101", 3),
     ),
     "pspnet": Case(
