@@ -108,7 +108,7 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: 
 def save_label(path: Path, label: np.ndarray, palette: np.ndarray) -> None:
     """H x W uint8 labels as a palette PNG: the file holds the class ids and still shows colours."""
     image = Image.fromarray(label)
-    image.putpalette(palette.astype(np.uint8).tobytes())
+    image.putpalette(palette.tobytes())
     save_image(path, image)
 
 
@@ -158,19 +158,15 @@ def save_grid(
 
     `cell`: the side of a picture in inches, at DPI.
     """
-    n_columns = max(len(row) for row in rows)
     height = cell * len(rows) + 0.3 + (0.22 * -(-len(legend) // 6) + 0.1 if legend else 0)
-    figure, axes = subplots(len(rows), n_columns, figsize=(cell * n_columns + 0.6, height))
+    figure, axes = subplots(len(rows), len(rows[0]), figsize=(cell * len(rows[0]) + 0.6, height))
     for r, row in enumerate(rows):
-        for c in range(n_columns):
-            axis = axes[r, c]
-            axis.set_xticks([])
-            axis.set_yticks([])
+        for c, (axis, picture) in enumerate(zip(axes[r], row, strict=True)):
+            axis.set(xticks=[], yticks=[])
             if column_titles and r == 0:  # names of files and groups: a $ is no formula
                 axis.set_title(column_titles[c], fontsize=8, parse_math=False)
             if row_titles and c == 0:
                 axis.set_ylabel(row_titles[r], fontsize=8, parse_math=False)
-            picture = row[c] if c < len(row) else None
             if picture is None:
                 axis.set_frame_on(False)
                 continue
@@ -204,15 +200,13 @@ def save_curves(
 ) -> None:
     """One panel per entry of `panels` (title -> {column of rows: label}), over the column `epoch`.
 
-    `columns`: how many panels stand in a row (default: all).
+    `columns`: how many panels stand in a row, a divisor of all (default: all).
     """
     columns = columns or len(panels)
     height = -(-len(panels) // columns)
     figure, axes = subplots(height, columns, figsize=(4.2 * columns, 3.2 * height))
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
     epochs = [row["epoch"] for row in rows]
-    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=True):
         for column, label in curves.items():
             look = {"label": label, "color": COLOURS.get(label), "marker": "." if len(rows) < 10 else None}
             axis.plot(epochs, [row[column] for row in rows], **look)
