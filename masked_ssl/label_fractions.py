@@ -25,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import scipy
 
 from common import cli, pictures
 from common.cli import InputError, number
@@ -95,15 +96,15 @@ def run_one(folder: Path, flags: list[str], machine: list[str], keep: bool) -> d
 
 def table(runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> list[list[str]]:
     """A header and, for each fraction and score, mean +- standard deviation over the seeds of both methods, the
-    baseline first, and of the gain seed by seed."""
-    rows = [["fraction", "labels", "score, %", *methods, f"gain, {methods[1]}"]]
+    baseline first, and the gain, taken seed by seed, with its 95 % interval."""
+    rows = [["fraction", "labels", "score, %", *methods, "gain, 95 %"]]
     for fraction in fractions:
         of_seeds = [runs[methods[0], fraction, seed] for seed in seeds]
         labels = sorted({run["labels"] for run in of_seeds})  # LaPa's sources are of different sizes
         necklace = {"neck_l": "F1 of neck_l"} if "neck_l" in of_seeds[0]["per_class"] else {}  # is it learned at all?
         for key, title in (MEANS | necklace).items():
             before, after = ([score(runs[m, fraction, seed], key) for seed in seeds] for m in methods)
-            cells = mean_and_std(before), mean_and_std(after), mean_and_std(np.subtract(after, before), sign=True)
+            cells = mean_and_std(before), mean_and_std(after), mean_and_interval(np.subtract(after, before))
             rows.append([f"{fraction:g}", "-".join(map(str, dict.fromkeys([labels[0], labels[-1]]))), title, *cells])
     return rows
 
@@ -114,10 +115,17 @@ def score(run: dict, key: str) -> float:
     return float("nan") if value is None else value
 
 
-def mean_and_std(values: Sequence[float], sign: bool = False) -> str:
-    """Mean and sample standard deviation."""
-    mean = f"{np.mean(values):+.2f}" if sign else f"{np.mean(values):.2f}"
-    return mean + (f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+def mean_and_std(values: Sequence[float], digits: int = 2) -> str:
+    """Mean +- sample standard deviation."""
+    return f"{np.mean(values):.{digits}f}" + (f" +- {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
+
+
+def mean_and_interval(values: Sequence[float], digits: int = 2) -> str:
+    """Mean, signed, +- half of its 95 % interval by Student's t: what other seeds may bring."""
+    mean, n = f"{np.mean(values):+.{digits}f}", len(values)
+    if n == 1:
+        return mean
+    return f"{mean} +- {scipy.special.stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / n**0.5:.{digits}f}"
 
 
 def draw_figure_3(path: Path, runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> None:

@@ -26,17 +26,17 @@ def try_it(results: Results) -> Rows:
 
 
 def gain(results: Results) -> Rows:
-    """mIoU without and with step 1 for each fraction of the labels, mean +- standard deviation over the seeds."""
+    """mIoU without and with step 1 for each fraction of the labels, mean ± standard deviation over the seeds, and the
+    gain, seed by seed, with its 95 % interval."""
     runs, methods, shares, seeds = runs_of(results["fractions"])
-    rows = [["", "labels", "without step 1", "with", "gain, points"]]
+    rows = [["", "labels", "without step 1", "with", "gain, 95 %"]]
     rows.append(["paper, LaPa", "36 (0.2 %)", "69.4", "74.4", "+5.0"])
     for fraction in shares:
-        values = [[runs[method, fraction, seed]["miou"] for seed in seeds] for method in methods]
-        gains = [after - before for before, after in zip(*values, strict=True)]
-        cells = [f"{statistics.mean(x):{sign}.1f} ± {statistics.stdev(x):.1f}"
-                 for x, sign in zip([*values, gains], ["", "", "+"], strict=True)]  # fmt: skip
+        before, after = ([runs[method, fraction, seed]["miou"] for seed in seeds] for method in methods)
+        cells = ssl.mean_and_std(before, 1), ssl.mean_and_std(after, 1)
+        cells += (ssl.mean_and_interval([b - a for a, b in zip(before, after, strict=True)], 1),)
         labels = runs[methods[0], fraction, seeds[0]]["labels"]
-        rows.append(["ours", f"{labels} ({100 * fraction:g} %)", *cells])
+        rows.append(["ours", f"{labels} ({100 * fraction:g} %)", *(cell.replace("+-", "±") for cell in cells)])
     return rows
 
 
