@@ -9,6 +9,9 @@ from lrn_headtorso.eval import FROZEN, SHARES, TABLE_1
 LAST = 16  # epochs: the best before a plateau, and its 15
 PAIRS = (
     ("headtorso-lrn", "headtorso-unet"),
+    ("headtorso-lrn-vgg", "headtorso-unet-vgg"),
+    ("headtorso-lrn-vgg", "headtorso-lrn"),
+    ("headtorso-unet-vgg", "headtorso-unet"),
     ("celebamask-lrn", "celebamask-unet"),
     ("celebamask-lrn-vgg", "celebamask-unet-vgg"),
     ("celebamask-lrn-vgg", "celebamask-lrn"),
