@@ -97,7 +97,7 @@ def run_one(folder: Path, flags: list[str], machine: list[str], keep: bool) -> d
 def table(runs: dict, methods: list[str], fractions: list[float], seeds: list[int]) -> list[list[str]]:
     """A header and, for each fraction and score, mean +- standard deviation over the seeds of both methods, the
     baseline first, and the gain, taken seed by seed, with its 95 % interval."""
-    rows = [["fraction", "labels", "score, %", *methods, "gain, 95 %"]]
+    rows = [["fraction", "labels", "score, %", *methods, "gain, 95 % interval"]]
     for fraction in fractions:
         of_seeds = [runs[methods[0], fraction, seed] for seed in seeds]
         labels = sorted({run["labels"] for run in of_seeds})  # LaPa's sources are of different sizes

@@ -29,7 +29,7 @@ def gain(results: Results) -> Rows:
     """mIoU without and with step 1 for each fraction of the labels, mean ± standard deviation over the seeds, and the
     gain, seed by seed, with its 95 % interval."""
     runs, methods, shares, seeds = runs_of(results["fractions"])
-    rows = [["", "labels", "without step 1", "with", "gain, 95 %"]]
+    rows = [["", "labels", "without step 1", "with", "gain in points, 95 % interval"]]
     rows.append(["paper, LaPa", "36 (0.2 %)", "69.4", "74.4", "+5.0"])
     for fraction in shares:
         before, after = ([runs[method, fraction, seed]["miou"] for seed in seeds] for method in methods)
