@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -36,6 +37,8 @@ CACHE = HERE / "data" / "cache"
 SIZE = 256  # Sec. II
 N_TRAIN, N_TEST = 2000, 600  # Sec. II
 N_GENERATED = 200  # ours: 154 to train and 46 to test, so that the bare command ends in minutes on a CPU
+ZOOM, SHIFT = 1.25, 0.1  # ours: of augment(), 1/1.25 to 1.25 times as large, by up to a tenth of the side
+ONE_SIDED = [part for part in PARTS if part[:2] in ("l_", "r_") and part != "l_lip"]  # l: left, or lower
 CACHE_VERSION = 3  # counts up when decode() changes
 # ImageNet's (ours: the paper says "normalized")
 MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
@@ -110,7 +113,7 @@ def decode(face: FaceFiles, size: int) -> dict[str, np.ndarray]:
 
 
 class HairMasks:
-    """Faces in memory-mapped arrays, decoded if they are not yet. Nothing is augmented: the paper mentions nothing."""
+    """Faces in memory-mapped arrays, decoded if they are not yet."""
 
     def __init__(self, faces: list[FaceFiles], size: int, cache: Path):
         files = [path for face in faces for path in face.files]
@@ -126,6 +129,23 @@ class HairMasks:
         images = self.arrays["images"][indices]  # B H W 3
         masks = np.unpackbits(self.arrays["masks"][indices], axis=-1)  # B H W
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)[:, None]
+
+
+def augment(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """B x 3 x H x W and B x 1 x H x W, both uint8 -> the same: half of them mirrored, each zoomed and shifted
+    (ours, for --recipe ours; the paper mentions no augmentation).
+
+    Beyond its edges a picture repeats its outermost pixels; masks are taken from the nearest pixel.
+    """
+    B = len(images)
+    mirror, zoom = 1 - 2 * torch.randint(2, (B,)), ZOOM ** torch.empty(B).uniform_(-1, 1)
+    theta = torch.zeros(B, 2, 3)  # from where in the picture, -1 to 1, a pixel comes
+    theta[:, 0, 0], theta[:, 1, 1] = mirror / zoom, 1 / zoom
+    theta[:, :, 2].uniform_(-2 * SHIFT, 2 * SHIFT)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    images = F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=False)
+    masks = F.grid_sample(masks.float(), grid, "nearest", "border", align_corners=False)
+    return images.round().byte(), masks.byte()
 
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:

@@ -3,12 +3,14 @@
     python hair_transfer/eval.py hair_transfer/runs/random/best.pt
     python hair_transfer/eval.py hair_transfer/runs/random/best.pt hair_transfer/runs/coco/best.pt    as figure 3
     python hair_transfer/eval.py best.pt --error-map --mean-mask              its errors; a baseline that sees no photo
+    python hair_transfer/eval.py best.pt --mirror                             averaged with the mirrored photo's output
     python hair_transfer/eval.py best.pt --data OTHER_FACES --split all       on other faces of CelebAMask-HQ's layout
     python hair_transfer/eval.py best.pt --pairs FOLDER                       on FOLDER/photos and FOLDER/masks
 
-Writes results.json to best-test/ beside each checkpoint (with --data FOLDER --split all best-all-FOLDER/, with --pairs
-best-pairs-FOLDER/) and table.csv, figure3.png, errors.png and mean-mask/ to the first one's; with --out all below that
-folder. Pixels are pooled: counted over the whole set, divided once. The paper's AUROC seems to be a mean over batches.
+Writes results.json (with --mirror also results-mirror.json) to best-test/ beside each checkpoint (with --data FOLDER
+--split all best-all-FOLDER/, with --pairs best-pairs-FOLDER/) and table.csv, figure3.png, errors.png and mean-mask/ to
+the first one's; with --out all below that folder. Pixels are pooled: counted over the whole set, divided once. The
+paper's AUROC seems to be a mean over batches.
 """
 
 import math
@@ -80,6 +82,20 @@ class MeanMask(nn.Module):
 
     def activate(self, logits: Tensor) -> Tensor:
         return logits  # they are shares of faces already
+
+
+class Mirrored(nn.Module):
+    """The mean of a network's logits for a photo and, turned back, for its mirror image (ours)."""
+
+    def __init__(self, network: DeepLabV3):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.network(x) + self.network(x.flip(-1)).flip(-1)) / 2
+
+    def activate(self, logits: Tensor) -> Tensor:
+        return self.network.activate(logits)
 
 
 def load(path: str | Path, device: str = "auto", amp: str | None = None) -> Trained:
@@ -158,6 +174,7 @@ def main() -> None:
         help="test: the faces that its run tested on (600: Sec. II; the default); all: every face")  # fmt: skip
     add("--pairs", type=Path, metavar="DIR", help="DIR/photos/NAME.jpg and DIR/masks/NAME.png instead, cut to squares")
     add("--error-map", action="store_true", help="also draw errors.png: found, missed, too much")
+    add("--mirror", action="store_true", help="also score each network averaged with its output of the mirrored photo")
     add("--mean-mask", action="store_true",
         help="also score the mean mask of the first checkpoint's training faces, a baseline")  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="default: CHECKPOINT-SPLIT beside it, as best-test or best-all-FOLDER")
@@ -170,7 +187,7 @@ def main() -> None:
     others = [args.pairs] if args.pairs else args.data if args.data and split == "all" else []
     outs = result_folders(args.checkpoints, args.out, "-".join([split, *(Path(p).resolve().name for p in others)]))
 
-    candidates, who = {}, None  # name -> folder, network, what results.json says of it; whom the first is tested on
+    candidates, who = {}, None  # name -> file, network, what results.json says of it; whom the first is tested on
     for path, out in zip(args.checkpoints, outs, strict=True):
         network = load(path, args.device, args.amp)
         saved = network.checkpoint
@@ -187,7 +204,13 @@ def main() -> None:
             )
         name = f"{path.resolve().parent.name}/{path.stem}"
         name = str(path) if name in candidates else name
-        candidates[name] = out, network, {"checkpoint": str(path)} | {key: saved[key] for key in ("epoch", "weights")}
+        about = {"checkpoint": str(path)} | {key: saved[key] for key in ("epoch", "weights")}
+        candidates[name] = out / "results.json", network, about
+        if args.mirror:
+            if (part := first["args"]["part"]) in dataset.ONE_SIDED:
+                raise InputError(f"--mirror: {path} finds {part}, which is on one side; leave it out")
+            both = network._replace(model=Mirrored(network.model))
+            candidates[f"{name}, mirror"] = out / "results-mirror.json", both, about | {"mirror": True}
         print(f"{name}: trained to epoch {saved['epoch']} from {saved['weights']}")
         if seen := len(among(tested, saved["split"]["train"] + saved["seen"])):
             print(f"{name}: WAS TRAINED ON {seen} OF THESE {len(faces)} FACES")
@@ -197,16 +220,17 @@ def main() -> None:
         train = HairMasks(faces_of("train", where, first)[0], size, args.cache)
         network = network._replace(model=MeanMask(train).to(network.device), amp=False)
         about = {"weights": f"mean mask of the {len(train)} training faces of {args.checkpoints[0]}"}
-        candidates["mean training mask"] = out / "mean-mask", network, about
+        candidates["mean training mask"] = out / "mean-mask" / "results.json", network, about
 
     data = HairMasks(faces, size, args.cache)
     print(f"{source}, split {split}, {len(data)} faces at {size} px, all in batches of {batch_size}\n")
     facts = {"part": first["args"]["part"], "size": size, "batch_size": batch_size}
     facts |= {"data": source, "split": split, "n": len(data)}
     results, drawn, chosen = {}, [], choose_faces(len(data), first["args"]["seed"])
-    for name, (folder, (model, _, device, amp), about) in candidates.items():
+    for name, (path, (model, _, device, amp), about) in candidates.items():
         results[name] = about | facts | evaluate(model, data, batch_size, device, amp)
-        pictures.write_json(pictures.make_folder(folder) / "results.json", results[name])
+        pictures.make_folder(path.parent)
+        pictures.write_json(path, results[name])
         drawn.append(predict_faces(model, data, chosen, device, amp))
     pictures.print_table(table(results))
     print("\nThe paper's AUROC is of hair; in brackets, what it stands for if its code averaged in a zero with the\n"
@@ -216,7 +240,7 @@ def main() -> None:
     draw_figure_3(out / "figure3.png", list(results), photos, outputs)
     if args.error_map:
         draw_errors(out / "errors.png", list(results), photos, masks, outputs)
-    print(f"results.json -> {', '.join(str(folder) for folder, *_ in candidates.values())}")
+    print(f"scores -> {', '.join(str(path) for path, *_ in candidates.values())}")
     print(f"table.csv, figure3.png{', errors.png' if args.error_map else ''} -> {out}")
 
 

@@ -7,21 +7,25 @@ from report import Results, Rows, on_real_photos, tested_runs, try_it
 from hair_transfer import eval as hair
 
 SHORT = {"batch_auroc": "AUROC, mean over batches", "iou": "IoU at 0.5", "boundary_f1": "boundary F1, 3 px"}
-OURS = ("random", "from-skin", "random-1e-4", "random-ours", "mean-mask")
+OURS = {  # a column's title -> its file and which of the evaluations there
+    **{f"`{name}`": (name, "results") for name in ("random", "from-skin", "random-1e-4", "random-ours")},
+    "`random-ours`, mirror": ("random-ours", "results_mirror"),
+    "`mean-mask`": ("mean-mask", "results"),
+}
 
 
 def scores(results: Results) -> Rows:
     """The paper's AUROC, and ours with what the paper does not measure."""
-    rows = [["score", "paper, random", "paper, pretrained", *(f"`{name}`" for name in OURS)]]
+    rows = [["score", "paper, random", "paper, pretrained", *OURS]]
     for score, title in SHORT.items():
         paper = [f"{hair.PAPER_AUROC[name]:.3f}" if score == "batch_auroc" else "" for name in ("random", "pretrained")]
-        rows.append([title, *paper, *(f"{results[name]['results'][score]:.3f}" for name in OURS)])
+        rows.append([title, *paper, *(f"{results[name][key][score]:.3f}" for name, key in OURS.values())])
     return rows
 
 
 def all_scores(results: Results) -> Rows:
     """Every score of every run; the paper's AUROC as printed and, in brackets, corrected."""
-    table = hair.table({f"`{name}`": results[name]["results"] for name in OURS})
+    table = hair.table({title: results[name][key] for title, (name, key) in OURS.items()})
     return [[cell.replace("paper, ", "paper: ") for cell in row] for row in table]
 
 

@@ -144,7 +144,19 @@ def test_the_defaults_are_the_papers_recipes(weights, lr, epochs, monkeypatch):
         assert (args.batch_size, args.part, args.output) == (6, "hair", "sigmoid")
 
 
-def test_our_recipe_mirrors_lowers_the_rate_and_refuses_what_does_not_go_with_it(start, call, tmp_path, monkeypatch):
+def test_masks_follow_their_faces_through_our_augmentation():
+    torch.manual_seed(0)
+    masks = torch.zeros(64, 1, 48, 48, dtype=torch.uint8)
+    masks[..., 16:32, 16:32] = masks[..., :16] = 1  # a square in the middle and the left third
+    images, moved = dataset.augment((200 * masks).expand(-1, 3, -1, -1), masks)
+    assert images.shape == (64, 3, 48, 48) and moved.shape == masks.shape and images.dtype == moved.dtype == torch.uint8
+    assert ((images[:, :1] > 100) == moved).float().mean() > 0.99 and (images[:, 0] == images[:, 2]).all()
+    left = moved[:, 0, :, 0].sum(1) > moved[:, 0, :, -1].sum(1)
+    assert 20 < left.sum() < 44  # about half are mirrored
+    assert moved.flatten(1).sum(1).unique().numel() > 30  # zoomed and shifted by as many amounts
+
+
+def test_our_recipe_augments_lowers_the_rate_and_refuses_what_does_not_go_with_it(start, call, tmp_path, monkeypatch):
     flags, seen, normalize = ("--recipe", "ours", "--lr", 0.004), [], train.normalize
     monkeypatch.setattr(train, "normalize", lambda images, device: seen.append(images) or normalize(images, device))
     succeed(start(*flags, "--epochs", 3))
@@ -153,8 +165,7 @@ def test_our_recipe_mirrors_lowers_the_rate_and_refuses_what_does_not_go_with_it
     error = one_line_error(call(train, "--resume", tmp_path / "run" / "last.pt", "--epochs", 4))
     assert "--epochs 4: the rate was to fall over 3" in error
     images = torch.cat(seen)
-    shown, turned = ({image.numpy().tobytes() for image in pictures} for pictures in (images, images.flip(-1)))
-    assert 0 < len(shown & turned) < len(shown)  # in three epochs some faces were seen both ways, others one way alone
+    assert len({image.numpy().tobytes() for image in images}) == len(images)  # in three epochs none was alike
     logits, masks = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 1.0]])
     by_hand = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
     assert train.loss_of(None, logits, masks, "ours").item() == pytest.approx(by_hand)
@@ -209,6 +220,18 @@ def test_eval_gives_table_numbers_figure_3_error_maps_and_the_mean_mask(
     assert found["recall"] == pytest.approx((tests * (mean > 0.5)).sum() / tests.sum())
     header, *rows = csv.reader(open(out / "table.csv"))
     assert header[1:4] == ["two/best", "two/last", "mean training mask"] and rows[-1][3] == f"{found['loss']:.6f}"
+
+
+def test_eval_averages_the_output_with_that_of_the_mirrored_photo(start, evaluate, trained, tmp_path):
+    succeed(evaluate(trained / "best.pt", "--mirror", "--out", tmp_path / "out"))
+    plain, both = (json.loads((tmp_path / "out" / f"results{end}.json").read_text()) for end in ("", "-mirror"))
+    assert both["mirror"] and both["n"] == plain["n"] and both["loss"] != plain["loss"]
+    network = evaluation.load(trained / "best.pt", "cpu").model.eval()
+    network, x = evaluation.Mirrored(network), torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(network(x), network(x.flip(-1)).flip(-1), atol=1e-4)  # a mirrored photo, a mirrored mask
+    succeed(start("--part", "l_eye"))
+    assert "finds l_eye, which is on one side" in one_line_error(evaluate(tmp_path / "run" / "best.pt", "--mirror"))
 
 
 # ---- Changing the colour -------------------------------------------------------------------------------------------
