@@ -37,7 +37,7 @@ CACHE = HERE / "data" / "cache"
 SIZE = 256  # Sec. II
 N_TRAIN, N_TEST = 2000, 600  # Sec. II
 N_GENERATED = 200  # ours: 154 to train and 46 to test, so that the bare command ends in minutes on a CPU
-ZOOM, SHIFT = 1.25, 0.1  # ours: of augment(), 1/1.25 to 1.25 times as large, by up to a tenth of the side
+ZOOM, SHIFT = 1.25, 0.1  # ours: 1/1.25 to 1.25 times as large, shifted by up to a tenth of the side
 ONE_SIDED = [part for part in PARTS if part[:2] in ("l_", "r_") and part != "l_lip"]  # l: left, or lower
 CACHE_VERSION = 3  # counts up when decode() changes
 # ImageNet's (ours: the paper says "normalized")
